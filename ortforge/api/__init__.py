@@ -1,0 +1,63 @@
+"""The plugin contract: hook specifications and the frozen types that hooks return.
+
+A plugin imports this package and nothing else of ortforge. What a hook returns is data (frozen dataclasses)
+and a few pure functions, so a plugin can be listed, checked and hashed without running it.
+"""
+
+from typing import Final
+
+from ortforge.api.backend import (
+    Allocator,
+    Availability,
+    Backend,
+    BuildContribution,
+    Device,
+    Gpu,
+    Patch,
+    PluginEp,
+    available,
+    unavailable,
+)
+from ortforge.api.datasets import DatasetSource
+from ortforge.api.execution import Executor, Task, TaskOutcome
+from ortforge.api.extras import Check, CheckOutcome, Command, Metric, Report
+from ortforge.api.passes import Pass, PassUse
+from ortforge.api.resolver import FetchContext, Fetched, Resolver
+from ortforge.api.spec import hookimpl, hookspec
+
+__all__ = [
+    "OLDEST_PLUGIN_API",
+    "PLUGIN_API",
+    "Allocator",
+    "Availability",
+    "Backend",
+    "BuildContribution",
+    "Check",
+    "CheckOutcome",
+    "Command",
+    "DatasetSource",
+    "Device",
+    "Executor",
+    "FetchContext",
+    "Fetched",
+    "Gpu",
+    "Metric",
+    "Pass",
+    "PassUse",
+    "Patch",
+    "PluginEp",
+    "Report",
+    "Resolver",
+    "Task",
+    "TaskOutcome",
+    "available",
+    "hookimpl",
+    "hookspec",
+    "unavailable",
+]
+
+PLUGIN_API: Final = 1
+"""Version of this contract. A plugin may state ``ORTFORGE_PLUGIN_API = 1``; others are refused with a reason."""
+
+OLDEST_PLUGIN_API: Final = 1
+"""Oldest contract version that this ortforge still serves."""

