@@ -20,10 +20,12 @@ from ortforge.api.backend import (
 )
 from ortforge.api.datasets import DatasetSource
 from ortforge.api.execution import Executor, Task, TaskOutcome
+from ortforge.api.externaldata import ExternalFile, external_files, locate_external
 from ortforge.api.extras import Check, CheckOutcome, Command, Metric, Report
-from ortforge.api.passes import Pass, PassUse
+from ortforge.api.passes import Pass, PassJob, PassUse
 from ortforge.api.resolver import FetchContext, Fetched, Resolver
 from ortforge.api.spec import hookimpl, hookspec
+from ortforge.errors import FetchError, nearest
 
 __all__ = [
     "OLDEST_PLUGIN_API",
@@ -38,11 +40,14 @@ __all__ = [
     "DatasetSource",
     "Device",
     "Executor",
+    "ExternalFile",
     "FetchContext",
+    "FetchError",
     "Fetched",
     "Gpu",
     "Metric",
     "Pass",
+    "PassJob",
     "PassUse",
     "Patch",
     "PluginEp",
@@ -51,8 +56,11 @@ __all__ = [
     "Task",
     "TaskOutcome",
     "available",
+    "external_files",
     "hookimpl",
     "hookspec",
+    "locate_external",
+    "nearest",
     "unavailable",
 ]
 

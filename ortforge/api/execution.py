@@ -15,6 +15,7 @@ class Task:
     """One step, ready to run: its key is known and its inputs are in the store.
 
     :param inputs: for each input step its id, identity and result, in the order of the step's inputs.
+    :param context: where to find things: what can change without changing the result.
     :param cores: cores it may use; :param exclusive: nothing else of ours may run beside it (timing).
     :param store: where the objects are. :param device: name of the device it must run on, or ``""`` for any.
     """
@@ -25,6 +26,7 @@ class Task:
     parameters: Mapping[str, Any]
     inputs: tuple[tuple[str, str, Mapping[str, Any]], ...]
     store: str
+    context: Mapping[str, Any] = field(default_factory=dict)
     cores: int = 1
     exclusive: bool = False
     device: str = ""

@@ -2,11 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
-__all__ = ["Pass", "PassUse"]
+__all__ = ["Pass", "PassJob", "PassUse"]
+
+
+class PassJob(Protocol):
+    """What a pass's ``apply`` is given, as type checkers see it (in a runtime the object is the worker's own).
+
+    The members are described at :class:`Pass`.
+    """
+
+    @property
+    def model(self) -> Path: ...
+    @property
+    def output(self) -> Path: ...
+    @property
+    def workdir(self) -> Path: ...
+    @property
+    def parameters(self) -> Mapping[str, Any]: ...
+    @property
+    def samples(self) -> Sequence[Path]: ...
+    @property
+    def ep(self) -> str: ...
+    @property
+    def ep_name(self) -> str: ...
+    @property
+    def ep_options(self) -> Mapping[str, str]: ...
+    @property
+    def ort_version(self) -> str: ...
+    @property
+    def cpu_flags(self) -> Sequence[str]: ...
+
+    def feeds(self) -> Iterator[dict[str, Any]]:
+        """Yield the calibration samples one by one, as dicts from input name to array."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +84,8 @@ class Pass:
     own, so external data can lie beside it), ``parameters`` (a dict), ``samples`` (paths of calibration
     samples, each an ``.npz``), ``feeds()`` (iterates them as dicts, streamed), ``ep``, ``ep_name``, ``ep_options``,
     ``ort_version``, ``cpu_flags`` and ``workdir``. What it returns is kept with the artefact: JSON only. The keys
-    ``warnings`` (a list of sentences) and ``stamp`` (conditions that must hold where the artefact runs) are understood.
+    ``warnings`` (a list of sentences), ``stamp`` (conditions that must hold where the artefact runs) and ``file`` (the
+    name of the model that was written beside ``output`` instead of it, for a pass that can write ``.ort`` too) are understood.
     """
 
     name: str

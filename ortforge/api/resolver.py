@@ -25,6 +25,10 @@ class FetchContext(Protocol):
     def sha256(self) -> str:
         """The digest that the user requires, or ``""``."""
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """What the context learnt while fetching (wheel, digests, licence): for :attr:`Fetched.facts`."""
+
     def download(self, url: str, sha256: str) -> Path:
         """Download ``url`` into ``workdir`` and check it.
 

@@ -1,0 +1,1 @@
+"""Toolchain images, one Dockerfile per base."""

@@ -1,0 +1,55 @@
+"""ortforge cache: what the store holds, and making room."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+
+from ortforge.cli.shared import Json, StoreFolder, echo_json
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    group = typer.Typer(no_args_is_help=True, help="Show and clean the store.")
+    group.command("show", epilog="Example: ortforge cache show")(show)
+    group.command("clean", epilog="Example: ortforge cache clean --older-than 30 --dry-run")(clean)
+    app.add_typer(group, name="cache")
+
+
+def show(store: StoreFolder = None, as_json: Json = False) -> None:
+    """Show what the store holds: objects and environments by kind, their size and when they were made."""
+    from ortforge.store import open_store
+    from ortforge.store.cache import usage
+
+    opened = open_store(store)
+    rows = usage(opened)
+    if as_json:
+        echo_json({"store": str(opened.root), "rows": [asdict(row) for row in rows]})
+        return
+    typer.echo(str(opened.root))
+    for row in rows:
+        typer.echo(f"{row.kind:<14}{row.objects:>7}  {row.bytes / 1e6:>10.1f} MB  {row.last_used or ''}")
+
+
+def clean(
+    store: StoreFolder = None,
+    older_than: Annotated[
+        int | None, typer.Option("--older-than", metavar="DAYS", help="Only what was made before that.")
+    ] = None,
+    kinds: Annotated[list[str] | None, typer.Option("--kind", help="Only this kind; repeatable.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Results and environments too.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go; remove nothing.")] = False,
+) -> None:
+    """Remove objects that no recorded result needs, or what the options ask for."""
+    from ortforge.store import open_store
+    from ortforge.store.cache import clean as cleaning
+
+    age = timedelta(days=older_than) if older_than is not None else None
+    freed = cleaning(open_store(store), older_than=age, kinds=kinds, everything=everything, dry_run=dry_run)
+    verb = "would free" if dry_run else "freed"
+    for row in freed:
+        typer.echo(f"{row.kind:<14}{row.objects:>7}  {row.bytes / 1e6:>10.1f} MB")
+    typer.echo(f"{verb} {sum(row.bytes for row in freed) / 1e6:.1f} MB")

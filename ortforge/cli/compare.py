@@ -1,0 +1,35 @@
+"""ortforge compare: what changed between two runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ortforge.cli.shared import Json, StoreFolder, echo_json
+from ortforge.errors import ExitCode
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("compare", epilog="Example: ortforge compare 20261120-101500-1a2b latest")(compare)
+
+
+def compare(
+    run_a: Annotated[str, typer.Argument(metavar="RUN_A", help="A run's id, a report.json, or 'latest'.")],
+    run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="The same; the later one.")] = "latest",
+    store: StoreFolder = None,
+    as_json: Json = False,
+) -> None:
+    """Compare two runs: verdicts, parity, and speed where the two are comparable. Exit code 1 on a regression."""
+    from ortforge.report import compare as comparing
+    from ortforge.report.saved import load_report
+    from ortforge.store import open_store
+
+    ledger = open_store(store).ledger
+    found = comparing.compare(load_report(ledger, run_a), load_report(ledger, run_b))
+    if as_json:
+        echo_json(found)
+    else:
+        comparing.show(found)
+    raise typer.Exit(ExitCode.VERDICT if found["regressions"] else ExitCode.PASS)

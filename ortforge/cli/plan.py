@@ -1,0 +1,69 @@
+"""ortforge plan: what a run would do, what is known already, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ortforge.cli.shared import Json, MatrixFile, Only, StoreFolder, echo_json, prepare
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("plan", epilog="Example: ortforge plan --steps --cell 'vad/*'")(plan)
+
+
+def plan(
+    ctx: typer.Context,
+    matrix: MatrixFile = Path("matrix.toml"),
+    store: StoreFolder = None,
+    cell: Only = None,
+    steps: Annotated[bool, typer.Option("--steps", help="List every step with its key and why it would run.")] = False,
+    cells: Annotated[bool, typer.Option("--cells", help="List every cell.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what 'ortforge run' would do: steps to run, to retry, cached, or not known yet. Runs nothing."""
+    from ortforge.plan.lookup import prospects, tally
+
+    prepared = prepare(ctx, matrix, store, cell)
+    ledger = prepared.store.ledger
+    found = prospects(prepared.plan, ledger.done_many, ledger.last_many)
+    unsupported = [entry for entry in prepared.plan.cells if entry.unsupported]
+    if as_json:
+        echo_json(
+            {
+                "matrix_digest": prepared.plan.matrix_digest,
+                "notes": list(prepared.plan.notes),
+                "cells": [
+                    {"id": entry.id, "unsupported": entry.unsupported, "baseline": entry.baseline, "steps": dict(entry.steps)}
+                    for entry in prepared.plan.cells
+                ],
+                "steps": [
+                    {"id": item.step.id, "kind": item.step.kind, "key": item.key, "state": item.state, "why": item.why,
+                     "inputs": list(item.step.inputs), "after": list(item.step.after)}
+                    for item in found
+                ],
+            }
+        )
+        return
+    counts = tally(found)
+    states = ("run", "retry", "unknown", "cached")
+    typer.echo(f"{len(prepared.plan.cells)} cells, {len(found)} steps; {len(unsupported)} cells unsupported here")
+    typer.echo(f"{'step':<12}" + "".join(f"{state:>9}" for state in states))
+    for kind in dict.fromkeys(item.step.kind for item in found):
+        typer.echo(f"{kind:<12}" + "".join(f"{counts[kind, state] or '·':>9}" for state in states))
+    typer.echo("run: no result under this key; retry: failed last time; unknown: waits for a step that has no result yet")
+    for note in prepared.plan.notes:
+        typer.echo(f"note: {note}")
+    if cells:
+        for entry in prepared.plan.cells:
+            typer.echo(f"{entry.id}" + (f"  unsupported: {entry.unsupported}" if entry.unsupported else ""))
+    else:
+        reasons = dict.fromkeys((entry.target, entry.ep, entry.unsupported) for entry in unsupported)
+        for target, ep, reason in reasons:
+            typer.echo(f"unsupported: {target}:{ep}: {reason}")
+    if steps:
+        for item in found:
+            typer.echo(f"{item.state:<8} {item.key[:12] or '-':<12} {item.step.id}  ({item.why})")

@@ -1,0 +1,1 @@
+"""Walks the plan through an executor: journal, resume, progress events."""

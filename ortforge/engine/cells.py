@@ -1,0 +1,155 @@
+"""From settled steps to judged cells, in the form of the JSON report (docs/formats.md)."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any, Final
+
+from ortforge.engine.walk import Settled
+from ortforge.plan.graph import Cell, Plan
+from ortforge.verdict.judge import Facts, judge
+from ortforge.verdict.ratios import compose
+from ortforge.verdict.tolerance import Tolerance
+
+__all__ = ["judge_cell"]
+
+_NEEDED: Final = ("fetch", "provision", "inspect", "dataset")
+"""Steps that belong to no single cell: when one fails, the cells that need it are blocked."""
+
+
+def judge_cell(cell: Cell, plan: Plan, settled: Mapping[str, Settled], matrix_file: str) -> dict[str, Any]:
+    """Judge one cell, all of whose steps are settled, and return its entry of the report."""
+    steps = {role: settled[name] for role, name in cell.steps.items()}
+    status, reason, log = _fate(cell, steps, settled)
+    artefact = _artefact(cell, steps)
+    timing = _timing(cell, steps)
+    check = steps["check"].result if "check" in steps and steps["check"].ok else {}
+    compare = steps["compare"].result if "compare" in steps and steps["compare"].ok else None
+    facts = Facts(
+        status=status,
+        reason=reason,
+        parity=compare,
+        placement=check.get("placement"),
+        ep_name=cell.facts.get("ep_name", ""),
+        timing=timing,
+        is_baseline=cell.facts.get("is_baseline", False),
+        no_op=bool(artefact and artefact["no_op"]),
+        quantized_static=cell.facts.get("quantized_static", False),
+        random_validation=cell.facts.get("random_validation", False),
+        random_calibration=cell.facts.get("random_calibration", False),
+        goal=cell.facts.get("goal", "latency"),
+        load_s=timing["load_s"] if timing else None,
+        baseline_load_s=timing["baseline_load_s"] if timing else None,
+        bytes=artefact["bytes"] if artefact else None,
+        baseline_bytes=steps["fetch"].result["bytes"] if artefact else None,
+        tolerance=Tolerance(**cell.facts.get("tolerance", {})),
+        warnings=tuple(artefact["warnings"]) if artefact else (),
+        notes=tuple(note for note in (check.get("note"), _timing_failure(steps)) if note),
+    )
+    verdict = judge(facts)
+    return {
+        "id": cell.id,
+        "model": cell.model,
+        "recipe": cell.recipe,
+        "target": cell.target,
+        "ep": cell.ep,
+        "device": cell.device,
+        "status": verdict.status,
+        "reasons": list(verdict.reasons),
+        "notes": list(verdict.notes),
+        "runtime_hash": steps["provision"].identity if "provision" in steps else "",
+        "artefact": artefact,
+        "parity": compare,
+        "placement": check.get("placement"),
+        "timing": timing,
+        "overall": _overall(cell, steps, plan, settled),
+        "load_s": timing["load_s"] if timing else check.get("load_s"),
+        "first_run_s": timing["first_run_s"] if timing else check.get("first_run_s"),
+        "peak_rss": timing["peak_rss"] if timing else check.get("peak_rss"),
+        "bytes": artefact["bytes"] if artefact else None,
+        "log": log,
+        "command": shlex.join(["ortforge", "repro", cell.id, "--matrix", matrix_file]),
+        "cached": all(step.cached for step in steps.values()),
+        "keys": {role: steps[role].key for role in ("check", "compare", "time") if role in steps},
+    }
+
+
+def _fate(cell: Cell, steps: Mapping[str, Settled], settled: Mapping[str, Settled]) -> tuple[str, str, str]:
+    """Return the status that the steps alone give, its reason and the log that shows it."""
+    if cell.unsupported:
+        return "unsupported", cell.unsupported, ""
+    for role in _NEEDED:
+        if not steps[role].ok:
+            return "blocked", _blame(steps[role]), steps[role].log
+    for name in cell.transforms:
+        if settled[name].status == "blocked":
+            return "blocked", settled[name].reason, settled[name].log
+        if not settled[name].ok:
+            return settled[name].status, settled[name].reason, settled[name].log
+    check = steps["check"]
+    if not check.ok:
+        return check.status, check.reason, check.log
+    for role in ("reference", "compare"):
+        if not steps[role].ok:
+            return "blocked", _blame(steps[role]), steps[role].log
+    return "ok", "", check.log
+
+
+def _blame(step: Settled) -> str:
+    return step.reason if step.status == "blocked" else f"{step.step.id} {step.status}: {step.reason}"
+
+
+def _artefact(cell: Cell, steps: Mapping[str, Settled]) -> dict[str, Any] | None:
+    if "artefact" not in steps or not steps["artefact"].ok:
+        return None
+    made = steps["artefact"]
+    return {
+        "digest": made.identity,
+        "bytes": made.result["bytes"],
+        "no_op": bool(cell.transforms) and made.identity == steps["fetch"].identity,
+        "changed": made.result.get("changed", {}),
+        "warnings": made.result.get("warnings", []),
+        "stamp": made.result.get("stamp"),
+    }
+
+
+def _timing(cell: Cell, steps: Mapping[str, Settled]) -> dict[str, Any] | None:
+    """Return the cell's timing; the matrix's baseline has no other side, so its A/A measurement serves."""
+    if cell.facts.get("is_baseline"):
+        noise = steps.get("noise")
+        if noise is None or not noise.ok:
+            return None
+        facts = dict(noise.result)
+        floor = facts.pop("noise")
+        return {**facts, "baseline": "", "ratio": 1.0, "low": 1.0, "high": 1.0, "outcome": "baseline", "noise": floor["floor"]} | {
+            "pairs": floor["pairs"], "rounds": floor.get("rounds", 1)
+        }
+    timed = steps.get("time")
+    return {**timed.result, "baseline": cell.baseline} if timed is not None and timed.ok else None
+
+
+def _timing_failure(steps: Mapping[str, Settled]) -> str:
+    for role in ("time", "noise"):
+        step = steps.get(role)
+        if step is not None and not step.ok and steps["check"].ok:
+            return f"it was not timed: {step.reason}"
+    return ""
+
+
+def _overall(
+    cell: Cell, steps: Mapping[str, Settled], plan: Plan, settled: Mapping[str, Settled]
+) -> dict[str, Any] | None:
+    """Return the ratio to the matrix's baseline: measured for a plain cell, composed for a recipe's."""
+    timed = steps.get("time")
+    if timed is None or not timed.ok:
+        return None
+    own = {name: timed.result[name] for name in ("ratio", "low", "high")}
+    if cell.recipe == "none":
+        return own
+    plain = settled.get(f"time:{cell.baseline}")
+    if plain is not None and plain.ok:
+        return compose(own, plain.result)
+    base = plan.steps.get(f"check:{cell.baseline}")
+    is_base = base is not None and plain is None
+    return own if is_base else None

@@ -1,0 +1,221 @@
+"""One run from beginning to end: walk the plan, judge the cells as they become ready, assemble the report."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from ortforge import __version__
+from ortforge.api import Device, Executor, Task, TaskOutcome
+from ortforge.engine.cells import judge_cell
+from ortforge.engine.walk import Events, Settled, WalkOptions, walk
+from ortforge.engine.work import run_task
+from ortforge.errors import ExitCode
+from ortforge.plan.graph import Cell, Plan, Step
+from ortforge.plugin_manager import Plugins
+from ortforge.report.ships import what_ships
+from ortforge.runtime import device as devices
+from ortforge.store import Store
+
+__all__ = ["Listener", "execute"]
+
+
+class Listener(Protocol):
+    """What shows a run's progress (see :mod:`ortforge.report.progress`)."""
+
+    def run_started(self, total_steps: int, cells: int) -> None:
+        """Be told how much there is."""
+
+    def step_started(self, step_id: str, kind: str, text: str) -> None:
+        """Be told that a step began."""
+
+    def step_finished(
+        self, step_id: str, kind: str, status: str, seconds: float, *, cached: bool, reason: str
+    ) -> None:
+        """Be told that a step ended."""
+
+    def cell_judged(self, cell: Mapping[str, Any]) -> None:
+        """Be told a verdict."""
+
+    def run_finished(self, report: Mapping[str, Any]) -> None:
+        """Be told that it is over."""
+
+
+def execute(
+    plan: Plan,
+    *,
+    matrix_file: Path,
+    store: Store,
+    plugins: Plugins,
+    device: Device,
+    executor: Executor,
+    listener: Listener,
+    options: WalkOptions | None = None,
+    run: Callable[[Task], TaskOutcome] = run_task,
+) -> dict[str, Any]:
+    """Run a plan and return the report, which is also kept in the ledger.
+
+    Every cell gets a verdict, whatever happened to it; only an interruption or a defect raises.
+    """
+    started = datetime.now(UTC)
+    run_id = store.ledger.start_run(
+        matrix=str(matrix_file), matrix_digest=plan.matrix_digest, host=platform.node(), argv=sys.argv[1:]
+    )
+    plugins.notify(
+        "ortforge_run_started", run={"id": run_id, "matrix_digest": plan.matrix_digest, "cells": len(plan.cells)}
+    )
+    listener.run_started(len(plan.steps), len(plan.cells))
+    desk = _Desk(plan, store, plugins, listener, run_id, str(matrix_file))
+    desk.judge_unsupported()
+    settled = walk(plan, store, executor, run_id, options=options, events=desk, run=run)
+    executor.shutdown(cancel=False)
+    desk.judge_rest(settled)
+    cells = [desk.judged[cell.id] for cell in plan.cells]
+    tally = Counter(cell["status"] for cell in cells)
+    finished = datetime.now(UTC)
+    report: dict[str, Any] = {
+        "schema": 1,
+        "ortforge": __version__,
+        "run": {
+            "id": run_id,
+            "matrix": str(matrix_file),
+            "matrix_digest": plan.matrix_digest,
+            "started": started.isoformat(timespec="seconds"),
+            "finished": finished.isoformat(timespec="seconds"),
+            "seconds": (finished - started).total_seconds(),
+            "host": platform.node(),
+            "store": str(store.root),
+            "argv": sys.argv[1:],
+            "steps": {
+                "run": sum(not step.cached and step.status != "blocked" for step in settled.values()),
+                "cached": sum(step.cached for step in settled.values()),
+                "failed": sum(not step.ok for step in settled.values()),
+            },
+        },
+        "device": {**asdict(device), "cpu_flags": sorted(device.cpu_flags), "identity": devices.identity(device)},
+        "runtimes": _runtimes(settled),
+        "models": _models(settled),
+        "noise": _noise(settled),
+        "summary": dict(tally),
+        "exit_code": int(ExitCode.PASS if set(tally) <= {"pass"} else ExitCode.VERDICT),
+        "cells": cells,
+    }
+    report["ships"] = what_ships(report)
+    store.ledger.finish_run(run_id, exit_code=report["exit_code"], report=report)
+    plugins.notify("ortforge_run_finished", run_id=run_id, report=report)
+    listener.run_finished(report)
+    return report
+
+
+@dataclass(slots=True)
+class _Desk(Events):
+    """Judges each cell as soon as its last step is settled, and passes news on."""
+
+    plan: Plan
+    store: Store
+    plugins: Plugins
+    listener: Listener
+    run_id: str
+    matrix_file: str
+    settled: dict[str, Settled] = field(default_factory=dict)
+    users: dict[str, list[Cell]] = field(default_factory=lambda: defaultdict(list))
+    open_steps: dict[str, set[str]] = field(default_factory=dict)
+    judged: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for cell in self.plan.cells:
+            names = {*cell.steps.values(), *cell.transforms}
+            # A recipe's overall ratio is composed with its plain cell's, so that one comes first.
+            plain = f"time:{cell.baseline}"
+            if cell.recipe != "none" and plain in self.plan.steps:
+                names.add(plain)
+            self.open_steps[cell.id] = names
+            for name in names:
+                self.users[name].append(cell)
+
+    def judge_unsupported(self) -> None:
+        for cell in self.plan.cells:
+            if cell.unsupported:
+                self.judge(cell)
+
+    def step_started(self, step: Step) -> None:
+        self.listener.step_started(step.id, step.kind, step.id.partition(":")[2])
+
+    def step_settled(self, settled: Settled) -> None:
+        step = settled.step
+        self.settled[step.id] = settled
+        if settled.status != "blocked":
+            self.listener.step_finished(
+                step.id, step.kind, settled.status, settled.seconds, cached=settled.cached, reason=settled.reason
+            )
+            fact = {"id": step.id, "kind": step.kind, "key": settled.key, "status": settled.status}
+            fact |= {"seconds": settled.seconds, "reason": settled.reason, "cached": settled.cached}
+            self.plugins.notify("ortforge_step_finished", run_id=self.run_id, step=fact)
+        for cell in self.users[step.id]:
+            self.open_steps[cell.id].discard(step.id)
+            if not self.open_steps[cell.id] and cell.id not in self.judged:
+                self.judge(cell)
+
+    def judge_rest(self, settled: Mapping[str, Settled]) -> None:
+        """Judge again what was judged from a step that had to be made anew afterwards."""
+        self.settled = dict(settled)
+        for cell in self.plan.cells:
+            entry = self.judged.get(cell.id)
+            keys = {role: settled[name].key for role, name in cell.steps.items() if role in {"check", "compare", "time"}}
+            if entry is None or entry["keys"] != keys:
+                self.judge(cell)
+
+    def judge(self, cell: Cell) -> None:
+        entry = judge_cell(cell, self.plan, self.settled, self.matrix_file)
+        self.judged[cell.id] = entry
+        self.store.ledger.record_cell(self.run_id, cell.id, entry["status"], entry)
+        self.listener.cell_judged(entry)
+        self.plugins.notify("ortforge_cell_judged", run_id=self.run_id, cell=entry)
+
+
+def _runtimes(settled: Mapping[str, Settled]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, step in settled.items():
+        kind, _, target = name.partition(":")
+        if kind == "provision" and step.ok:
+            probe, environment = step.result["probe"], step.result["environment"]
+            found[target] = {
+                "hash": step.identity,
+                "ort_version": probe["ort_version"],
+                "python": probe["python"],
+                "packages": environment["packages"],
+                "providers": probe["providers"],
+            }
+    return found
+
+
+def _models(settled: Mapping[str, Settled]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, step in settled.items():
+        kind, _, model = name.partition(":")
+        if kind == "fetch" and step.ok:
+            inspected = settled[f"inspect:{model}"]
+            seen = inspected.result if inspected.ok else {}
+            found[model] = {
+                "digest": step.identity,
+                "bytes": step.result["bytes"],
+                "licence": step.result.get("licence", ""),
+                "reference": step.result.get("reference", ""),
+                **{fact: seen.get(fact) for fact in ("ops", "ir_version", "opsets", "inputs", "outputs", "metadata")},
+            }
+    return found
+
+
+def _noise(settled: Mapping[str, Settled]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, step in settled.items():
+        if step.step.kind == "noise" and step.ok:
+            model = name.partition(":")[2].partition("@")[0]
+            found[model] = {**step.result["noise"], "trust": step.result["trust"]}
+    return found

@@ -1,0 +1,60 @@
+"""check: a cell's model runs on its runtime and EP; outputs, placement, load time and memory are kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ortforge.api import Task, TaskOutcome
+from ortforge.engine.artefacts import model_file, session_for
+from ortforge.engine.work import CANCEL, Work, failed_job, limits_of
+from ortforge.plan.stamp import broken
+from ortforge.runtime.supervisor import run_job
+
+
+def run(task: Task, work: Work) -> TaskOutcome:
+    """Run the cell over all validation samples; the identity is the digest of its outputs."""
+    (_, model, artefact), (_, _, runtime), (_, data, _), (_, _, inspected) = task.inputs
+    how = task.parameters
+    stamp = artefact.get("stamp") or json.loads(inspected["metadata"].get("ortforge.stamp", "null"))
+    if stamp:
+        version = runtime["probe"]["ort_version"]
+        why = broken(stamp, ort_version=version, ep=how["ep"], cpu_flags=frozenset(task.context["cpu_flags"]))
+        if why:
+            return TaskOutcome("unsupported", reason=why)
+    return run_model(task, work, model, artefact, runtime, data, placement=True)
+
+
+def run_model(
+    task: Task,
+    work: Work,
+    model: str,
+    artefact: Mapping[str, Any],
+    runtime: Mapping[str, Any],
+    data: str,
+    *,
+    placement: bool,
+) -> TaskOutcome:
+    """Run a model over samples in a supervised worker and keep its outputs."""
+    objects, how = work.store.objects, task.parameters
+    with objects.scratch() as scratch:
+        output = scratch / "outputs"
+        job = {
+            "op": "run",
+            "model": str(model_file(objects.get(model))),
+            "samples": str(objects.get(data)),
+            "ep": how.get("ep", "cpu"),
+            "providers": how.get("providers", [["CPUExecutionProvider", {}]]),
+            "session": session_for(how["session"], artefact),
+            "output": str(output),
+            "placement": placement,
+        }
+        jobdir = scratch / "job"
+        jobdir.mkdir()
+        interpreter = work.interpreter(runtime["environment"], how.get("environment"))
+        outcome = run_job(interpreter, job, limits=limits_of(task.context), workdir=jobdir, cancel=CANCEL)
+        if outcome.status != "ok":
+            return failed_job(outcome)
+        facts = {**outcome.result, "note": outcome.note}
+        return TaskOutcome("ok", objects.put(output), facts, log=outcome.log)

@@ -1,0 +1,25 @@
+"""compare: a cell's outputs against the reference's."""
+
+from __future__ import annotations
+
+from ortforge.api import Task, TaskOutcome
+from ortforge.engine.work import Work
+from ortforge.store.hashing import digest_json
+
+
+def run(task: Task, work: Work) -> TaskOutcome:
+    """Compute parity and the model's task metrics, streaming both sides sample by sample."""
+    # numpy is imported with these, and only when something is really compared.
+    from ortforge.verdict.parity import compare
+    from ortforge.worker.samples import Samples
+
+    (_, reference, _), (_, candidate, _), (_, data, _) = task.inputs
+    objects = work.store.objects
+    metrics = {name: work.plugins.metrics[name] for name in task.parameters["tasks"]}
+    found = compare(
+        Samples(objects.get(reference)),
+        Samples(objects.get(candidate)),
+        labels=Samples(objects.get(data)).labels,
+        metrics=metrics,
+    )
+    return TaskOutcome("ok", digest_json(found), found)

@@ -1,0 +1,32 @@
+"""dataset: a reference to data becomes a folder of samples in the store."""
+
+from __future__ import annotations
+
+from ortforge.api import Task, TaskOutcome
+from ortforge.engine.work import CANCEL, Work, failed_job, limits_of
+from ortforge.runtime.supervisor import run_job
+
+
+def run(task: Task, work: Work) -> TaskOutcome:
+    """Make the samples in the tools environment; the identity is the digest of the samples folder."""
+    (_, _, model), (_, _, tools) = task.inputs
+    source = work.plugins.datasets[task.parameters["scheme"]]
+    with work.store.objects.scratch() as scratch:
+        output = scratch / "samples"
+        job = {
+            "op": "materialize",
+            "module": source.module,
+            "reference": task.context["reference"],
+            "base": task.context["base"],
+            "options": dict(task.parameters["options"]),
+            "inputs": model["inputs"],
+            "limit": task.parameters["limit"],
+            "output": str(output),
+        }
+        jobdir = scratch / "job"
+        jobdir.mkdir()
+        interpreter = work.interpreter(tools["environment"])
+        outcome = run_job(interpreter, job, limits=limits_of(task.context), workdir=jobdir, cancel=CANCEL)
+        if outcome.status != "ok":
+            return failed_job(outcome, "the samples could not be made")
+        return TaskOutcome("ok", work.store.objects.put(output), outcome.result)

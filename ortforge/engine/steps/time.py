@@ -1,0 +1,26 @@
+"""time: a cell takes turns with its baseline, across runtimes too."""
+
+from __future__ import annotations
+
+from ortforge.api import Task, TaskOutcome
+from ortforge.engine.pairs import Side, measure
+from ortforge.engine.work import Work
+from ortforge.store.hashing import digest_json
+
+
+def run(task: Task, work: Work) -> TaskOutcome:
+    """Time candidate and baseline interleaved; the ratio and its interval come from the pairs."""
+    from ortforge.verdict.timing import outcome, paired
+
+    (_, model, artefact), (_, _, runtime), (_, base, base_artefact), (_, _, base_runtime), (_, data, _), noise = (
+        task.inputs
+    )
+    candidate = Side.make(work, task.parameters["candidate"], model, artefact, runtime)
+    baseline = Side.make(work, task.parameters["baseline"], base, base_artefact, base_runtime)
+    found, failure = measure(work, baseline, candidate, data, task.parameters, task.context)
+    if failure is not None:
+        return failure
+    floor = noise[2]["noise"]["floor"]
+    ratio = paired(found.pop("round_pairs"))
+    facts = {**found, **ratio, "noise": floor, "outcome": outcome(ratio, floor)}
+    return TaskOutcome("ok", digest_json(facts), facts)

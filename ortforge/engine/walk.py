@@ -1,0 +1,290 @@
+"""Walks a plan: decides for each step whether it is known, must run or is blocked, and keeps the journal.
+
+The walk is one thread; steps run in the executor. Whatever happens to a step is recorded before anything
+that depends on it starts, so killing the process loses at most the steps in flight.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from ortforge.api import Executor, Task, TaskOutcome
+from ortforge.engine.work import CORRUPT, run_task
+from ortforge.plan.graph import OBJECT_KINDS, Plan, Step, key_of
+from ortforge.plan.lookup import look_up
+from ortforge.runtime.environment import Environment, verify
+from ortforge.store import Store
+from ortforge.store.ledger import StepRecord
+
+__all__ = ["Events", "Settled", "WalkOptions", "walk"]
+
+_MOST_REMAKES: Final = 3
+"""How often one step is made again because its object was damaged, before the store itself is suspected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What became of a step in this run. ``status`` is ``ok``, a failure's status, or ``blocked``."""
+
+    step: Step
+    status: str
+    key: str = ""
+    identity: str = ""
+    result: Mapping[str, Any] = field(default_factory=dict)
+    reason: str = ""
+    log: str = ""
+    seconds: float = 0.0
+    cached: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether later steps can use it."""
+        return self.status == "ok"
+
+
+class Events:
+    """What the walk tells while it goes; the base class ignores all of it."""
+
+    def step_started(self, step: Step) -> None:
+        """Be told that a step was handed to the executor."""
+
+    def step_settled(self, settled: Settled) -> None:
+        """Be told what became of a step (also of a cached or blocked one)."""
+
+
+@dataclass(frozen=True, slots=True)
+class WalkOptions:
+    """How a walk treats what the ledger knows.
+
+    :param fresh: do every step again; only what this very run made is used twice.
+    :param retry: try again what failed last time; otherwise the recorded failure stands.
+    """
+
+    fresh: bool = False
+    retry: bool = True
+
+
+def walk(
+    plan: Plan,
+    store: Store,
+    executor: Executor,
+    run_id: str,
+    *,
+    options: WalkOptions | None = None,
+    events: Events | None = None,
+    run: Callable[[Task], TaskOutcome] = run_task,
+) -> dict[str, Settled]:
+    """Settle every step of the plan and return what became of each.
+
+    :param run: what the executor calls for each task (a benchmark passes a stub).
+    :raises KeyboardInterrupt: after the executor's running steps were ended; finished results are kept.
+    """
+    state = _Walk(plan, store, executor, run_id, options or WalkOptions(), events or Events(), run)
+    try:
+        return state.finish()
+    except BaseException:
+        executor.shutdown(cancel=True)
+        raise
+
+
+@dataclass(slots=True)
+class _Walk:
+    plan: Plan
+    store: Store
+    executor: Executor
+    run_id: str
+    options: WalkOptions
+    events: Events
+    run: Callable[[Task], TaskOutcome]
+    settled: dict[str, Settled] = field(default_factory=dict)
+    known: dict[str, StepRecord] = field(default_factory=dict)
+    made: dict[str, str] = field(default_factory=dict)
+    in_flight: dict[str, list[str]] = field(default_factory=dict)
+    waiting: dict[str, int] = field(default_factory=dict)
+    users: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    forced: set[str] = field(default_factory=set)
+    remakes: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    checked: dict[str, bool] = field(default_factory=dict)
+    ready: deque[str] = field(default_factory=deque)
+    finished: queue.SimpleQueue[tuple[str, str, float, Future[TaskOutcome]]] = field(
+        default_factory=queue.SimpleQueue
+    )
+
+    def finish(self) -> dict[str, Settled]:
+        if not self.options.fresh:
+            _, records = look_up(self.plan, self.store.ledger.done_many)
+            self.known = {record.key: record for record in records.values()}
+        for step in self.plan.steps.values():
+            needs = {*step.inputs, *step.after}
+            self.waiting[step.id] = len(needs)
+            for name in needs:
+                self.users[name].append(step.id)
+            if not needs:
+                self.ready.append(step.id)
+        while self.ready or self.in_flight:
+            while self.ready:
+                self.consider(self.plan.steps[self.ready.popleft()])
+            if self.in_flight:
+                self.receive(*self.finished.get())
+        return self.settled
+
+    def consider(self, step: Step) -> None:
+        """Settle a step whose predecessors are settled, or hand it to the executor."""
+        if step.id in self.settled or self.waiting[step.id]:
+            return
+        for name in (*step.inputs, *step.after):
+            if not self.settled[name].ok:
+                culprit = self.settled[name]
+                reason = culprit.reason if culprit.status == "blocked" else f"{name} {culprit.status}: {culprit.reason}"
+                self.settle(Settled(step, "blocked", reason=reason, log=culprit.log))
+                return
+        key = key_of(step, (self.settled[name].identity for name in step.inputs))
+        if key in self.in_flight:
+            self.in_flight[key].append(step.id)
+            return
+        earlier = None if step.id in self.forced else self.earlier(step, key)
+        if earlier is not None:
+            self.settle(earlier)
+        elif self.inputs_present(step):
+            self.submit(step, key)
+
+    def earlier(self, step: Step, key: str) -> Settled | None:
+        """Return what is already known under this key: made in this run, or recorded before."""
+        if key in self.made:
+            return replace(self.settled[self.made[key]], step=step)
+        if self.options.fresh:
+            return None
+        record = self.known.get(key) or self.store.ledger.done(key)
+        if record is None and not self.options.retry:
+            record = self.store.ledger.last(key)
+        if record is None:
+            return None
+        return Settled(
+            step, record.status, key, record.identity, record.result, record.reason, record.log, record.seconds, True
+        )
+
+    def inputs_present(self, step: Step) -> bool:
+        """Check that what the step's inputs made is still there; what is gone is made again first."""
+        gone = [name for name in step.inputs if not self.present(self.settled[name])]
+        for name in gone:
+            self.make_again(name)
+        return not gone
+
+    def present(self, settled: Settled) -> bool:
+        if not settled.cached:
+            return True
+        if settled.identity not in self.checked:
+            if settled.step.kind in OBJECT_KINDS:
+                found = self.store.objects.has(settled.identity)
+            elif settled.step.kind == "provision":
+                found = not verify(Environment.from_json(settled.result["environment"]))
+            else:
+                found = True
+            self.checked[settled.identity] = found
+        return self.checked[settled.identity]
+
+    def make_again(self, name: str) -> None:
+        """Unsettle a step, and all that was settled from it, so that it is done once more."""
+        self.forced.add(name)
+        self.unsettle(name)
+        self.ready.append(name)
+
+    def unsettle(self, name: str) -> None:
+        stack = [name]
+        while stack:
+            current = stack.pop()
+            settled = self.settled.pop(current, None)
+            if settled is None:
+                continue
+            self.made = {key: owner for key, owner in self.made.items() if owner != current}
+            self.checked.pop(settled.identity, None)
+            for user in self.users[current]:
+                self.waiting[user] += 1
+                stack.append(user)
+
+    def submit(self, step: Step, key: str) -> None:
+        inputs = tuple(
+            (name, self.settled[name].identity, self.settled[name].result) for name in step.inputs
+        )
+        task = Task(
+            step.id,
+            step.kind,
+            key,
+            step.parameters,
+            inputs,
+            str(self.store.root),
+            context=step.context,
+            exclusive=step.exclusive,
+        )
+        self.in_flight[key] = [step.id]
+        self.events.step_started(step)
+        started = time.time()
+        future = self.executor.submit(self.run, task)
+        future.add_done_callback(lambda done: self.finished.put((step.id, key, started, done)))
+
+    def receive(self, name: str, key: str, started: float, future: Future[TaskOutcome]) -> None:
+        """Record an outcome, then settle the step and all others that have the same key."""
+        outcome = future.result()
+        step = self.plan.steps[name]
+        names = self.in_flight.pop(key)
+        if outcome.status == CORRUPT:
+            self.recover(step, names, outcome)
+            return
+        record = StepRecord(
+            key=key,
+            step_id=name,
+            kind=step.kind,
+            status=outcome.status,
+            identity=outcome.identity,
+            result=outcome.result,
+            reason=outcome.reason,
+            log=outcome.log,
+            seconds=outcome.seconds,
+            started=datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+        )
+        self.store.ledger.record(self.run_id, record)
+        self.forced.discard(name)
+        for number, waiting in enumerate(names):
+            self.settle(
+                Settled(
+                    self.plan.steps[waiting],
+                    outcome.status,
+                    key,
+                    outcome.identity,
+                    outcome.result,
+                    outcome.reason,
+                    outcome.log,
+                    outcome.seconds if number == 0 else 0.0,
+                )
+            )
+        if outcome.status == "ok":
+            self.made[key] = name
+
+    def recover(self, step: Step, names: list[str], outcome: TaskOutcome) -> None:
+        """An input was damaged and dropped: make it again, then do the step; give up after a few times."""
+        digest = outcome.result["digest"]
+        producer = next((name for name in step.inputs if self.settled[name].identity == digest), "")
+        self.remakes[producer] += 1
+        if not producer or self.remakes[producer] > _MOST_REMAKES:
+            reason = f"{outcome.reason} It was made again {_MOST_REMAKES} times: check the disk that holds the store."
+            for name in names:
+                self.settle(Settled(self.plan.steps[name], "failed", reason=reason))
+            return
+        self.make_again(producer)
+        # Steps that shared this one's key may have got the same object from another producer.
+        self.ready.extend(name for name in names if not self.waiting[name])
+
+    def settle(self, settled: Settled) -> None:
+        self.settled[settled.step.id] = settled
+        self.events.step_settled(settled)
+        for user in self.users[settled.step.id]:
+            self.waiting[user] -= 1
+            if not self.waiting[user]:
+                self.ready.append(user)

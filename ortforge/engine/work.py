@@ -1,0 +1,92 @@
+"""What a step's code gets to work with, and the one place that turns errors into outcomes."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+from ortforge.api import Task, TaskOutcome
+from ortforge.errors import EnvironmentLacksError, OrtforgeError
+from ortforge.plugin_manager import Plugins, load_plugins
+from ortforge.runtime import workerfiles
+from ortforge.runtime.environment import Environment
+from ortforge.runtime.supervisor import Interpreter, JobOutcome, Limits
+from ortforge.store import Store, open_store
+from ortforge.store.objects import CorruptObjectError
+
+__all__ = ["CANCEL", "CORRUPT", "Work", "failed_job", "run_task"]
+
+CANCEL: Final = threading.Event()
+"""Set when the run is being interrupted: supervisors then end their processes at once."""
+
+CORRUPT: Final = "corrupt-input"
+"""Internal status: an input object was damaged and dropped; the engine makes it again and retries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The store, the plugins and the worker of one store; shared by all steps that run in this process."""
+
+    store: Store
+    plugins: Plugins
+    worker: Path
+
+    def interpreter(self, environment: Mapping[str, Any], variables: Mapping[str, str] | None = None) -> Interpreter:
+        """Return how to start a worker in an environment that a ``provision`` step made."""
+        python = Environment.from_json(environment).python
+        return Interpreter.local(python, worker=self.worker, environment=variables or {})
+
+
+@cache
+def _work(store: str) -> Work:
+    opened = open_store(Path(store))
+    folder, _ = workerfiles.install(opened.root)
+    return Work(opened, load_plugins(), folder)
+
+
+def run_task(task: Task) -> TaskOutcome:
+    """Run one task: every deliberate error and every defect in a step becomes its outcome."""
+    started = time.monotonic()
+    try:
+        module = import_module(f"ortforge.engine.steps.{task.kind}")
+        outcome: TaskOutcome = module.run(task, _work(task.store))
+    except CorruptObjectError as error:
+        outcome = TaskOutcome(CORRUPT, reason=str(error), result={"digest": error.digest})
+    except OrtforgeError as error:
+        outcome = TaskOutcome("failed", reason=str(error))
+    except MemoryError:
+        outcome = TaskOutcome("out-of-memory", reason="ortforge itself ran out of memory in this step")
+    except OSError as error:
+        outcome = TaskOutcome("failed", reason=f"the operating system refused: {error}")
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+        outcome = TaskOutcome("failed", reason=f"a defect in ortforge or a plugin: {text}", log=traceback.format_exc())
+    return replace(outcome, seconds=time.monotonic() - started)
+
+
+def failed_job(outcome: JobOutcome, what: str = "") -> TaskOutcome:
+    """Turn a worker's failure into the step's outcome."""
+    reason = f"{what}: {outcome.reason}" if what else outcome.reason
+    return TaskOutcome(outcome.status, reason=reason, log=outcome.log)
+
+
+def limits_of(context: Mapping[str, Any]) -> Limits:
+    """Read a step's limits from its context."""
+    limits = context["limits"]
+    memory = limits["memory"]
+    if not memory:
+        raise EnvironmentLacksError("a step has no memory limit", todo="Set limits.memory in matrix.toml.")
+    return Limits(
+        import_s=limits["import_s"],
+        load_s=limits["load_s"],
+        run_s=limits["run_s"],
+        memory=memory,
+        address_space=context.get("address_space", True),
+    )

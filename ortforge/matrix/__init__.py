@@ -1,0 +1,1 @@
+"""matrix.toml to a typed, validated Matrix."""

@@ -1,0 +1,404 @@
+"""From a Matrix to a plan: which steps there are, and what each one's result depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import SpecifierSet
+
+from ortforge.api import Backend, Device, Pass, PassUse
+from ortforge.matrix import CellSpec, DatasetConfig, EpUse, Matrix, cells
+from ortforge.plan.graph import Cell, Kind, Plan, Step
+from ortforge.plugin_manager import Plugins
+from ortforge.runtime import device as devices
+from ortforge.runtime.published import published_problem
+from ortforge.store.hashing import digest_file, digest_json, sha256_file
+
+__all__ = ["REFERENCE", "TOOLS", "make_plan", "stated_version"]
+
+TOOLS: Final = ("onnx>=1.17",)
+"""What every tools environment holds beside the runtime."""
+
+REFERENCE: Final = "@reference"
+"""Name of the runtime that gives the reference outputs; no target can be called so."""
+
+_REFERENCE_SESSION: Final[Mapping[str, Any]] = {"graph_optimization_level": "disable"}
+
+
+def make_plan(matrix: Matrix, plugins: Plugins, device: Device, *, worker: str) -> Plan:
+    """Turn a matrix into steps and cells for the device at hand.
+
+    Reads local files to fingerprint them; starts nothing and touches no network.
+
+    :param worker: digest of the worker's sources, part of the key of every step that a worker does.
+    :raises OrtforgeError: a local file that the matrix names is missing.
+    """
+    planner = _Planner(matrix, plugins, device, worker)
+    planned = tuple(planner.cell(spec) for spec in cells(matrix))
+    return Plan(planner.steps, planned, matrix.digest, tuple(matrix.warnings))
+
+
+def stated_version(requires: Sequence[str]) -> str:
+    """Return the ORT version that requirements pin, or ``""`` when it is known only after resolving.
+
+    >>> stated_version(["onnxruntime-openvino==1.24.1", "numpy<3"])
+    '1.24.1'
+    """
+    for text in requires:
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement:
+            continue
+        if requirement.name.lower().replace("_", "-").startswith("onnxruntime"):
+            for specifier in requirement.specifier:
+                if specifier.operator == "==" and not specifier.version.endswith("*"):
+                    return specifier.version
+    return ""
+
+
+@cache
+def _module_digest(module: str) -> str:
+    """Digest a worker-side plugin module with the ``_*.py`` files beside it, which it may import."""
+    path = Path(module)
+    helpers = sorted(path.parent.glob("_*.py"))
+    files = [path, *(helper for helper in helpers if helper.name != "__init__.py")]
+    return digest_json([[file.name, digest_file(file)] for file in files])
+
+
+@dataclass(slots=True)
+class _Planner:
+    """Collects steps while cells are laid out; each method returns the id of the step it stands for."""
+
+    matrix: Matrix
+    plugins: Plugins
+    device: Device
+    worker: str
+    steps: dict[str, Step] = field(default_factory=dict)
+    device_identity: str = ""
+    cpu_flags: list[str] = field(default_factory=list)
+    sessions: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    refusals: dict[tuple[str, ...], str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.device_identity = devices.identity(self.device)
+        self.cpu_flags = sorted(self.device.cpu_flags)
+
+    def step(
+        self,
+        name: str,
+        kind: Kind,
+        parameters: Mapping[str, Any],
+        inputs: tuple[str, ...] = (),
+        after: tuple[str, ...] = (),
+        context: Mapping[str, Any] | None = None,
+    ) -> str:
+        self.steps[name] = Step(name, kind, parameters, inputs, after, context or {})
+        return name
+
+    # Runtimes
+
+    def provision(self, target: str) -> str:
+        name = f"provision:{target}"
+        if name in self.steps:
+            return name
+        wheels: list[Path] = []
+        if target == REFERENCE:
+            requires, python = self.matrix.reference.requires, self.matrix.reference.python
+        else:
+            config = self.matrix.targets[target]
+            requires, python = getattr(config, "requires", ()), config.python
+            if config.from_ == "wheel":
+                wheels = [self.matrix.base / config.wheel]
+        parameters = {
+            "requires": sorted(requires),
+            "wheels": [[wheel.name, sha256_file(wheel)] for wheel in wheels],
+            "python": python or "",
+            "platform": f"{self.device.system}-{self.device.machine}",
+            "worker": self.worker,
+        }
+        return self.step(name, "provision", parameters, context={"wheels": [str(wheel) for wheel in wheels]})
+
+    def tools(self, target: str, extra: Sequence[str] = ()) -> str:
+        bare = self.provision(target)
+        requires = sorted({*TOOLS, *extra})
+        suffix = "" if requires == sorted(TOOLS) else "+" + ",".join(sorted(extra))
+        name = f"tools:{target}{suffix}"
+        if name not in self.steps:
+            context = self.steps[bare].context
+            self.step(name, "provision", {"extra": requires, "worker": self.worker}, (bare,), context=context)
+        return name
+
+    # Models and data
+
+    def fetch(self, model: str) -> str:
+        name = f"fetch:{model}"
+        if name in self.steps:
+            return name
+        config = self.matrix.models[model]
+        scheme, _, reference = config.path.partition(":")
+        resolver = self.plugins.models[scheme]
+        parameters = {
+            "reference": reference if scheme != "path" else "",
+            "scheme": scheme,
+            "fingerprint": resolver.fingerprint(reference, self.matrix.base),
+            "sha256": config.sha256 or "",
+        }
+        return self.step(name, "fetch", parameters, context={"base": str(self.matrix.base), "reference": reference})
+
+    def inspect(self, model: str) -> str:
+        return self.step(
+            f"inspect:{model}", "inspect", {"worker": self.worker}, (self.fetch(model), self.tools(REFERENCE))
+        )
+
+    def dataset(self, model: str, split: str) -> str:
+        name = f"dataset:{model}/{split}"
+        if name in self.steps:
+            return name
+        config = self.data(model, split)
+        scheme, _, reference = config.source.partition(":")
+        source = self.plugins.datasets[scheme]
+        parameters = {
+            "scheme": scheme,
+            "reference": reference if scheme != "path" else "",
+            "fingerprint": source.fingerprint(reference, self.matrix.base),
+            "module": _module_digest(source.module),
+            "options": {"seed": config.seed, "split": split, **config.options},
+            "limit": config.limit or self.matrix.limits.samples,
+            "worker": self.worker,
+        }
+        context = {"base": str(self.matrix.base), "reference": reference, "limits": self.limits("pass_s")}
+        inputs = (self.inspect(model), self.tools(REFERENCE, config.requires))
+        return self.step(name, "dataset", parameters, inputs, context=context)
+
+    def data(self, model: str, split: str) -> DatasetConfig:
+        config = self.matrix.models[model]
+        chosen = config.validation if split == "validation" else config.calibration
+        return chosen or DatasetConfig(source="random:")
+
+    def reference(self, model: str) -> str:
+        name = f"reference:{model}"
+        if name in self.steps:
+            return name
+        parameters = {"session": _REFERENCE_SESSION, "device": self.device_identity, "worker": self.worker}
+        inputs = (self.fetch(model), self.provision(REFERENCE), self.dataset(model, "validation"))
+        return self.step(name, "reference", parameters, inputs, context={"limits": self.limits("run_s")})
+
+    # Recipes
+
+    def transforms(self, spec: CellSpec) -> tuple[str, ...]:
+        """Lay out one step per pass; recipes that begin with the same passes share those steps."""
+        made: list[str] = []
+        model, path = self.fetch(spec.model), spec.model
+        backend = self.plugins.backends[spec.ep.name]
+        for use in self.matrix.recipes[spec.recipe].passes:
+            known = self.plugins.passes[use.use]
+            parameters: dict[str, Any] = {
+                "pass": use.use,
+                "parameters": use.parameters,
+                "module": _module_digest(known.module),
+                "suffix": known.suffix,
+                "worker": self.worker,
+            }
+            where = spec.target
+            if known.per_ep:
+                where = f"{spec.target}:{spec.ep.label}"
+                parameters |= {
+                    "ep": backend.name,
+                    "providers": self.session(spec)["providers"],
+                    "cpu_flags": self.cpu_flags,
+                }
+            path = f"{path}/{use.use}" if not use.parameters else f"{path}/{use.use}-{digest_json(use.parameters)[:6]}"
+            name = f"transform:{path}@{where}"
+            if name not in self.steps:
+                inputs = [model, self.tools(spec.target, known.requires)]
+                if known.needs_calibration:
+                    inputs.append(self.dataset(spec.model, "calibration"))
+                context = {"limits": self.limits("pass_s"), "module": known.module, "ep": backend.name}
+                self.step(name, "transform", parameters, tuple(inputs), context=context)
+            model = name
+            made.append(name)
+        return tuple(made)
+
+    # Cells
+
+    def session(self, spec: CellSpec) -> dict[str, Any]:
+        """Return how a session is made for this target and EP: the same dict for all of its cells."""
+        key = (spec.target, spec.ep.label)
+        if key not in self.sessions:
+            backend = self.plugins.backends[spec.ep.name]
+            options = {name: str(value) for name, value in {**backend.options, **spec.ep.options}.items()}
+            providers: list[list[Any]] = [[backend.ep, options]]
+            if backend.ep != "CPUExecutionProvider":
+                providers.append(["CPUExecutionProvider", {}])
+            session = {"graph_optimization_level": "all", "intra_op_threads": self.device.cores, **spec.ep.session}
+            if backend.plugin is not None:
+                session |= {"library": backend.plugin.module, "registration": backend.plugin.registration}
+            target = self.matrix.targets[spec.target]
+            self.sessions[key] = {
+                "ep": backend.name,
+                "ep_name": backend.ep,
+                "providers": providers,
+                "session": session,
+                "environment": {**backend.environment, **dict(target.environment)},
+                "device": self.device_identity,
+                "worker": self.worker,
+            }
+        return self.sessions[key]
+
+    def limits(self, phase: str) -> dict[str, Any]:
+        limits = self.matrix.limits
+        return {"import_s": limits.import_s, "load_s": limits.load_s, "run_s": getattr(limits, phase), "memory": limits.memory}
+
+    def cell(self, spec: CellSpec) -> Cell:
+        name = _cell_id(spec.model, spec.recipe, spec)
+        plain = _cell_id(spec.model, "none", spec)
+        refusal = self.refusal(spec)
+        if refusal:
+            return Cell(name, spec.model, spec.recipe, spec.target, spec.ep.label, spec.device, unsupported=refusal)
+        backend = self.plugins.backends[spec.ep.name]
+        is_baseline = spec.recipe == "none" and self.is_baseline(spec)
+        transforms = self.transforms(spec)
+        artefact = transforms[-1] if transforms else self.fetch(spec.model)
+        runtime, data = self.provision(spec.target), self.dataset(spec.model, "validation")
+        how = self.session(spec)
+        limits: dict[str, Any] = {"limits": self.limits("run_s"), "address_space": backend.address_space_limit}
+        inputs = (artefact, runtime, data, self.inspect(spec.model))
+        context = {**limits, "cpu_flags": self.cpu_flags}
+        check = self.step(f"check:{name}", "check", how, inputs, context=context)
+        reference = self.reference(spec.model)
+        compare = self.step(
+            f"compare:{name}", "compare", self.metrics(spec.model), (reference, check, data), context=limits
+        )
+        steps = {"artefact": artefact, "provision": runtime, "dataset": data, "inspect": self.inspect(spec.model)}
+        steps |= {"check": check, "compare": compare, "reference": reference, "fetch": self.fetch(spec.model)}
+        if self.matrix.limits.timing_s > 0:
+            steps["noise"] = self.noise(spec)
+            if not is_baseline:
+                steps["time"] = self.time(spec, name, artefact, check)
+        facts = self.facts(spec, backend, is_baseline)
+        baseline = "" if is_baseline else (plain if spec.recipe != "none" else self.baseline_cell(spec))
+        return Cell(
+            name, spec.model, spec.recipe, spec.target, spec.ep.label, spec.device, baseline, "", steps, transforms, facts
+        )
+
+    def timing(self, spec: CellSpec, candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> dict[str, Any]:
+        limits = self.matrix.limits
+        return {"candidate": candidate, "baseline": baseline, "budget_s": limits.timing_s, "rounds": limits.rounds}
+
+    def noise(self, spec: CellSpec) -> str:
+        """The model's own baseline against itself: what a difference of nothing looks like on this device."""
+        base = self.baseline_spec(spec)
+        name = f"noise:{spec.model}@{base.target}:{base.ep.label}/{spec.device}"
+        if name not in self.steps:
+            how = self.session(base)
+            inputs = (self.fetch(spec.model), self.provision(base.target), self.dataset(spec.model, "validation"))
+            self.step(name, "noise", self.timing(spec, how, how), inputs, context={"limits": self.limits("run_s")})
+        return name
+
+    def time(self, spec: CellSpec, name: str, artefact: str, check: str) -> str:
+        base = spec if spec.recipe != "none" else self.baseline_spec(spec)
+        inputs = (
+            artefact,
+            self.provision(spec.target),
+            self.fetch(spec.model),
+            self.provision(base.target),
+            self.dataset(spec.model, "validation"),
+            self.noise(spec),
+        )
+        parameters = self.timing(spec, self.session(spec), self.session(base))
+        return self.step(f"time:{name}", "time", parameters, inputs, (check,), {"limits": self.limits("run_s")})
+
+    def baseline_spec(self, spec: CellSpec) -> CellSpec:
+        chosen = self.matrix.baseline
+        return CellSpec(spec.model, "none", chosen.target, self.baseline_ep(), spec.device)
+
+    def baseline_ep(self) -> EpUse:
+        chosen = self.matrix.baseline
+        uses = self.matrix.targets[chosen.target].ep_uses
+        return next((use for use in uses if use.label == chosen.ep), uses[0])
+
+    def baseline_cell(self, spec: CellSpec) -> str:
+        base = self.baseline_spec(spec)
+        return _cell_id(base.model, base.recipe, base)
+
+    def is_baseline(self, spec: CellSpec) -> bool:
+        return spec.target == self.matrix.baseline.target and spec.ep.label == self.baseline_ep().label
+
+    def metrics(self, model: str) -> dict[str, Any]:
+        tasks = self.matrix.models[model].tasks
+        owners = {name: list(self.plugins.owner("metrics", name)) for name in tasks}
+        return {"tasks": list(tasks), "owners": owners}
+
+    def facts(self, spec: CellSpec, backend: Backend, is_baseline: bool) -> dict[str, Any]:
+        recipe, config = self.matrix.recipes[spec.recipe], self.matrix.models[spec.model]
+        passes = [self.plugins.passes[use.use] for use in recipe.passes]
+        static = any(known.kind == "quantize" and known.needs_calibration for known in passes)
+        return {
+            "goal": recipe.goal,
+            "tolerance": {**self.matrix.tolerance.overrides(), **config.tolerance.overrides()},
+            "ep_name": backend.ep,
+            "is_baseline": is_baseline,
+            "quantized_static": static,
+            "random_validation": self.is_random(spec.model, "validation"),
+            "random_calibration": static and self.is_random(spec.model, "calibration"),
+        }
+
+    def is_random(self, model: str, split: str) -> bool:
+        return self.plugins.datasets[self.data(model, split).source.partition(":")[0]].random
+
+    # What can be said before anything is installed
+
+    def refusal(self, spec: CellSpec) -> str:
+        key = (spec.model, spec.recipe, spec.target, spec.ep.label, spec.device)
+        for part in ((spec.target, spec.ep.label, spec.device), key):
+            if part not in self.refusals:
+                self.refusals[part] = self.why_not_here(spec) if len(part) == 3 else self.why_not_passes(spec)
+            if self.refusals[part]:
+                return self.refusals[part]
+        return ""
+
+    def why_not_here(self, spec: CellSpec) -> str:
+        mismatch = devices.matches(self.device, self.matrix.devices[spec.device])
+        if mismatch:
+            return mismatch
+        backend = self.plugins.backends[spec.ep.name]
+        answer = backend.availability(self.device)
+        if not answer.usable:
+            return answer.reason
+        target = self.matrix.targets[spec.target]
+        if target.from_ == "source":
+            return f"target {spec.target} is built from source, and this ortforge cannot build yet"
+        version = stated_version(getattr(target, "requires", ()))
+        if backend.versions and version and version not in SpecifierSet(backend.versions, prereleases=True):
+            return f"{backend.ep} needs ONNX Runtime {backend.versions}; target {spec.target} has {version}"
+        return published_problem(backend, target.requires) if target.from_ == "package" else ""
+
+    def why_not_passes(self, spec: CellSpec) -> str:
+        version = stated_version(getattr(self.matrix.targets[spec.target], "requires", ()))
+        before: list[str] = []
+        for use in self.matrix.recipes[spec.recipe].passes:
+            known = self.plugins.passes[use.use]
+            reason = self.objection(known, use.parameters, tuple(before), version, spec)
+            if reason:
+                return f"{use.use}: {reason}"
+            before.append(known.kind)
+        return ""
+
+    def objection(
+        self, known: Pass, parameters: Mapping[str, Any], before: tuple[str, ...], version: str, spec: CellSpec
+    ) -> str:
+        if known.versions and version and version not in SpecifierSet(known.versions, prereleases=True):
+            return f"needs ONNX Runtime {known.versions}; target {spec.target} has {version}"
+        has_calibration = self.matrix.models[spec.model].calibration is not None
+        return known.objection(
+            PassUse(known.parameters(**parameters), before, version, spec.ep.name, has_calibration)
+        )
+
+
+def _cell_id(model: str, recipe: str, spec: CellSpec) -> str:
+    return f"{model}/{recipe}@{spec.target}:{spec.ep.label}/{spec.device}"

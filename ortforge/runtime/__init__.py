@@ -1,0 +1,1 @@
+"""From wheels to an environment, and supervised workers inside it."""

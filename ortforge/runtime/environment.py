@@ -1,0 +1,405 @@
+"""Makes a runtime's interpreter environments, and knows exactly what is in them.
+
+An environment's identity is made from the sha256 of every wheel, the content of every RECORD, the interpreter's binary
+and the platform: a number measured in it never outlives it. Environments cannot be moved, so each is made in its final
+folder, named after the request, under a file lock; a marker written last, atomically, says that it is complete, and a
+half-made one is removed and made anew.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+
+from ortforge.errors import ProvisionError
+from ortforge.runtime import uv, uv_errors
+from ortforge.runtime.distributions import (
+    Distribution,
+    LockedWheel,
+    damaged,
+    overlaps,
+    read_distributions,
+    read_lock,
+    wheel_of,
+)
+from ortforge.runtime.resolution import LOCK, EnvironmentRequest, overwriting, refuse_variants, resolve
+from ortforge.store.atomic import publish
+from ortforge.store.hashing import digest_json, sha256_file
+
+__all__ = [
+    "Environment",
+    "EnvironmentRequest",
+    "Interpreter",
+    "Package",
+    "provision",
+    "same_runtime",
+    "tools_request",
+    "verify",
+]
+
+SCHEMA: Final = 1
+_MARKER: Final = "environment.json"
+_SNAPSHOT: Final = "snapshot.json"
+
+_NATIVE: Final = re.compile(r"\.(so(\.[\d.]+)?|pyd|dll|dylib)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """An installed package: the wheel's file name and sha256, and a digest of its RECORD (content alone)."""
+
+    name: str
+    version: str
+    wheel: str
+    sha256: str
+    record: str
+
+
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """Facts about the interpreter. ``sha256`` is of its binary and, where it is shared, of libpython.
+
+    ``base`` is the path of the interpreter that the environment was made from; ``sites`` are its own site-packages.
+    """
+
+    version: str
+    implementation: str
+    abi: str
+    platform: str
+    libc: str
+    sha256: str
+    base: str
+    binaries: tuple[str, ...]
+    sites: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """A complete environment in ``folder``; ``python`` is the interpreter to start workers with."""
+
+    folder: Path
+    python: Path
+    identity: str
+    packages: tuple[Package, ...]
+    interpreter: Interpreter
+    request: str
+
+    def version(self, name: str) -> str:
+        """Return the installed version of a package, or ``""``."""
+        return next((p.version for p in self.packages if p.name == canonicalize_name(name)), "")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the environment as JSON values."""
+        return {**asdict(self), "schema": SCHEMA, "folder": str(self.folder), "python": str(self.python)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Environment:
+        """Make an environment of what :meth:`to_json` gave.
+
+        :raises KeyError, TypeError, ValueError: it is not that, or of another schema.
+        """
+        if value["schema"] != SCHEMA:
+            raise ValueError(f"schema {value['schema']} is not {SCHEMA}")
+        interpreter = dict(value["interpreter"])
+        sites, binaries = tuple(interpreter.pop("sites")), tuple(interpreter.pop("binaries"))
+        return cls(
+            folder=Path(value["folder"]),
+            python=Path(value["python"]),
+            identity=value["identity"],
+            packages=tuple(Package(**package) for package in value["packages"]),
+            interpreter=Interpreter(**interpreter, sites=sites, binaries=binaries),
+            request=value["request"],
+        )
+
+
+def tools_request(request: EnvironmentRequest, bare: Environment, extra: Sequence[str]) -> EnvironmentRequest:
+    """Return the request of the tools environment of a bare one: the same runtime, pinned, on the same interpreter.
+
+    What was asked for is pinned to the bare environment's versions; its dependencies keep theirs unless ``extra``
+    needs others.
+    """
+    pinned = []
+    for text in request.requires:
+        wanted = uv_errors.check_requirement(text)
+        extras = f"[{','.join(sorted(wanted.extras))}]" if wanted.extras else ""
+        version = bare.version(wanted.name)
+        pinned.append(f"{wanted.name}{extras}=={version}" if version and not wanted.url else text)
+    prefer = tuple(f"{package.name}=={package.version}" for package in bare.packages)
+    return EnvironmentRequest(tuple(pinned), bare.interpreter.base, request.wheels, tuple(sorted(set(extra))), prefer)
+
+
+def same_runtime(bare: Environment, tools: Environment, request: EnvironmentRequest) -> str:
+    """Return how the requested packages differ between two environments, or ``""`` when not at all."""
+    theirs = {package.name: package for package in tools.packages}
+    for package in bare.packages:
+        if package.name in request.names and package != theirs.get(package.name):
+            return f"{package.name} {package.version} is not the same in the tools environment"
+    return ""
+
+
+def provision(
+    request: EnvironmentRequest, envs: Path, *, say: Callable[[str], None], fresh: bool = False
+) -> Environment:
+    """Return the environment of a request: the one made before when nobody changed it, else a new one.
+
+    Safe to call from several processes at once. ``say`` is told, in a sentence, what takes time.
+
+    :param envs: folder of all environments. :param fresh: resolve and make it anew even so.
+    :raises ProvisionError: it cannot be made; the message says why and what to do.
+    """
+    for text in (*request.requires, *request.extra):
+        uv_errors.check_requirement(text)
+    wheels = [(path, _check_wheel(path)) for path in request.wheels]
+    key = _request_key(request, [digest for _, digest in wheels])
+    folder = envs.absolute() / key[:32]
+    try:
+        envs.mkdir(parents=True, exist_ok=True)
+        with _alone(folder.with_suffix(".lock")):
+            found = None if fresh else _load(folder, key)
+            if found is not None:
+                changed = verify(found)
+                if not changed:
+                    return found
+                say(f"The environment of {request.title} was changed ({changed}); it is made anew.")
+            return _make(request, folder, key, say)
+    except OSError as error:
+        raise _storage_error(error, request, envs) from error
+
+
+def verify(environment: Environment) -> str:
+    """Return what changed in an environment since it was made, or ``""``. Compares sizes and times, reads no content.
+
+    It sees native libraries, the requested packages' files, all ``.dist-info`` folders, ``.pth`` files and the
+    interpreter.
+    """
+    try:
+        snapshot = json.loads((environment.folder / _SNAPSHOT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "its record of files is missing"
+    if snapshot["identity"] != environment.identity:
+        return "it was made anew with other content"
+    root = str(environment.folder)
+    for relative, stated in snapshot["files"].items():
+        try:
+            status = os.stat(os.path.join(root, relative))  # noqa: PTH116, PTH118  (hundreds of files, in milliseconds)
+        except OSError:
+            return f"{relative} is gone"
+        if [status.st_size, status.st_mtime_ns] != stated:
+            return f"{relative} was changed"
+    now = _entries(environment.interpreter.sites)
+    if now != snapshot["entries"]:
+        differing = sorted(set(now) ^ set(snapshot["entries"]))
+        return f"{differing[0]} was {'added' if differing[0] in now else 'removed'}"
+    return ""
+
+
+def _request_key(request: EnvironmentRequest, wheel_digests: Sequence[str]) -> str:
+    # Without a wish for a Python the result depends on the one that ortforge runs on.
+    here = "" if request.python else f"{os.path.realpath(sys.executable)} {sys.version}"
+    return digest_json(
+        {
+            "schema": SCHEMA,
+            "requires": list(request.requires),
+            "python": request.python,
+            "here": here,
+            "wheels": sorted(wheel_digests),
+            "extra": list(request.extra),
+            "prefer": list(request.prefer),
+        }
+    )
+
+
+def _check_wheel(path: Path) -> str:
+    """Return a local wheel's sha256.
+
+    :raises ProvisionError: it is missing, misnamed or damaged.
+    """
+    if not path.is_file():
+        raise ProvisionError(f"There is no file {path}.", todo="Correct `wheels` of the target in matrix.toml.")
+    try:
+        parse_wheel_filename(path.name)
+    except InvalidWheelFilename:
+        raise ProvisionError(
+            f"{path.name} is not named as a wheel: NAME-VERSION-PYTHON-ABI-PLATFORM.whl.",
+            meant="It was probably renamed; the name says what it fits.",
+            todo="Give it the name that its builder gave it.",
+        ) from None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if not any(name.endswith(".dist-info/RECORD") for name in archive.namelist()):
+                raise zipfile.BadZipFile("no RECORD in it")
+    except zipfile.BadZipFile as error:
+        raise ProvisionError(
+            f"{path} is damaged: it is not a complete wheel ({error}).",
+            meant="It was probably cut short while it was copied or built.",
+            todo="Copy or build it again.",
+        ) from None
+    return sha256_file(path)
+
+
+def _storage_error(error: OSError, request: EnvironmentRequest, envs: Path) -> ProvisionError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return uv_errors.explain("no space left", wanted=[request.title], python="")
+    return ProvisionError(
+        f"The environment of {request.title} could not be written to {envs}.",
+        meant=str(error.strerror or error),
+        todo="Give ortforge a folder it may write: --store DIR.",
+    )
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock among processes. The file stays: removing it would let two holders in."""
+    with path.open("a+b") as file:
+        if sys.platform == "win32":
+            import msvcrt
+
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LKLOCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _load(folder: Path, key: str) -> Environment | None:
+    try:
+        environment = Environment.from_json(json.loads((folder / _MARKER).read_text(encoding="utf-8")))
+    except (OSError, KeyError, TypeError, ValueError):
+        return None
+    return environment if environment.request == key and environment.folder == folder else None
+
+
+def _make(request: EnvironmentRequest, folder: Path, key: str, say: Callable[[str], None]) -> Environment:
+    say(f"Making the environment of {request.title}.")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        python = resolve(request, folder, say)
+        refuse_variants(request, folder, python)
+        venv = folder / "venv"
+        try:
+            uv.make_venv(Path(python), venv)
+            uv.install_lock(folder / LOCK, venv)
+        except uv.UvError as error:
+            raise uv_errors.explain(error.text, wanted=request.wanted, python=request.version) from None
+        environment = _inspect(folder, key, python, venv)
+        _publish_json(folder / _SNAPSHOT, {"identity": environment.identity, **_snapshot(environment, request)})
+        _publish_json(folder / _MARKER, environment.to_json())
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return environment
+
+
+def _publish_json(final: Path, value: Mapping[str, Any]) -> None:
+    temporary = final.with_name(f".{final.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(value, sort_keys=True), encoding="utf-8")
+    publish(temporary, final)
+
+
+# Reading what was made.
+
+_PROBE: Final = """
+import json, os, platform, sys, sysconfig
+maps = "/proc/self/maps"
+lines = open(maps).read().splitlines() if os.path.exists(maps) else []
+shared = sorted({line.split(None, 5)[5] for line in lines if "/libpython" in line})
+print(json.dumps({
+    "version": platform.python_version(), "implementation": sys.implementation.name,
+    "abi": sysconfig.get_config_var("SOABI") or sys.implementation.cache_tag, "platform": sysconfig.get_platform(),
+    "libc": " ".join(platform.libc_ver()).strip(), "binaries": [os.path.realpath(sys.executable), *shared],
+    "sites": sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})}))
+"""
+
+
+def _inspect(folder: Path, key: str, base: str, venv: Path) -> Environment:
+    """Read back what was installed, check it, and identify it."""
+    python = venv / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    interpreter = _probe(python, base)
+    distributions = read_distributions(Path(site) for site in interpreter.sites)
+    clashes = overlaps(distributions)
+    for path, (first, second) in clashes.items():
+        if path.startswith("onnxruntime/"):
+            raise overwriting(first, second, f"Both bring {path}.")
+    locked = read_lock(folder / LOCK)
+    packages = []
+    for distribution in distributions:
+        path = damaged(distribution, besides=clashes)
+        if path:
+            raise ProvisionError(
+                f"{path} of {distribution.name} {distribution.version} is not what the wheel's RECORD says.",
+                meant="The wheel is broken, or uv's cache is damaged.",
+                todo=f"Clean the cache and run again: uv cache clean {distribution.name}",
+            )
+        packages.append(_package(distribution, wheel_of(distribution, locked)))
+    identity = _identity(packages, interpreter)
+    return Environment(folder, python, identity, tuple(packages), interpreter, key)
+
+
+def _package(distribution: Distribution, wheel: LockedWheel) -> Package:
+    record = digest_json(dict(distribution.files))
+    return Package(distribution.name, distribution.version, wheel.filename, wheel.sha256, record)
+
+
+def _probe(python: Path, base: str) -> Interpreter:
+    done = subprocess.run([str(python), "-I", "-c", _PROBE], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ProvisionError(
+            f"The interpreter of the environment does not start: {base}.",
+            meant=done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "",
+            todo="Give the target another `python`.",
+        )
+    facts = json.loads(done.stdout)
+    content = hashlib.sha256()
+    for binary in facts["binaries"]:
+        content.update(bytes.fromhex(sha256_file(Path(binary))))
+    facts |= {"binaries": tuple(facts["binaries"]), "sites": tuple(facts["sites"])}
+    return Interpreter(**facts, sha256=content.hexdigest(), base=base)
+
+
+def _identity(packages: Sequence[Package], interpreter: Interpreter) -> str:
+    content = replace(interpreter, base="", binaries=(), sites=())
+    return digest_json({"packages": [asdict(package) for package in packages], "interpreter": asdict(content)})
+
+
+def _entries(sites: Sequence[str]) -> list[str]:
+    """List what makes a difference at the top of site-packages; compiled files and caches come and go."""
+    names = {name for site in sites for name in os.listdir(site)}  # noqa: PTH208  (names alone, in microseconds)
+    return sorted(name for name in names if name.endswith((".dist-info", ".pth", ".egg-link", "customize.py")))
+
+
+def _snapshot(environment: Environment, request: EnvironmentRequest) -> dict[str, Any]:
+    """Return size and mtime (ns) of the files that :func:`verify` looks at, by path relative to the folder."""
+    whole = request.names
+    paths = [Path(binary) for binary in environment.interpreter.binaries]
+    for distribution in read_distributions(Path(site) for site in environment.interpreter.sites):
+        site, info = distribution.folder.parent, distribution.folder.name
+        paths += [
+            site / name
+            for name in distribution.files
+            if distribution.name in whole or name.startswith(info) or _NATIVE.search(name)
+        ]
+        paths.append(distribution.folder / "RECORD")
+    files = {}
+    for path in paths:
+        inside = path.is_relative_to(environment.folder)
+        status = path.stat()
+        name = str(path.relative_to(environment.folder) if inside else path)
+        files[name] = [status.st_size, status.st_mtime_ns]
+    return {"files": files, "entries": _entries(environment.interpreter.sites)}

@@ -1,0 +1,1 @@
+"""From raw samples and tensors to a verdict: pure functions."""

@@ -1,0 +1,113 @@
+"""How far from the reference a candidate may be and still count as correct.
+
+The defaults are those of a careful practitioner shipping int8. They are one statement said three ways. With error
+independent of the signal, cosine = 1/sqrt(1 + 1/SNR), so cosine 0.99 is an SQNR of 17 dB: noise of one seventh of the
+signal's RMS. For an output whose RMS is about a sixth of its range that is 1/42 of the range, and the largest of some
+100,000 such (Gaussian) errors, 4.5 sigma, is 0.1 of the range. So ``max_rel_range`` = 0.1 adds nothing on a well-behaved output
+and catches what cosine cannot see: a few large errors in a mostly right tensor. An output that saturates (the edges
+of a sigmoid map) may need a wider limit, set by its model next to a task metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args
+
+from ortforge.errors import ConfigurationError, nearest
+
+__all__ = ["Speed", "Tolerance", "exceeded"]
+
+Speed = Literal["faster", "not-slower", "any"]
+
+_NUMBERS: Final = ("cosine", "sqnr_db", "max_rel_range", "agreement", "task_drop", "placement")
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """Limits for one model; ``None`` switches a limit off.
+
+    :param cosine: least cosine of any sample's output. Good int8 of convolutional nets lies above 0.99; what lies below
+        changes answers (dynamic int8 of a small encoder: 0.945, against 0.9996 for 8-bit weights alone).
+    :param sqnr_db: least SQNR in dB; off, because it says what cosine says (17 dB) for outputs without an offset.
+    :param max_rel_range: largest error of any element, as a share of the output's range over all samples.
+    :param agreement: least share of equal decisions over all samples; also, as ``1 - agreement``, the largest drop of
+        a metric that compares the candidate with the reference and needs no labels.
+    :param task_drop: largest drop of a labelled metric, absolute: the one point that published int8 results allow
+        themselves.
+    :param placement: least share of the model that a non-CPU EP must take to count as used.
+    :param speed: what to ask of the time: ``faster``, ``not-slower`` or ``any``.
+    :raises ConfigurationError: a limit is no number, or ``speed`` is unknown.
+    """
+
+    cosine: float | None = 0.99
+    sqnr_db: float | None = None
+    max_rel_range: float | None = 0.1
+    agreement: float | None = 0.95
+    task_drop: float | None = 0.01
+    placement: float | None = 0.1
+    speed: Speed = "faster"
+
+    def __post_init__(self) -> None:
+        if self.speed not in get_args(Speed):
+            raise ConfigurationError(
+                f'The tolerance has speed = "{self.speed}", which is unknown.',
+                meant=f'Perhaps "{guess}" was meant.' if (guess := nearest(str(self.speed), get_args(Speed))) else "",
+                todo="Use one of: " + ", ".join(get_args(Speed)) + ".",
+            )
+        for name in _NUMBERS:
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value != value):
+                raise ConfigurationError(
+                    f"The tolerance has {name} = {value!r}, which is no number.", todo="Give a number."
+                )
+
+
+def exceeded(parity: Mapping[str, Any], tolerance: Tolerance) -> list[str]:
+    """Return one sentence for each limit that a parity result breaks, naming output, sample, value and limit."""
+    sentences = [sentence for name, entry in parity["outputs"].items() for sentence in _output(name, entry, tolerance)]
+    return sentences + list(_tasks(parity["tasks"], tolerance))
+
+
+def _output(name: str, entry: Mapping[str, Any], tolerance: Tolerance) -> Iterator[str]:
+    def at(key: str) -> str:
+        sample = entry.get(f"{key}_sample")
+        return f'Output "{name}", ' + ("all samples together" if sample is None else f"sample {sample}")
+
+    floor = tolerance.cosine
+    if floor is not None and (value := entry.get("cosine")) is not None and value < floor:
+        yield f"{at('cosine')}: cosine {value:.4g} is below {floor:g}."
+    floor = tolerance.sqnr_db
+    if floor is not None and (value := entry.get("sqnr_db")) is not None and value < floor:
+        yield f"{at('sqnr_db')}: SQNR {value:.1f} dB is below {floor:g} dB."
+    if floor is not None and entry.get("sqnr_no_signal"):
+        yield f'Output "{name}": SQNR has no value, the reference is zero everywhere and the candidate is not.'
+    limit = tolerance.max_rel_range
+    if (
+        limit is not None
+        and entry["kind"] == "float"
+        and (value := entry.get("max_rel_range")) is not None
+        and value > limit
+    ):
+        yield (
+            f"{at('max_rel_range')}: the largest error is {value:.3g} of the output's range "
+            f"({entry['max_abs']:.3g} of {entry['scale']:.3g}), the limit is {limit:g}."
+        )
+    floor = tolerance.agreement
+    if floor is not None and (value := entry.get("agreement")) is not None and value < floor:
+        what = {"top-1": "top-1 choices", "nearest": "nearest neighbours", "exact": "elements"}[entry["agreement_kind"]]
+        of = f"{entry['agreeing']:,} of {entry['agreement_of']:,} {what} agree"
+        worst = entry.get("agreement_worst_sample")
+        yield f'Output "{name}": {of} ({value:.4g}), below {floor:g}' + (
+            f"; worst in sample {worst}." if worst is not None else "."
+        )
+
+
+def _tasks(tasks: Mapping[str, Mapping[str, Any]], tolerance: Tolerance) -> Iterator[str]:
+    for name, entry in tasks.items():
+        drop = entry["drop"]
+        labelled = entry.get("needs_labels", True)
+        limit = tolerance.task_drop if labelled else None if tolerance.agreement is None else 1.0 - tolerance.agreement
+        if drop is not None and limit is not None and drop > limit + 1e-12:
+            values = f"{entry['reference']:.4g} to {entry['candidate']:.4g}"
+            yield f'The metric "{name}" got worse from {values}: a drop of {drop:.4g}, the limit is {limit:.3g}.'

@@ -1,0 +1,1 @@
+"""Runs inside a runtime: imports the standard library, numpy and onnxruntime only."""

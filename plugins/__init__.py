@@ -1,0 +1,1 @@
+"""First-party plugins. Each module uses ortforge.api alone, as a third party's would."""

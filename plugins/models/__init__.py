@@ -1,0 +1,1 @@
+"""Resolvers for model references, one file each."""

@@ -1,0 +1,236 @@
+"""What the passes do to graphs: walk them with their branches, count, turn constants into weights, raise the opset.
+
+Runs inside a runtime beside the pass that imports it; only the standard library is imported when the file is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+__all__ = [
+    "DEFAULT_DOMAINS",
+    "QUANTIZED_OPS",
+    "check_names",
+    "constants_to_initializers",
+    "demote_weight_inputs",
+    "float_weights",
+    "graphs",
+    "has_onnx_operators",
+    "name_nodes",
+    "nodes",
+    "op_counts",
+    "opset",
+    "prune_imports",
+    "quantized_ops",
+    "raise_opset",
+]
+
+DEFAULT_DOMAINS: Final = ("", "ai.onnx")
+
+QUANTIZED_OPS: Final = frozenset(
+    {
+        "ConvInteger",
+        "DequantizeLinear",
+        "DynamicQuantizeLSTM",
+        "DynamicQuantizeLinear",
+        "DynamicQuantizeMatMul",
+        "MatMulInteger",
+        "MatMulIntegerToFloat",
+        "MatMulNBits",
+        "QAttention",
+        "QEmbedLayerNormalization",
+        "QGemm",
+        "QuantizeLinear",
+    }
+)
+"""Operators that only a quantized model has; with them, everything named ``QLinear…``."""
+
+
+def graphs(model: ModelProto) -> Iterator[GraphProto]:
+    """Yield the main graph and every graph inside it, outer ones first."""
+    yield from _within(model.graph)
+
+
+def _within(graph: GraphProto) -> Iterator[GraphProto]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _within(attribute.g)
+            for inner in attribute.graphs:
+                yield from _within(inner)
+
+
+def nodes(model: ModelProto) -> Iterator[NodeProto]:
+    """Yield every node at any depth, those of the model's functions too."""
+    for graph in graphs(model):
+        yield from graph.node
+    for function in model.functions:
+        yield from function.node
+
+
+def op_counts(model: ModelProto) -> dict[str, int]:
+    """Count the nodes by operator, at any depth."""
+    return dict(sorted(Counter(node.op_type for node in nodes(model)).items()))
+
+
+def quantized_ops(model: ModelProto) -> dict[str, int]:
+    """Count the operators that only a quantized model has."""
+    return {op: n for op, n in op_counts(model).items() if op in QUANTIZED_OPS or op.startswith("QLinear")}
+
+
+def opset(model: ModelProto) -> int:
+    """Return the version of ONNX's own operator set (1 for a model that states none)."""
+    return max((entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS), default=1)
+
+
+def prune_imports(model: ModelProto) -> None:
+    """Drop imports of operator domains that no node uses.
+
+    ORT writes every domain it knows into the models that it saves, and an older ORT refuses the versions it does not know.
+    """
+    used = {node.domain for node in nodes(model)} | {function.domain for function in model.functions}
+    kept = [entry for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS or entry.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+
+
+def demote_weight_inputs(model: ModelProto) -> int:
+    """Drop graph inputs that are only weights listed twice, as IR versions below 4 asked for; return how many."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    kept = [value for value in model.graph.input if value.name not in weights]
+    dropped = len(model.graph.input) - len(kept)
+    if dropped:
+        del model.graph.input[:]
+        model.graph.input.extend(kept)
+    return dropped
+
+
+def name_nodes(model: ModelProto) -> int:
+    """Give a unique name to every node that has none, so that it can be excluded by name; return how many."""
+    taken = {node.name for node in nodes(model)}
+    named = 0
+    for node in nodes(model):
+        if not node.name:
+            number = named
+            while (name := f"{node.op_type}_{number}") in taken:
+                number += 1
+            node.name = name
+            taken.add(name)
+            named += 1
+    return named
+
+
+def constants_to_initializers(model: ModelProto) -> int:
+    """Turn Constant nodes into initializers of the graph they stand in; return how many.
+
+    The quantizers look for weights among initializers only. Constants that are an output of their graph, are sparse or
+    hold strings stay.
+    """
+    moved = 0
+    for graph in list(graphs(model)):
+        outputs = {value.name for value in graph.output}
+        kept = []
+        for node in graph.node:
+            tensor = None if node.output and node.output[0] in outputs else _constant_value(node)
+            if tensor is None:
+                kept.append(node)
+            else:
+                tensor.name = node.output[0]
+                graph.initializer.append(tensor)
+                moved += 1
+        if len(kept) != len(graph.node):
+            del graph.node[:]
+            graph.node.extend(kept)
+    return moved
+
+
+def _constant_value(node: NodeProto) -> TensorProto | None:
+    import numpy as np
+    from onnx import TensorProto, numpy_helper
+
+    if node.op_type != "Constant" or node.domain not in DEFAULT_DOMAINS or len(node.attribute) != 1:
+        return None
+    attribute = node.attribute[0]
+    plain: dict[str, Any] = {
+        "value_float": (attribute.f, np.float32),
+        "value_floats": (list(attribute.floats), np.float32),
+        "value_int": (attribute.i, np.int64),
+        "value_ints": (list(attribute.ints), np.int64),
+    }
+    if attribute.name == "value" and attribute.t.data_type != TensorProto.STRING:
+        tensor = TensorProto()
+        tensor.CopyFrom(attribute.t)
+        return tensor
+    if attribute.name in plain:
+        value, dtype = plain[attribute.name]
+        return numpy_helper.from_array(np.asarray(value, dtype=dtype))
+    return None
+
+
+def has_onnx_operators(model: ModelProto) -> bool:
+    """Whether the model imports ONNX's own operator set at all (tree models import ``ai.onnx.ml`` alone)."""
+    return any(entry.domain in DEFAULT_DOMAINS for entry in model.opset_import)
+
+
+def raise_opset(model: ModelProto, to: int, why: str) -> ModelProto:
+    """Return the model with ONNX's operator set raised to at least ``to``.
+
+    :raises RuntimeError: onnx's converter cannot do it for this model.
+    """
+    import onnx
+    from onnx import version_converter
+
+    at = opset(model)
+    if at >= to:
+        return model
+    try:
+        raised = version_converter.convert_version(model, to)
+        onnx.checker.check_model(raised)
+    except Exception as problem:
+        raise RuntimeError(
+            f"The model has opset {at}, but {why} needs {to}, and onnx's converter cannot raise it: "
+            f"{str(problem).strip().splitlines()[0][:300]} Export the model again with opset {to} or later."
+        ) from problem
+    raised.ir_version = model.ir_version
+    if not raised.metadata_props:
+        raised.metadata_props.extend(model.metadata_props)
+    return raised
+
+
+def check_names(model: ModelProto, names: Iterable[str], parameter: str) -> None:
+    """Check that nodes named in a parameter exist.
+
+    :raises ValueError: one does not; the message names the nearest.
+    """
+    known = {node.name for node in nodes(model) if node.name}
+    for name in names:
+        if name not in known:
+            near = get_close_matches(name, known, n=1, cutoff=0.5)
+            guess = f" Did you mean {near[0]!r}?" if near else ""
+            if not known:
+                guess = " No node of it has a name: put preprocess first, which gives them names."
+            raise ValueError(f"{parameter} names {name!r}, but the model has no node of that name.{guess}")
+
+
+def float_weights(model: ModelProto) -> Iterator[TensorProto]:
+    """Yield every float32 tensor at any depth: initializers and the values of Constant nodes."""
+    from onnx import TensorProto
+
+    for graph in graphs(model):
+        yield from (tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT)
+        for node in graph.node:
+            if node.op_type == "Constant":
+                for attribute in node.attribute:
+                    if attribute.t.data_type == TensorProto.FLOAT:
+                        named = TensorProto()
+                        named.CopyFrom(attribute.t)
+                        named.name = node.output[0]
+                        yield named

@@ -1,0 +1,146 @@
+"""Reading and writing models for the passes: external data, IR versions, sizes, and "does it load".
+
+Runs inside a runtime beside the pass that imports it, so it knows nothing of ortforge. Only the standard library is imported
+when the file is, since the passes' other half is listed by processes that have no onnx.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING or __package__:
+    from ._graph import demote_weight_inputs, graphs, prune_imports
+else:
+    from _graph import demote_weight_inputs, graphs, prune_imports
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from onnx import ModelProto, TensorProto
+
+__all__ = ["OLDEST_IR", "copy", "external_files", "first_line", "load", "load_error", "needs_external_data", "save", "size"]
+
+INLINE_LIMIT: Final = 1_900_000_000
+"""Bytes above which weights go to a file of their own: protobuf refuses messages of 2 GiB and more."""
+
+OLDEST_IR: Final = 4
+"""IR version from which initializers need not be graph inputs; models below it are raised to :data:`RAISED_IR`."""
+
+RAISED_IR: Final = 8
+"""What such models are raised to: read by every ONNX Runtime since 1.10."""
+
+
+def tensors(model: ModelProto) -> Iterator[TensorProto]:
+    """Every tensor of a model that may carry much data: initializers and tensor attributes, at any depth."""
+    for graph in graphs(model):
+        yield from graph.initializer
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.HasField("t"):
+                    yield attribute.t
+                yield from attribute.tensors
+
+
+def external_files(model: ModelProto) -> list[str]:
+    """Return the relative names of the files that hold external data of ``model``, sorted."""
+    return sorted(
+        {entry.value for tensor in tensors(model) for entry in tensor.external_data if entry.key == "location"}
+    )
+
+
+def load(path: Path) -> ModelProto:
+    """Load a model with its external data.
+
+    :raises ValueError: the file is no ONNX model, or its data is missing.
+    """
+    import onnx
+
+    if path.suffix == ".ort":
+        raise ValueError(
+            f"{path.name} is in ORT's own format, which no pass can read back. "
+            "Put the pass that writes it (optimize with format = 'ort') last in the recipe."
+        )
+    try:
+        return onnx.load(str(path))
+    except Exception as problem:
+        raise ValueError(
+            f"{path.name} cannot be read as an ONNX model ({first_line(problem)}). "
+            "The file may be truncated, or its external data may be missing: fetch the model again."
+        ) from problem
+
+
+def needs_external_data(model: ModelProto) -> bool:
+    """Whether the weights are too large for one protobuf message."""
+    return sum(len(tensor.raw_data) for tensor in tensors(model)) > INLINE_LIMIT
+
+
+def save(model: ModelProto, path: Path, *, ir_version: int) -> None:
+    """Write a model, with the IR version of the model it came from and imports only of domains that it uses.
+
+    Weights go to ``<name>.data`` beside it when all would not fit into one protobuf message.
+    """
+    import onnx
+
+    if ir_version < OLDEST_IR:
+        demote_weight_inputs(model)
+        ir_version = RAISED_IR
+    model.ir_version = ir_version
+    prune_imports(model)
+    if needs_external_data(model):
+        onnx.save_model(
+            model,
+            str(path),
+            save_as_external_data=True,
+            all_tensors_to_one_file=True,
+            location=f"{path.name}.data",
+            size_threshold=1024,
+            convert_attribute=False,
+        )
+    else:
+        onnx.save_model(model, str(path))
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a model byte by byte, with the files that hold its external data (their names are part of it)."""
+    import onnx
+
+    shutil.copyfile(source, target)
+    for name in external_files(onnx.load(str(source), load_external_data=False)):
+        beside = target.parent / name
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source.parent / name, beside)
+
+
+def size(path: Path) -> int:
+    """Return the bytes of a model and of its external data."""
+    import onnx
+
+    if path.suffix == ".ort":
+        return path.stat().st_size
+    names = external_files(onnx.load(str(path), load_external_data=False))
+    return path.stat().st_size + sum((path.parent / name).stat().st_size for name in names)
+
+
+def load_error(path: Path, *, kernels: bool = True) -> str:
+    """Say why ONNX Runtime's CPU EP does not take the model, or return ``""``.
+
+    :param kernels: ``False`` when a missing kernel does not count, since the model may be meant for another EP.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    try:
+        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as problem:
+        return "" if type(problem).__name__ == "NotImplemented" and not kernels else first_line(problem)
+    return ""
+
+
+def first_line(problem: BaseException) -> str:
+    """Return the first line of an exception's text, at most 400 characters."""
+    text = str(problem).strip()
+    return text.splitlines()[0][:400] if text else type(problem).__name__

@@ -1,0 +1,210 @@
+"""What the quantizing passes share: making a model ready, reading scales back, saying what changed.
+
+Runs inside a runtime beside the pass that imports it; only the standard library is imported when the file is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING or __package__:
+    from . import _graph, _model_file
+else:
+    import _graph
+    import _model_file
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from onnx import ModelProto
+
+__all__ = ["Prepared", "finish", "lint_scales", "mask_constants", "prepare", "unchanged"]
+
+HUGE_SCALE: Final = 1e6
+"""A step of a million between two neighbouring values: no trained activation is spread like that."""
+
+ABSURD_SCALE: Final = 1e10
+"""From here on every ordinary value of the tensor becomes zero."""
+
+TINY_SCALE: Final = 1e-30
+MASK_MAGNITUDE: Final = 1e30
+"""Constants beyond it are "minus infinity" of a mask, not data."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model made ready for a quantizer.
+
+    :param path: the file to quantize, in the work folder.
+    :param opset: of the model as it came; :param ir_version: the same.
+    :param said: what was done to it, for the result.
+    """
+
+    model: ModelProto
+    path: Path
+    opset: int
+    ir_version: int
+    said: Mapping[str, Any]
+
+
+def prepare(
+    source: Path,
+    workdir: Path,
+    *,
+    constants: bool,
+    least_opset: int,
+    why: str,
+    named: Mapping[str, Sequence[str]],
+) -> Prepared:
+    """Load a model, raise its opset where a quantizer would otherwise ruin it, and move constants to initializers.
+
+    :param least_opset: raise to this one; :param why: what needs it, for the message.
+    :param named: node names by the parameter that names them, to be checked.
+    :raises ValueError: the model is quantized already, is bound to one CPU, or lacks a named node.
+    :raises RuntimeError: its opset cannot be raised.
+    """
+    model = _model_file.load(source)
+    if done := _graph.quantized_ops(model):
+        listed = ", ".join(f"{n} {op}" for op, n in list(done.items())[:4])
+        raise ValueError(f"The model is quantized already ({listed}). Use a float model, or leave this pass out.")
+    if any(node.domain == "com.microsoft.nchwc" for node in _graph.nodes(model)):
+        raise ValueError(
+            "The model was optimized for one CPU's memory layout, which the quantizers do not know. "
+            "Quantize first and put optimize after it, or use level = 'basic' before."
+        )
+    for parameter, names in named.items():
+        _graph.check_names(model, names, parameter)
+    opset, ir_version, said = _graph.opset(model), model.ir_version, dict[str, Any]()
+    if _graph.has_onnx_operators(model):
+        model = _graph.raise_opset(model, least_opset, why)
+    if constants and (moved := _graph.constants_to_initializers(model)):
+        said["constants_to_initializers"] = moved
+    path = workdir / "prepared.onnx"
+    _model_file.save(model, path, ir_version=ir_version)
+    return Prepared(model, path, opset, ir_version, said)
+
+
+def unchanged(source: Path, output: Path, warning: str) -> dict[str, Any]:
+    """Copy the model as it is, and say why nothing was done."""
+    _model_file.copy(source, output)
+    bytes_ = _model_file.size(output)
+    return {"quantized": {}, "bytes_before": bytes_, "bytes_after": bytes_, "warnings": [warning]}
+
+
+def finish(
+    source: Path, quantized: ModelProto, output: Path, prepared: Prepared, *, advice: str
+) -> dict[str, Any]:
+    """Write the quantizer's model with the input's IR version, check that it loads, and say what changed.
+
+    :param advice: what to try when it does not load.
+    :raises RuntimeError: ONNX Runtime does not load what its own quantizer wrote.
+    """
+    _model_file.save(quantized, output, ir_version=prepared.ir_version)
+    if problem := _model_file.load_error(output):
+        raise RuntimeError(f"ONNX Runtime does not load the model that its quantizer wrote: {problem} {advice}")
+    before, after = _graph.op_counts(prepared.model), _graph.op_counts(quantized)
+    changed = {
+        "quantized": _graph.quantized_ops(quantized),
+        "replaced": {op: n - after.get(op, 0) for op, n in before.items() if after.get(op, 0) < n},
+        "left_float": {op: after[op] for op in ("Conv", "Gemm", "MatMul", "LSTM", "GRU") if op in after},
+        "bytes_before": _model_file.size(source),
+        "bytes_after": _model_file.size(output),
+        **prepared.said,
+    }
+    if (opset := _graph.opset(quantized)) != prepared.opset:
+        changed["opset"] = f"{prepared.opset} -> {opset}"
+    if quantized.ir_version != prepared.ir_version:
+        changed["ir_version"] = f"{prepared.ir_version} -> {quantized.ir_version}"
+    return changed
+
+
+def mask_constants(model: ModelProto) -> list[str]:
+    """Return the names of constants that hold a mask's "minus infinity" (beyond 1e30 in magnitude)."""
+    import numpy as np
+    from onnx import numpy_helper
+
+    found = []
+    for tensor in _graph.float_weights(model):
+        values = numpy_helper.to_array(tensor)
+        if values.size and bool(np.any(np.abs(values) > MASK_MAGNITUDE)):
+            found.append(tensor.name)
+    return found
+
+
+def lint_scales(model: ModelProto, *, masks: Sequence[str]) -> list[str]:
+    """Look at every scale of a quantized model; return a sentence for each kind of trouble, naming tensors.
+
+    ``masks`` are the float model's constants of "minus infinity", named as the likely cause.
+    """
+    import numpy as np
+
+    absurd, huge, tiny = [], [], []
+    for name, scale in _scales(model):
+        largest, smallest = float(np.max(scale)), float(np.min(scale))
+        if not np.isfinite(scale).all() or largest > ABSURD_SCALE:
+            absurd.append(f"{name} ({largest:.2g})")
+        elif largest > HUGE_SCALE:
+            huge.append(f"{name} ({largest:.2g})")
+        elif smallest < TINY_SCALE:
+            tiny.append(f"{name} ({smallest:.2g})")
+    found = []
+    if absurd:
+        cause = (
+            f" The model holds mask constants of about -3.4e38 ({_some(masks)}), which calibration took for data."
+            if masks
+            else " Calibration saw infinite or enormous values there."
+        )
+        found.append(
+            f"RUINED RANGES: the scale of {_some(absurd)} makes every ordinary value zero.{cause} Leave those nodes out "
+            "with nodes_to_exclude, limit op_types to MatMul and Conv, or replace the constants by -1e4."
+        )
+    if huge:
+        found.append(f"The scale of {_some(huge)} is above 1e6: look for outliers in the calibration data there.")
+    if tiny:
+        found.append(f"The scale of {_some(tiny)} is below 1e-30: these tensors are always zero in the calibration data.")
+    return found
+
+
+def _scales(model: ModelProto) -> list[tuple[str, NDArray[np.floating[Any]]]]:
+    """Pair each quantized tensor's name with its scale, for all scales that are constants."""
+    from onnx import numpy_helper
+
+    found = {}
+    for graph in _graph.graphs(model):
+        weights = {tensor.name: tensor for tensor in graph.initializer}
+        for node in graph.node:
+            for position in _scale_inputs(node.op_type, len(node.input)):
+                name = node.input[position]
+                if name in weights and name not in found:
+                    value = numpy_helper.to_array(weights[name])
+                    found[name] = (name.removesuffix("_scale"), value)
+    return [pair for pair in found.values() if pair[1].size]
+
+
+def _scale_inputs(op_type: str, inputs: int) -> range | tuple[int, ...]:
+    """Positions of the scales among an operator's inputs (ONNX's and com.microsoft's operator definitions)."""
+    if op_type in ("QuantizeLinear", "DequantizeLinear"):
+        return (1,)
+    known: dict[str, tuple[int, ...]] = {
+        "QLinearConv": (1, 4, 6),
+        "QLinearMatMul": (1, 4, 6),
+        "QGemm": (1, 4, 7),
+        "QLinearAdd": (1, 4, 6),
+        "QLinearMul": (1, 4, 6),
+    }
+    if op_type in known:
+        return tuple(position for position in known[op_type] if position < inputs)
+    if op_type == "QLinearConcat":
+        return (0, *range(3, inputs, 3))
+    if op_type.startswith("QLinear"):
+        return tuple(position for position in (1, 3) if position < inputs)
+    return ()
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,147 @@
+"""``quantize-dynamic``: weights to int8 ahead of time, activations when the model runs. Needs no calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING or __package__:
+    from . import _graph, _model_file, _quantizing
+else:
+    import _graph
+    import _model_file
+    import _quantizing
+
+if TYPE_CHECKING:
+    from ortforge.api import Pass, PassJob, PassUse
+
+ExtraOption = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What ``quantize-dynamic`` can be told."""
+
+    weight_type: Literal["QInt8", "QUInt8"] = field(default="QInt8", metadata={"doc": "type of the quantized weights"})
+    per_channel: bool = field(
+        default=False, metadata={"doc": "one scale per output channel: closer, a little slower; raises the opset to 13"}
+    )
+    reduce_range: bool = field(
+        default=False, metadata={"doc": "7-bit weights: for CPUs without VNNI, whose sums may overflow"}
+    )
+    op_types: tuple[str, ...] = field(
+        default=(), metadata={"doc": "operators to quantize; empty: all that ONNX Runtime can"}
+    )
+    nodes_to_exclude: tuple[str, ...] = field(default=(), metadata={"doc": "names of nodes that stay float"})
+    nodes_to_include: tuple[str, ...] = field(
+        default=(), metadata={"doc": "names of the only nodes to quantize; empty: all"}
+    )
+    constants_to_initializers: bool = field(
+        default=True,
+        metadata={"doc": "move weights out of Constant nodes first: the quantizer looks for them among initializers only"},
+    )
+    subgraphs: bool = field(
+        default=True, metadata={"doc": "quantize inside the branches of If, Loop and Scan too"}
+    )
+    extra_options: dict[str, ExtraOption] = field(
+        default_factory=dict, metadata={"doc": "passed to onnxruntime.quantization as they are, e.g. MatMulConstBOnly"}
+    )
+
+
+def ortforge_passes() -> Iterable[Pass]:
+    """Give the pass."""
+    from ortforge.api import Pass
+
+    return [
+        Pass(
+            name="quantize-dynamic",
+            summary="int8 weights, activations quantized while running; no calibration data needed",
+            parameters=Parameters,
+            module=__file__,
+            kind="quantize",
+            objection=_objection,
+            example={"weight_type": "QInt8", "op_types": ["MatMul"]},
+        )
+    ]
+
+
+def _objection(use: PassUse) -> str:
+    if "quantize" in use.before:
+        return "the recipe has quantized the model already; quantize once, from the float model"
+    return ""
+
+
+def apply(job: PassJob) -> dict[str, Any]:
+    """Quantize ``job.model`` into ``job.output``.
+
+    :raises ValueError: the model is quantized already, or a parameter names what it does not have.
+    :raises RuntimeError: the opset cannot be raised, or the result does not load.
+    """
+    import onnxruntime.quantization as quantization
+
+    wanted = Parameters(**job.parameters)
+    source, output, workdir = Path(job.model), Path(job.output), Path(job.workdir)
+    prepared = _quantizing.prepare(
+        source,
+        workdir,
+        constants=wanted.constants_to_initializers,
+        least_opset=13 if wanted.per_channel else 11,
+        why="quantization per channel" if wanted.per_channel else "dynamic quantization",
+        named={"nodes_to_exclude": wanted.nodes_to_exclude, "nodes_to_include": wanted.nodes_to_include},
+    )
+    if not _graph.has_onnx_operators(prepared.model):
+        return _quantizing.unchanged(
+            source, output, "NO-OP: the model has only operators of ai.onnx.ml (trees and the like); none can be quantized."
+        )
+    options: dict[str, Any] = dict(wanted.extra_options)
+    if wanted.subgraphs and len(list(_graph.graphs(prepared.model))) > 1:
+        options.setdefault("EnableSubgraph", True)
+    written = workdir / "quantized.onnx"
+    try:
+        quantization.quantize_dynamic(
+            str(prepared.path),
+            str(written),
+            op_types_to_quantize=list(wanted.op_types) or None,
+            per_channel=wanted.per_channel,
+            reduce_range=wanted.reduce_range,
+            weight_type=getattr(quantization.QuantType, wanted.weight_type),
+            nodes_to_quantize=list(wanted.nodes_to_include) or None,
+            nodes_to_exclude=list(wanted.nodes_to_exclude) or None,
+            use_external_data_format=_model_file.needs_external_data(prepared.model),
+            extra_options=options,
+        )
+    except Exception as problem:
+        raise RuntimeError(
+            f"ONNX Runtime's quantizer failed: {_model_file.first_line(problem)} "
+            "Put preprocess before this pass, or limit op_types (for example to MatMul)."
+        ) from problem
+    model = _model_file.load(written)
+    if not _graph.quantized_ops(model):
+        return _quantizing.unchanged(source, output, _why_nothing(prepared.model, wanted))
+    result = _quantizing.finish(source, model, output, prepared, advice=_advice(wanted, job.ort_version))
+    return {**result, "warnings": []}
+
+
+def _advice(wanted: Parameters, ort_version: str) -> str:
+    if wanted.weight_type == "QInt8":
+        return (
+            f"ONNX Runtime {ort_version} may lack ConvInteger for int8 weights on the CPU: use weight_type = 'QUInt8', "
+            "or op_types = ['MatMul']."
+        )
+    return "Put preprocess before this pass, or limit op_types (for example to MatMul)."
+
+
+def _why_nothing(model: Any, wanted: Parameters) -> str:
+    counts = _graph.op_counts(model)
+    if wanted.op_types and not any(op in counts for op in wanted.op_types):
+        return f"NO-OP: nothing was quantized, since the model has no {' or '.join(wanted.op_types)}."
+    if len(list(_graph.graphs(model))) > 1 and not wanted.subgraphs:
+        return "NO-OP: nothing was quantized; the weights lie in branches of If or Loop: set subgraphs = true."
+    if counts.get("Constant") and not wanted.constants_to_initializers:
+        return "NO-OP: nothing was quantized; the weights lie in Constant nodes: set constants_to_initializers = true."
+    return (
+        "NO-OP: nothing was quantized; no MatMul, Gemm, Conv, LSTM or Gather of the model has a constant float weight that "
+        "the quantizer takes."
+    )
