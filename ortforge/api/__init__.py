@@ -25,7 +25,7 @@ from ortforge.api.extras import Check, CheckOutcome, Command, Metric, Report
 from ortforge.api.passes import Pass, PassJob, PassUse
 from ortforge.api.resolver import FetchContext, Fetched, Resolver
 from ortforge.api.spec import hookimpl, hookspec
-from ortforge.errors import FetchError, nearest
+from ortforge.errors import ConfigurationError, FetchError, nearest
 
 __all__ = [
     "OLDEST_PLUGIN_API",
@@ -37,6 +37,7 @@ __all__ = [
     "Check",
     "CheckOutcome",
     "Command",
+    "ConfigurationError",
     "DatasetSource",
     "Device",
     "Executor",

@@ -7,10 +7,10 @@ inside the allowed folder also after following symbolic links. Field numbers are
 
 from __future__ import annotations
 
-import mmap
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Final
 
@@ -49,13 +49,13 @@ def external_files(model: Path) -> tuple[ExternalFile, ...]:
     :raises ValueError: the file is no protocol buffer message, or ends in the middle of one.
     :raises OSError: it cannot be read.
     """
-    with model.open("rb") as file:
-        if file.seek(0, 2) == 0:
+    ends: dict[str, int] = {}
+    with model.open("rb", buffering=0) as file:
+        data = _Blocks(file)
+        if data.size == 0:
             raise ValueError("the file is empty")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            ends: dict[str, int] = {}
-            for location, end in _external_tensors(data):
-                ends[location] = max(end, ends.get(location, 0))
+        for location, end in _external_tensors(data):
+            ends[location] = max(end, ends.get(location, 0))
     return tuple(ExternalFile(location, ends[location]) for location in sorted(ends))
 
 
@@ -94,9 +94,36 @@ def locate_external(model: Path, root: Path, location: str) -> Path:
     return path
 
 
-def _external_tensors(data: mmap.mmap) -> Iterator[tuple[str, int]]:
+class _Blocks:
+    """Random access to a file, one block at a time: most of a model is weights, which are skipped.
+
+    Not a memory map: that kills the process when the file is cut short meanwhile.
+    """
+
+    _SIZE: Final = 1 << 14
+
+    def __init__(self, file: FileIO) -> None:
+        self._file = file
+        self._start = 0
+        self._block = b""
+        self.size = file.seek(0, 2)
+
+    def byte(self, at: int) -> int:
+        if not 0 <= at - self._start < len(self._block):
+            self._start, self._block = at, self.read(at, min(at + self._SIZE, self.size))
+        return self._block[at - self._start]
+
+    def read(self, begin: int, end: int) -> bytes:
+        self._file.seek(begin)
+        data = self._file.read(end - begin) or b""
+        if len(data) < end - begin:
+            raise ValueError("it became shorter while it was read")
+        return data
+
+
+def _external_tensors(data: _Blocks) -> Iterator[tuple[str, int]]:
     """Walk all tensors, with a stack of our own: subgraphs may be nested deeper than Python recurses."""
-    stack = [("model", 0, len(data))]
+    stack = [("model", 0, data.size)]
     while stack:
         kind, start, end = stack.pop()
         if kind == _TENSOR:
@@ -110,7 +137,7 @@ def _external_tensors(data: mmap.mmap) -> Iterator[tuple[str, int]]:
                 stack.append((parts[number], begin, stop))
 
 
-def _external_of_tensor(data: mmap.mmap, start: int, end: int) -> tuple[str, int] | None:
+def _external_of_tensor(data: _Blocks, start: int, end: int) -> tuple[str, int] | None:
     entries: dict[str, str] = {}
     external = False
     for number, begin, stop, value in _fields(data, start, end):
@@ -118,7 +145,7 @@ def _external_of_tensor(data: mmap.mmap, start: int, end: int) -> tuple[str, int
             external = value == _IS_EXTERNAL
         elif number == _EXTERNAL_DATA and begin >= 0:
             pair = {
-                field: data[first:last].decode("utf-8", "replace")
+                field: data.read(first, last).decode("utf-8", "replace")
                 for field, first, last, _ in _fields(data, begin, stop)
                 if first >= 0
             }
@@ -133,7 +160,7 @@ def _number(entries: Mapping[str, str], name: str) -> int:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else 0
 
 
-def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+def _fields(data: _Blocks, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
     """Yield ``(field number, begin, stop, value)``: a range for length-delimited fields (else ``begin`` is -1)."""
     at = start
     while at < end:
@@ -159,10 +186,10 @@ def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, i
             raise ValueError(f"unknown wire type {wire} (near byte {at})")
 
 
-def _varint(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
+def _varint(data: _Blocks, at: int, end: int) -> tuple[int, int]:
     value = shift = 0
     while at < end and shift < 70:
-        byte = data[at]
+        byte = data.byte(at)
         at += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:

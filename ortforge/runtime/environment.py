@@ -73,7 +73,8 @@ class Package:
 class Interpreter:
     """Facts about the interpreter. ``sha256`` is of its binary and, where it is shared, of libpython.
 
-    ``base`` is the path of the interpreter that the environment was made from; ``sites`` are its own site-packages.
+    ``binaries`` are those files; the first is the interpreter that the environment was made from. ``sites`` are the
+    environment's own site-packages.
     """
 
     version: str
@@ -82,7 +83,6 @@ class Interpreter:
     platform: str
     libc: str
     sha256: str
-    base: str
     binaries: tuple[str, ...]
     sites: tuple[str, ...]
 
@@ -139,7 +139,9 @@ def tools_request(request: EnvironmentRequest, bare: Environment, extra: Sequenc
         version = bare.version(wanted.name)
         pinned.append(f"{wanted.name}{extras}=={version}" if version and not wanted.url else text)
     prefer = tuple(f"{package.name}=={package.version}" for package in bare.packages)
-    return EnvironmentRequest(tuple(pinned), bare.interpreter.base, request.wheels, tuple(sorted(set(extra))), prefer)
+    return EnvironmentRequest(
+        tuple(pinned), bare.interpreter.binaries[0], request.wheels, tuple(sorted(set(extra))), prefer
+    )
 
 
 def same_runtime(bare: Environment, tools: Environment, request: EnvironmentRequest) -> str:
@@ -152,7 +154,7 @@ def same_runtime(bare: Environment, tools: Environment, request: EnvironmentRequ
 
 
 def provision(
-    request: EnvironmentRequest, envs: Path, *, say: Callable[[str], None], fresh: bool = False
+    request: EnvironmentRequest, envs: Path, *, say: Callable[[str], None] = _silent, fresh: bool = False
 ) -> Environment:
     """Return the environment of a request: the one made before when nobody changed it, else a new one.
 
@@ -328,10 +330,10 @@ print(json.dumps({
 """
 
 
-def _inspect(folder: Path, key: str, base: str, venv: Path) -> Environment:
+def _inspect(folder: Path, key: str, python_asked: str, venv: Path) -> Environment:
     """Read back what was installed, check it, and identify it."""
     python = venv / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
-    interpreter = _probe(python, base)
+    interpreter = _probe(python, python_asked)
     distributions = read_distributions(Path(site) for site in interpreter.sites)
     clashes = overlaps(distributions)
     for path, (first, second) in clashes.items():
@@ -357,11 +359,11 @@ def _package(distribution: Distribution, wheel: LockedWheel) -> Package:
     return Package(distribution.name, distribution.version, wheel.filename, wheel.sha256, record)
 
 
-def _probe(python: Path, base: str) -> Interpreter:
+def _probe(python: Path, asked: str) -> Interpreter:
     done = subprocess.run([str(python), "-I", "-c", _PROBE], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise ProvisionError(
-            f"The interpreter of the environment does not start: {base}.",
+            f"The interpreter of the environment does not start: {asked}.",
             meant=done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "",
             todo="Give the target another `python`.",
         )
@@ -370,11 +372,11 @@ def _probe(python: Path, base: str) -> Interpreter:
     for binary in facts["binaries"]:
         content.update(bytes.fromhex(sha256_file(Path(binary))))
     facts |= {"binaries": tuple(facts["binaries"]), "sites": tuple(facts["sites"])}
-    return Interpreter(**facts, sha256=content.hexdigest(), base=base)
+    return Interpreter(**facts, sha256=content.hexdigest())
 
 
 def _identity(packages: Sequence[Package], interpreter: Interpreter) -> str:
-    content = replace(interpreter, base="", binaries=(), sites=())
+    content = replace(interpreter, binaries=(), sites=())
     return digest_json({"packages": [asdict(package) for package in packages], "interpreter": asdict(content)})
 
 

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ __all__ = [
     "neighbours",
     "required_by",
     "surroundings",
+    "unpack_lock",
 ]
 
 # uv settings that would change what an environment holds; the rest (index, cache, proxy, certificates) is the user's.
@@ -163,6 +165,28 @@ def install_lock(lock: Path, venv: Path) -> None:
         [
             *("pip", "install", "--quiet", "--preview-features", "pylock", "--link-mode", "copy", "--no-deps"),
             *("--no-build", "--no-python-downloads", "--python", str(venv), "--requirements", lock.name),
+        ],
+        cwd=lock.parent,
+    )
+
+
+def unpack_lock(lock: Path, folder: Path, *, python_version: str = "") -> None:
+    """Put the files of a lock's wheels into a plain folder, each wheel checked against its sha256.
+
+    Wheels only, so nothing of them runs: no build, no import, and ``.pth`` files have no effect there. The files may be
+    links into uv's cache: read them, never write to them.
+
+    :param python_version: for wheels of another Python than this one (``"3.12"``).
+    :raises UvError: uv could not.
+    """
+    text = re.sub(r"^requires-python = .*\n", "", lock.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    lock.write_text(text, encoding="utf-8")
+    _run(
+        [
+            *("pip", "install", "--quiet", "--preview-features", "pylock", "--link-mode", "hardlink", "--no-deps"),
+            *("--no-build", "--no-python-downloads", "--python", sys.executable),
+            *(("--python-version", python_version) if python_version else ()),
+            *("--target", str(folder), "--requirements", lock.name),
         ],
         cwd=lock.parent,
     )

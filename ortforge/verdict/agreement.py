@@ -3,8 +3,8 @@
 Which question fits an output is told from the reference alone:
 
 - *top-1* (does ``argmax`` over the last axis pick the same place?) when the last axis holds at least two values and
-  either every row is a distribution (no value below 0, sum 1), or the output's name says logits, scores, probabilities or
-  classes, or the output has at most two axes and is no embedding;
+  either every row is a distribution (no value below 0, sum 1), or the output's name says logits, scores, probabilities
+  or classes, or the output has at most two axes and is no embedding;
 - *nearest* (does the same other sample come out as the closest?) for embeddings: at most three axes, 16 to 8,192
   values in the last one, and the name says embedding, feature, pooled, hidden or state, or the rows have length 1, or
   there are three axes and no sign of classes. Axes before the last are averaged, as mean pooling does;
@@ -46,8 +46,8 @@ def _rows(array: Array) -> Array:
 def top1(reference: Array, candidate: Array) -> tuple[int, int]:
     """Return (agreeing rows, rows) for ``argmax`` over the last axis.
 
-    Any of the reference's tied maxima will do. A row of the candidate with NaN disagrees; a row of the reference with NaN is
-    left out.
+    Any of the reference's tied maxima will do. A row of the candidate with NaN disagrees; a row of the reference with
+    NaN is left out.
     """
     left, right = _rows(reference), _rows(candidate)
     usable = ~np.isnan(left).any(axis=1)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from ortforge.verdict.timing import MINIMUM_FLOOR
+from ortforge.verdict.ratios import MINIMUM_FLOOR
 from ortforge.verdict.tolerance import Tolerance, exceeded
 
 __all__ = ["STATUSES", "Facts", "Goal", "Verdict", "judge", "worst"]
@@ -36,30 +36,28 @@ Goal = Literal["latency", "load", "size", "any"]
 class Facts:
     """Everything known of a cell.
 
-    :param check: what became of running the model: ``ok``, or one of ``crashed``, ``out-of-memory``, ``timeout``, ``failed``,
-        ``blocked``, ``unsupported``; ``reason`` says why.
+    :param status: what became of running the model: ``ok``, or one of ``crashed``, ``out-of-memory``, ``timeout``,
+        ``failed``, ``blocked``, ``unsupported``; ``reason`` says why.
     :param parity: result of :func:`ortforge.verdict.parity.compare`.
     :param placement: the worker's placement (``docs/formats.md``), or ``None`` when it is not known.
     :param ep_name: ORT's name of the EP that the cell wants; ``is_cpu`` when that is the default CPU EP.
-    :param timing: the report's ``timing`` (``docs/formats.md``), or ``None`` when it was not asked for; ``outcome`` is taken
-        from it when it is not given.
+    :param timing: the report's ``timing`` (``docs/formats.md``), or ``None`` when it was not asked for; ``outcome`` is
+        taken from it when it is not given.
     :param is_baseline: the cell is what others are compared with.
     :param no_op: the recipe changed nothing.
     :param quantized_static: the model was quantized with calibration data.
-    :param goal: what the recipe is for. ``latency``: faster than the baseline; ``load``: loads in less time; ``size``: fewer
-        bytes without being slower; ``any``: one of these three.
+    :param goal: what the recipe is for. ``latency``: faster than the baseline; ``load``: loads in less time; ``size``:
+        fewer bytes without being slower; ``any``: one of these three.
     :param load_s: seconds to load, and bytes of the artefact, each beside its baseline's.
     :param warnings: sentences of passes and lints, which become notes; ``flaky``: what had to be tried twice.
     """
 
-    check: str = "ok"
+    status: str = "ok"
     reason: str = ""
     parity: Mapping[str, Any] | None = None
     placement: Mapping[str, Any] | None = None
-    ep_name: str = "CPUExecutionProvider"
-    is_cpu: bool = True
+    ep_name: str = ""
     timing: Mapping[str, Any] | None = None
-    outcome: str = ""
     is_baseline: bool = False
     no_op: bool = False
     quantized_static: bool = False
@@ -72,14 +70,20 @@ class Facts:
     baseline_bytes: int | None = None
     tolerance: Tolerance = field(default_factory=Tolerance)
     warnings: tuple[str, ...] = ()
-    flaky: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether it wants no more than ORT's own CPU EP."""
+        return self.ep_name in ("", "CPUExecutionProvider")
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What ortforge says of a cell.
 
-    ``reasons`` say why it has its status (for ``pass``: what was found good); ``notes`` are worth knowing and change nothing.
+    ``reasons`` say why it has its status (for ``pass``: what was found good); ``notes`` are worth knowing and change
+    nothing.
     """
 
     status: str
@@ -89,7 +93,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class _Speed:
-    """An answer to "did it reach its goal?": ``better``, ``worse``, ``same``, or ``unknown`` where nothing was measured."""
+    """An answer to "did it reach its goal?": ``better``, ``worse``, ``same``, or ``unknown`` (not measured)."""
 
     answer: str
     sentence: str
@@ -109,20 +113,20 @@ def worst(statuses: Iterable[str]) -> str:
 def judge(facts: Facts) -> Verdict:
     """Return a cell's verdict."""
     notes = list(_notes(facts))
-    if facts.check != "ok":
-        status = facts.check if facts.check in STATUSES[2:] else "failed"
-        reason = facts.reason or f"The cell ended as {facts.check!r} without a reason."
-        return Verdict(status, (reason,), tuple(notes))
+    if facts.status != "ok":
+        status = facts.status if facts.status in STATUSES[2:] else "failed"
+        reason = facts.reason or f"The cell ended as {facts.status!r} without a reason."
+        return Verdict(status, (reason,), tuple(dict.fromkeys(notes)))
     speed = None if facts.is_baseline or facts.no_op else _goal(facts)
     findings = [*_accuracy(facts), *_random_data(facts), *_placement(facts), *_speed(facts, speed)]
     if speed is not None and not any(status == "slower" for status, _ in findings) and speed.answer != "better":
         notes.append(speed.sentence)
     if findings:
         findings.sort(key=lambda finding: -STATUSES.index(finding[0]))
-        return Verdict(findings[0][0], tuple(reason for _, reason in findings), tuple(notes))
+        return Verdict(findings[0][0], tuple(reason for _, reason in findings), tuple(dict.fromkeys(notes)))
     good = [_accurate(facts)]
     good += [speed.sentence] if speed is not None and speed.answer == "better" else []
-    return Verdict("pass", tuple(good), tuple(notes))
+    return Verdict("pass", tuple(good), tuple(dict.fromkeys(notes)))
 
 
 # Accuracy
@@ -141,12 +145,10 @@ def _accurate(facts: Facts) -> str:
     of = f"over {parity.get('samples', 0)} samples"
     if parity.get("identical"):
         return f"Bitwise the same as the reference {of}."
-    measures = (
-        ("cosine", "cosine"),
-        ("max_rel_range", "largest error as a share of the range"),
-        ("agreement", "agreement"),
-    )
-    known = [f"{words} {parity['worst'][key]:.4g}" for key, words in measures if parity["worst"].get(key) is not None]
+    words = {"cosine": "cosine", "max_rel_range": "error as a share of the range", "agreement": "agreement"}
+    known = [
+        f"{word} {parity['worst'][key]:.4g}" for key, word in words.items() if parity["worst"].get(key) is not None
+    ]
     drops = [f"{name} {entry['candidate']:.4g}" for name, entry in parity["tasks"].items() if entry["drop"] is not None]
     return f"Correct {of}" + (": worst " + ", ".join(known + drops) if known or drops else "") + "."
 
@@ -154,15 +156,12 @@ def _accurate(facts: Facts) -> str:
 def _random_data(facts: Facts) -> Iterator[Finding]:
     if not facts.quantized_static or not (facts.random_validation or facts.random_calibration):
         return
-    which = [
-        name
-        for name, random in (("calibration", facts.random_calibration), ("validation", facts.random_validation))
-        if random
-    ]
+    random = {"calibration": facts.random_calibration, "validation": facts.random_validation}
+    which = " and ".join(name for name, is_random in random.items() if is_random)
     yield (
         "inaccurate",
-        f"The {' and '.join(which)} data are random, which proves nothing of a statically quantized model: its ranges fit "
-        f"the data it was given. Give the model real {' and '.join(which)} samples.",
+        f"The {which} data are random, which proves nothing of a statically quantized model: its ranges fit the data "
+        f"it was given. Give the model real {which} samples.",
     )
 
 
@@ -199,12 +198,13 @@ def _placement(facts: Facts) -> Iterator[Finding]:
 def _share(ep: str, placement: Mapping[str, Any]) -> float:
     """Return the EP's largest share of nodes, of operators or of time.
 
-    A fused subgraph is one node to the profiler, however much of the model it holds, so the node count alone would call an EP that took
-    everything but the ends misplaced.
+    A fused subgraph is one node to the profiler, however much of the model it holds, so the node count alone would call
+    an EP that took everything but the ends misplaced.
     """
     ops = {name: sum(counts.values()) for name, counts in (placement.get("ops") or {}).items()}
     shares = [counts.get(ep, 0) / sum(counts.values()) for counts in (placement["nodes"], ops) if sum(counts.values())]
-    return max([*shares, float((placement.get("time_share") or {}).get(ep) or 0.0)])
+    time = (placement.get("time_share") or {}).get(ep) or 0.0
+    return max(float(share) for share in (*shares, time))
 
 
 # Speed, load time, size
@@ -230,29 +230,26 @@ def _goal(facts: Facts) -> _Speed:
     if facts.goal == "size":
         return _size(facts)
     answers = (_latency(facts), _load(facts), _size(facts))
-    for wanted in ("better", "worse", "same"):
-        for answer in answers if wanted == "better" else answers[:1]:
-            if answer.answer == wanted:
-                return answer
-    return answers[0]
+    return next((answer for answer in answers if answer.answer == "better"), answers[0])
 
 
 def _latency(facts: Facts) -> _Speed:
     timing = facts.timing
-    outcome = facts.outcome or (timing or {}).get("outcome", "")
-    if timing is None or not outcome or timing.get("ratio") is None:
+    if timing is None or timing.get("ratio") is None:
         return _Speed("unknown", "It was not timed.")
     floor = timing.get("noise") or MINIMUM_FLOOR
-    numbers = f"{timing['ratio']:.3g}× its baseline's speed (95 % interval {timing['low']:.3g} to {timing['high']:.3g})"
-    if outcome == "faster":
+    numbers = (
+        f"{timing['ratio']:.3g} times its baseline's speed (95 % interval {timing['low']:.3g} to {timing['high']:.3g})"
+    )
+    if timing["outcome"] == "faster":
         return _Speed("better", f"It runs at {numbers}.")
-    if outcome == "slower":
+    if timing["outcome"] == "slower":
         return _Speed("worse", f"It runs at {numbers}: slower than its baseline.")
     return _Speed("same", f"It runs at {numbers}: no difference that can be told from the noise of {floor:.1%}.")
 
 
 def _load(facts: Facts) -> _Speed:
-    """Compare load times; they are measured once or a few times, so a difference inside the noise counts for nothing."""
+    """Compare load times. They are measured a few times at most, so what lies inside the noise counts for nothing."""
     mine, base = facts.load_s, facts.baseline_load_s
     if mine is None or base is None:
         return _Speed("unknown", "Its load time was not compared with its baseline's.")
@@ -281,9 +278,8 @@ def _size(facts: Facts) -> _Speed:
 
 def _notes(facts: Facts) -> Iterator[str]:
     yield from facts.warnings
-    if facts.flaky:
-        yield facts.flaky
-    if facts.check != "ok":
+    yield from facts.notes
+    if facts.status != "ok":
         return
     yield from (facts.parity or {}).get("notes", ())
     if facts.random_validation and not facts.quantized_static:

@@ -14,7 +14,17 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Difference", "cosine", "difference", "finite", "is_bitwise_same", "kind_of", "matching", "sqnr_db"]
+__all__ = [
+    "Difference",
+    "cosine",
+    "difference",
+    "dtype_of",
+    "finite",
+    "is_bitwise_same",
+    "kind_of",
+    "matching",
+    "sqnr_db",
+]
 
 CHUNK: Final = 1 << 20
 """Elements converted to float64 at a time: 8 MiB for each of reference and candidate."""
@@ -27,8 +37,9 @@ class Difference:
     """What two numeric tensors of one shape have to do with each other.
 
     Energies are sums of squares over the places where both are finite, divided by ``scale`` squared (``scale`` is 1
-    unless the squares would leave the range of float64). ``low`` and ``high`` are the reference's finite extremes, ``None``
-    when it has no finite element. ``new_nan`` and ``new_inf`` count what the candidate has and the reference has not.
+    unless the squares would leave the range of float64). ``low`` and ``high`` are the reference's finite extremes,
+    ``None`` when it has no finite element. ``new_nan`` and ``new_inf`` count what the candidate has and the reference
+    has not.
     """
 
     elements: int
@@ -53,8 +64,13 @@ class Difference:
 
 
 def kind_of(array: Array) -> str:
-    """Return ``float``, ``integer``, ``bool`` or ``string``; anything unknown to numpy's numbers counts as ``string``."""
+    """Return ``float``, ``integer``, ``bool`` or ``string`` (which is also what objects count as)."""
     return {"f": "float", "c": "float", "i": "integer", "u": "integer", "b": "bool"}.get(array.dtype.kind, "string")
+
+
+def dtype_of(array: Array) -> str:
+    """Return numpy's name of the type; strings of any length are one type."""
+    return "string" if kind_of(array) == "string" else str(array.dtype)
 
 
 def finite(value: float) -> float | None:

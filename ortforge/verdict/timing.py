@@ -1,19 +1,21 @@
 """From raw times to a ratio with an interval, and to "faster", "slower" or "can't tell".
 
-Baseline and candidate take turns, so that whatever the machine does meets both; a pair is the median of one turn of each. A
-round is a set of pairs from one pair of fresh processes: memory layout and placement are drawn once per process, so pairs
-of a round share an error that no number of pairs averages out. Times are in nanoseconds, ratios are baseline over candidate
-(above 1 the candidate is faster), and all arithmetic on ratios is done on their logarithms.
+Baseline and candidate take turns, so that whatever the machine does meets both; a pair is the median of one turn of
+each. A round is a set of pairs from one pair of fresh processes: memory layout and placement are drawn once per
+process, so pairs of a round share an error that no number of pairs averages out. Times are in nanoseconds, ratios are
+baseline over candidate (above 1 the candidate is faster), and all arithmetic on ratios is done on their logarithms.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ortforge.verdict.ratios import MINIMUM_FLOOR, compose, outcome
 
 __all__ = [
     "MINIMUM_FLOOR",
@@ -29,14 +31,6 @@ __all__ = [
 
 Rounds = Sequence[Sequence[Sequence[float]]]
 """Rounds of pairs ``(baseline_ns, candidate_ns)``."""
-
-MINIMUM_FLOOR: Final = 0.03
-"""No difference below 3 % is claimed, however small the interval.
-
-A model timed against itself in eight trials of 40 interleaved runs on a loaded two-core machine gave median pair ratios up to
-3.3 % away from 1 (plain medians one after the other: 18 %). A quiet A/A measurement cannot promise that the machine stays
-quiet, so it raises this floor and never lowers it.
-"""
 
 REPLICATES: Final = 2000
 CELLS: Final = 400_000
@@ -65,16 +59,17 @@ def _log_ratios(rounds: Rounds) -> list[NDArray[np.float64]]:
 def paired(rounds: Rounds) -> dict[str, Any]:
     """Return the median pair ratio and its 95 % interval.
 
-    The interval is a two-level bootstrap. Pairs are resampled within their rounds (percentile bootstrap of the median). Rounds
-    are too few to be resampled (the bootstrap of three points never leaves their range), so their common shift is drawn as
-    ``s / sqrt(K) * t`` with ``t`` from Student's distribution with K - 1 degrees of freedom and ``s`` the standard deviation
-    of the K round medians. ``s`` already contains some of the noise of the pairs, so the interval errs to the wide side: in
-    simulation (log-normal noise, process offsets, spikes) it covers 95 to 99 %. Two rounds give a very wide one, three a
-    usable one. A single round knows nothing of its processes' luck: its interval is widened by :data:`MINIMUM_FLOOR`.
+    The interval is a two-level bootstrap. Pairs are resampled within their rounds (percentile bootstrap of the median).
+    Rounds are too few to be resampled (the bootstrap of three points never leaves their range), so their common shift
+    is drawn as ``s / sqrt(K) * t`` with ``t`` from Student's distribution with K - 1 degrees of freedom and ``s`` the
+    standard deviation of the K round medians. ``s`` already contains some of the noise of the pairs, so the interval
+    errs to the wide side: in simulation (log-normal noise, process offsets, spikes) it covers 95 to 99 %. Two rounds
+    give a very wide one, three a usable one. A single round knows nothing of its processes' luck: its interval is
+    widened by :data:`MINIMUM_FLOOR`.
 
     :param rounds: each a list of pairs ``(baseline_ns, candidate_ns)``; empty rounds are ignored.
-    :returns: ``{"ratio", "low", "high", "pairs", "rounds", "round_ratios"}``, the numbers ``None`` without pairs. The same
-        input gives the same numbers.
+    :returns: ``{"ratio", "low", "high", "pairs", "rounds", "round_ratios"}``, the numbers ``None`` without pairs. The
+        same input gives the same numbers.
     :raises ValueError: a time is not a positive number.
     """
     logs = _log_ratios(rounds)
@@ -112,33 +107,22 @@ def noise_floor(rounds: Rounds) -> dict[str, Any]:
     """Return how far from 1 this device puts the ratio of a thing to itself.
 
     :param rounds: an A/A measurement, both sides of each pair being the same model on the same runtime.
-    :returns: ``{"floor", "ratio", "low", "high", "pairs", "rounds"}``; the floor is the largest deviation of any round's median
-        ratio from 1, at least :data:`MINIMUM_FLOOR`.
+    :returns: ``{"floor", "ratio", "low", "high", "pairs", "rounds"}``; the floor is the largest deviation of any
+        round's median ratio from 1, at least :data:`MINIMUM_FLOOR`.
     """
     measured = paired(rounds)
     deviations = [abs(math.log(ratio)) for ratio in measured.pop("round_ratios")]
     return {"floor": max([MINIMUM_FLOOR, *(math.expm1(deviation) for deviation in deviations)]), **measured}
 
 
-def outcome(paired: Mapping[str, Any], floor: float) -> str:
-    """Return ``faster``, ``slower`` or ``can't tell``: the interval must exclude 1 and the ratio lie beyond the floor."""
-    ratio, low, high = paired["ratio"], paired["low"], paired["high"]
-    if ratio is None or low is None or high is None:
-        return "can't tell"
-    if low > 1.0 and ratio > 1.0 + floor:
-        return "faster"
-    if high < 1.0 and ratio < 1.0 / (1.0 + floor):
-        return "slower"
-    return "can't tell"
-
-
 def minimum_sample(share: float, confidence: float = 0.99) -> int:
     """Return the least sample size for which a percentile may be stated.
 
-    Asked is that, with the given confidence, at least two of n independent samples lie above the true percentile, so that the
-    number is not the whim of one outlier and the second largest sample bounds it. Of n samples a binomial number lies above, so
-    n is the least with ``share^n + n (1 - share) share^(n-1) <= 1 - confidence``: 64 for p90, 662 for p99. (MLPerf LoadGen
-    sizes its runs by the same kind of argument, also at 99 %, with a margin around the percentile, which takes far more.)
+    Asked is that, with the given confidence, at least two of n independent samples lie above the true percentile, so
+    that the number is not the whim of one outlier and the second largest sample bounds it. Of n samples a binomial
+    number lies above, so n is the least with ``share^n + n (1 - share) share^(n-1) <= 1 - confidence``: 64 for p90, 662
+    for p99. (MLPerf LoadGen sizes its runs by the same kind of argument, also at 99 %, with a margin around the
+    percentile, which takes far more.)
 
     >>> minimum_sample(0.90), minimum_sample(0.99)
     (64, 662)
@@ -166,8 +150,8 @@ def percentiles(samples_ns: Sequence[float]) -> dict[str, float | None]:
 def stable(turn_medians: Sequence[float]) -> bool:
     """Say whether the warm-up is over: the last six turns show no drift.
 
-    They drift when the earlier three and the later three lie wholly apart and their medians differ by more than 2 %. A noisy
-    machine is not kept warming up for ever: noise mixes the two halves (nine times in ten), drift parts them.
+    They drift when the earlier three and the later three lie wholly apart and their medians differ by more than 2 %. A
+    noisy machine is not kept warming up for ever: noise mixes the two halves (nine times in ten), drift parts them.
     """
     if len(turn_medians) < TURNS:
         return False
@@ -184,8 +168,9 @@ def trust(
     """Return how far a timing can be trusted (``stable``, ``noisy`` or ``contended``), and why it is not stable.
 
     :param samples_ns: the candidate's times, in the order they were taken.
-    :param pressure_share: share of the time in which some task waited for a CPU (``/proc/pressure/cpu``, growth of ``some
-        total`` over the time that passed); ``None`` where it is not known. Above 0.10 something else had the cores.
+    :param pressure_share: share of the time in which some task waited for a CPU (``/proc/pressure/cpu``, growth of
+        ``some total`` over the time that passed); ``None`` where it is not known. Above 0.10 something else had the
+        cores.
     :param interval: what :func:`paired` gave; an interval wider than 10 % to either side is noisy.
     """
     if pressure_share is not None and pressure_share > CONTENDED:
@@ -207,24 +192,3 @@ def trust(
         if width > SPREAD:
             return "noisy", f"the ratio is known to ±{width:.0%} only"
     return "stable", ""
-
-
-def compose(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, float | None]:
-    """Multiply two measured ratios, such as "b over a" and "c over b".
-
-    Error propagation on logarithms: the distances from ratio to either end of the interval add as squares. An approximation: it
-    takes the two measurements for independent and each interval for roughly normal on the log scale.
-
-    :returns: ``{"ratio", "low", "high"}``, ``None`` throughout when either part is not known.
-    """
-    parts = (first, second)
-    if any(part[key] is None for part in parts for key in ("ratio", "low", "high")):
-        return {"ratio": None, "low": None, "high": None}
-    ratio = first["ratio"] * second["ratio"]
-
-    def distance(pairs: Iterable[tuple[float, float]]) -> float:
-        return math.exp(math.hypot(*(math.log(upper / lower) for upper, lower in pairs)))
-
-    below = distance((part["ratio"], part["low"]) for part in parts)
-    above = distance((part["high"], part["ratio"]) for part in parts)
-    return {"ratio": ratio, "low": ratio / below, "high": ratio * above}

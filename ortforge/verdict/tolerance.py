@@ -3,9 +3,9 @@
 The defaults are those of a careful practitioner shipping int8. They are one statement said three ways. With error
 independent of the signal, cosine = 1/sqrt(1 + 1/SNR), so cosine 0.99 is an SQNR of 17 dB: noise of one seventh of the
 signal's RMS. For an output whose RMS is about a sixth of its range that is 1/42 of the range, and the largest of some
-100,000 such (Gaussian) errors, 4.5 sigma, is 0.1 of the range. So ``max_rel_range`` = 0.1 adds nothing on a well-behaved output
-and catches what cosine cannot see: a few large errors in a mostly right tensor. An output that saturates (the edges
-of a sigmoid map) may need a wider limit, set by its model next to a task metric.
+100,000 such (Gaussian) errors, 4.5 sigma, is 0.1 of the range. So ``max_rel_range`` = 0.1 adds nothing on a
+well-behaved output and catches what cosine cannot see: a few large errors in a mostly right tensor. An output that
+saturates (the edges of a sigmoid map) may need a wider limit, set by its model next to a task metric.
 """
 
 from __future__ import annotations

@@ -135,7 +135,8 @@ def constants_to_initializers(model: ModelProto) -> int:
     hold strings stay.
     """
     moved = 0
-    for graph in list(graphs(model)):
+    # Inner graphs first: giving an outer one its nodes again makes copies of the graphs inside them.
+    for graph in reversed(list(graphs(model))):
         outputs = {value.name for value in graph.output}
         kept = []
         for node in graph.node:

@@ -1,0 +1,258 @@
+"""How the facts of a report are said, so that the terminal, the HTML page and any other writer say the same.
+
+All functions are pure and take parts of the JSON report (``docs/formats.md``, section Report). A missing number
+is said as ``""``: a writer decides what an empty place looks like.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+__all__ = [
+    "STATUSES",
+    "TIMES",
+    "cosine",
+    "device_text",
+    "duration",
+    "latency",
+    "marks",
+    "parity_text",
+    "percent",
+    "placement_text",
+    "printable",
+    "size",
+    "speed",
+    "summary_text",
+    "task_drop",
+]
+
+STATUSES: Final = (
+    "pass",
+    "slower",
+    "inaccurate",
+    "misplaced",
+    "unsupported",
+    "crashed",
+    "out-of-memory",
+    "timeout",
+    "failed",
+    "blocked",
+)
+"""Every status of a cell, best to worst."""
+
+TIMES: Final = "\N{MULTIPLICATION SIGN}"
+
+# C0 and C1 control characters but tab and newline: a log tail may hold escape sequences that move a cursor.
+_CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_ESCAPE_SEQUENCE: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
+
+
+def printable(text: object) -> str:
+    r"""Return the text without terminal escape sequences and control characters; newline and tab stay.
+
+    >>> printable("\x1b[31mred\x1b[0m\x07")
+    'red'
+    """
+    return _CONTROL.sub("", _ESCAPE_SEQUENCE.sub("", str(text).replace("\r\n", "\n")))
+
+
+def size(count: float | None) -> str:
+    """Say a number of bytes, in powers of 1000.
+
+    >>> size(90_400_000), size(812)
+    ('90.4 MB', '812 B')
+    """
+    if count is None:
+        return ""
+    value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    # 999.95 would be said as 1000.0.
+    while abs(value) >= 999.95 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
+
+
+def latency(seconds: float | None) -> str:
+    """Say a short time with three significant digits.
+
+    >>> latency(0.01234), latency(0.000042), latency(1.5)
+    ('12.3 ms', '42 µs', '1.5 s')
+    """
+    if seconds is None:
+        return ""
+    for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
+        value = seconds * factor
+        if abs(value) >= 0.9995 or unit == "µs":
+            return f"{_three_digits(value)} {unit}"
+    return ""
+
+
+def _three_digits(value: float) -> str:
+    if abs(value) >= 99.95:
+        return f"{value:.0f}"
+    return f"{value:.3g}"
+
+
+def duration(seconds: float | None) -> str:
+    """Say how long something took, for a person.
+
+    >>> duration(3.21), duration(192), duration(7260)
+    ('3.2 s', '3 min 12 s', '2 h 1 min')
+    """
+    if seconds is None:
+        return ""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def percent(share: float | None) -> str:
+    """Say a share; what is small keeps two significant digits, and what is not 0 or 1 is never said to be.
+
+    >>> percent(0.0234), percent(0.9999), percent(1.0), percent(0.00001)
+    ('2.3%', '>99.9%', '100%', '<0.01%')
+    """
+    if share is None:
+        return ""
+    value = 100 * share
+    if value == 0 or value == 100:
+        return f"{value:.0f}%"
+    if 0 < value < 0.01:
+        return "<0.01%"
+    if 99.9 < value < 100:
+        return ">99.9%"
+    return f"{value:.2f}%" if abs(value) < 1 else f"{value:.1f}%" if abs(value) < 100 else f"{value:.3g}%"
+
+
+def cosine(value: float | None) -> str:
+    """Say a cosine, rounded down so that only equality is said as 1.
+
+    >>> cosine(0.9999999), cosine(1.0), cosine(0.945)
+    ('0.99999', '1', '0.94500')
+    """
+    if value is None:
+        return ""
+    return "1" if value >= 1.0 else f"{math.floor(value * 1e5 + 1e-9) / 1e5:.5f}"
+
+
+def speed(timing: Mapping[str, Any] | None, *, interval: bool = True) -> str:
+    """Say a speed-up over the baseline, or that it cannot be told.
+
+    A ratio is said as ``1.83`` and the multiplication sign, with its interval as ``[1.79, 1.87]``.
+
+    >>> speed({"ratio": 1.01, "low": 0.99, "high": 1.02, "outcome": "can't tell", "noise": 0.03})
+    "can't tell (±3.0%)"
+    """
+    if not timing or timing.get("ratio") is None:
+        return ""
+    outcome = timing.get("outcome")
+    if outcome == "baseline":
+        return "baseline"
+    if outcome == "can't tell":
+        low, high = timing.get("low"), timing.get("high")
+        # The wider of the two things that hide a difference: this pair's interval, and the device's noise floor.
+        spread = 0.0 if low is None or high is None else (high - low) / 2
+        noise = max(spread, timing.get("noise") or 0.0)
+        return f"can't tell (±{percent(noise)})" if interval and noise else "can't tell"
+    text = f"{timing['ratio']:.2f}{TIMES}"
+    if interval and timing.get("low") is not None and timing.get("high") is not None:
+        text += f" [{timing['low']:.2f}, {timing['high']:.2f}]"
+    return text
+
+
+def task_drop(parity: Mapping[str, Any] | None) -> str:
+    """Say the largest drop of a task metric, in its own unit, with its name.
+
+    >>> task_drop({"tasks": {"accuracy": {"reference": 0.98, "candidate": 0.975, "drop": 0.005}}})
+    'accuracy -0.005'
+    """
+    tasks = (parity or {}).get("tasks") or {}
+    known = [(entry["drop"], name) for name, entry in tasks.items() if entry.get("drop") is not None]
+    if not known:
+        return ""
+    drop, name = max(known)
+    return f"{name} {'-' if drop > 0 else '+' if drop < 0 else '±'}{abs(drop):.3g}"
+
+
+def parity_text(parity: Mapping[str, Any] | None) -> str:
+    """Say parity in one phrase: the worst cosine, the largest error as a share of the range, the task drop."""
+    if not parity:
+        return ""
+    if parity.get("identical"):
+        return "identical"
+    worst = parity.get("worst") or {}
+    parts = []
+    if worst.get("cosine") is not None:
+        parts.append(f"cosine {cosine(worst['cosine'])}")
+    if worst.get("max_rel_range") is not None:
+        parts.append(f"max error {percent(worst['max_rel_range'])}")
+    if not parts and worst.get("agreement") is not None:
+        parts.append(f"agreement {percent(worst['agreement'])}")
+    if drop := task_drop(parity):
+        parts.append(drop)
+    return ", ".join(parts)
+
+
+def placement_text(placement: Mapping[str, Any] | None) -> str:
+    """Say which EPs ran how much of the model: by time where that is known, else by nodes.
+
+    >>> placement_text({"nodes": {"CPUExecutionProvider": 40}, "time_share": {"CPUExecutionProvider": 1.0}})
+    'CPU 100%'
+    """
+    if not placement:
+        return ""
+    shares: Mapping[str, float] = placement.get("time_share") or {}
+    if not shares:
+        nodes: Mapping[str, int] = placement.get("nodes") or {}
+        total = sum(nodes.values())
+        shares = {ep: count / total for ep, count in nodes.items()} if total else {}
+    ordered = sorted(shares.items(), key=lambda item: -item[1])
+    text = ", ".join(f"{ep.removesuffix('ExecutionProvider')} {percent(share)}" for ep, share in ordered if share)
+    return f"{text} (sources disagree)" if text and placement.get("agree") is False else text
+
+
+def marks(cell: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what a reader must know before trusting a cell's numbers: shown with its status, in every writer."""
+    found: list[str] = []
+    timing = cell.get("timing") or {}
+    if timing.get("trust") in ("noisy", "contended"):
+        found.append(str(timing["trust"]))
+    random: Sequence[str] = cell.get("random") or ()
+    if random:
+        found.append("random " + " and ".join(random) + " data")
+    if (cell.get("artefact") or {}).get("no_op"):
+        found.append("no-op")
+    if cell["status"] in ("pass", "slower") and cell.get("parity") and not timing:
+        found.append("not timed")
+    return tuple(found)
+
+
+def device_text(device: Mapping[str, Any] | None) -> str:
+    """Say what the cells ran on: CPU model, cores, memory and GPUs."""
+    if not device:
+        return ""
+    parts = [str(device.get("cpu_model") or device.get("name") or "")]
+    if cores := device.get("cores"):
+        parts.append(f"{cores} core{'s' if cores != 1 else ''}")
+    if memory := device.get("memory"):
+        parts.append(size(memory))
+    gpus = device.get("gpus") or ()
+    parts += [str(gpu.get("name", "")) if isinstance(gpu, Mapping) else str(gpu) for gpu in gpus]
+    return ", ".join(part for part in parts if part)
+
+
+def summary_text(report: Mapping[str, Any]) -> str:
+    """Say how many cells have which status, best first.
+
+    >>> summary_text({"cells": [], "summary": {"slower": 1, "pass": 3}})
+    '4 cells: 3 pass, 1 slower'
+    """
+    tally: Mapping[str, int] = report.get("summary") or {}
+    total = sum(tally.values())
+    parts = [f"{tally[status]} {status}" for status in STATUSES if tally.get(status)]
+    return f"{total} cell{'s' if total != 1 else ''}" + (": " + ", ".join(parts) if parts else "")

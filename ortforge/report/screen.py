@@ -1,0 +1,58 @@
+"""What everything that writes to a terminal shares: colours of statuses, and text that any terminal can take.
+
+Names, reasons and logs come from files and from crashed processes. They are shown as plain text: never read as
+markup, without escape sequences, and without characters that the output cannot encode.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rich.console import Console
+from rich.text import Text
+
+from ortforge.api.wording import TIMES, printable
+
+__all__ = ["STYLES", "Screen"]
+
+STYLES: Final = {
+    "pass": "green",
+    "slower": "yellow",
+    "inaccurate": "red",
+    "misplaced": "magenta",
+    "unsupported": "bright_black",
+    "crashed": "bold red",
+    "out-of-memory": "bold red",
+    "timeout": "bold red",
+    "failed": "bold red",
+    "blocked": "bright_black",
+}
+"""A colour for each status; the word itself always stands beside it, so no meaning hangs on the colour."""
+
+_ASCII: Final = str.maketrans({TIMES: "x", "±": "+/-", "µ": "u", "·": "-", "…": "...", "→": "->", "—": "-"})
+
+
+class Screen:
+    """A console, and text made fit for it."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+
+    def text(self, value: object, style: str = "") -> Text:
+        """Return the value as text that is safe to show here, in one style."""
+        said = printable(value)
+        encoding = self.console.encoding
+        if not encoding.startswith("utf"):
+            said = said.translate(_ASCII).encode(encoding, "replace").decode(encoding)
+        return Text(said, style=style)
+
+    def status(self, status: str) -> Text:
+        """Return a status in its colour."""
+        return self.text(status, STYLES.get(status, ""))
+
+    def line(self, *parts: object, style: str = "") -> None:
+        """Print one line; a long one is wrapped on a terminal, and left whole in a pipe."""
+        whole = Text()
+        for part in parts:
+            whole.append_text(part if isinstance(part, Text) else self.text(part, style))
+        self.console.print(whole, soft_wrap=not self.console.is_terminal, highlight=False)
