@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "percent",
     "placement_text",
     "printable",
+    "short_speed",
     "size",
     "speed",
     "summary_text",
@@ -165,6 +166,15 @@ def speed(timing: Mapping[str, Any] | None, *, interval: bool = True) -> str:
     return text
 
 
+def short_speed(timing: Mapping[str, Any] | None) -> str:
+    """Say a speed-up in few characters: the ratio and half the width of its interval, in percent of it."""
+    text = speed(timing, interval=False)
+    if not timing or not text.endswith(TIMES) or timing.get("low") is None or timing.get("high") is None:
+        return text
+    # Rounded up: an interval is never said to be narrower than it is.
+    return f"{text} ±{math.ceil(50 * (timing['high'] - timing['low']) / timing['ratio'])}%"
+
+
 def task_drop(parity: Mapping[str, Any] | None) -> str:
     """Say the largest drop of a task metric, in its own unit, with its name.
 
@@ -222,9 +232,8 @@ def marks(cell: Mapping[str, Any]) -> tuple[str, ...]:
     timing = cell.get("timing") or {}
     if timing.get("trust") in ("noisy", "contended"):
         found.append(str(timing["trust"]))
-    random: Sequence[str] = cell.get("random") or ()
-    if random:
-        found.append("random " + " and ".join(random) + " data")
+    if cell.get("random"):
+        found.append("random data")
     if (cell.get("artefact") or {}).get("no_op"):
         found.append("no-op")
     if cell["status"] in ("pass", "slower") and cell.get("parity") and not timing:

@@ -28,9 +28,9 @@ _STRING: Final = re.compile(
 
 
 def locate(text: str) -> dict[Path, int]:
-    """Return the line, counted from 1, of every key and list element of a text that tomllib accepts.
+    r"""Return the line, counted from 1, of every key and list element of a text that tomllib accepts.
 
-    >>> locate('[a]\\nb = [1,\\n  {c = 2}]')[("a", "b", 1, "c")]
+    >>> locate("[a]\nb = [1,\n  {c = 2}]")[("a", "b", 1, "c")]
     3
     """
     scanner = _Scanner(text)

@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 from ortforge.errors import ConfigurationError, nearest
 from ortforge.matrix.positions import Path, locate, show
 
-__all__ = ["Problem", "perhaps", "problems_of", "refusal", "refusals", "report", "sentence"]
+__all__ = ["Problem", "perhaps", "problems_of", "refusal", "refuse_all", "report", "sentence"]
 
 ABSENT: Final = object()
 """Stands for "there is no value to show"."""
@@ -68,15 +68,21 @@ def refusal(reason: str) -> PydanticCustomError:
     return PydanticCustomError("refused", "{reason}", {"reason": reason})
 
 
-def refusals(title: str, reasons: Iterable[tuple[Path, str, Any]]) -> ValidationError | None:
-    """Return one error for several places inside a value: each a path, a reason and the refused value."""
+def refuse_all(title: str, reasons: Iterable[tuple[Path, str, Any]]) -> None:
+    """Refuse several places inside a value at once: each a path, a reason and the refused value.
+
+    :raises ValidationError: there is at least one.
+    """
     details = [InitErrorDetails(type=refusal(reason), loc=path, input=value) for path, reason, value in reasons]
-    return ValidationError.from_exception_data(title, details) if details else None
+    if details:
+        raise ValidationError.from_exception_data(title, details)
 
 
 def problems_of(error: ValidationError, at: Path, model: type[BaseModel]) -> list[Problem]:
     """Translate what pydantic found in the table at ``at``."""
-    return [_problem(details, at, model) for details in error.errors(include_url=False)]
+    found = error.errors(include_url=False)
+    # A list whose elements are all refused is "too short" as well: that would be one message too many.
+    return [_problem(details, at, model) for details in found if details["type"] != "too_short" or not details["input"]]
 
 
 def _problem(details: ErrorDetails, at: Path, model: type[BaseModel]) -> Problem:
@@ -92,13 +98,14 @@ def _problem(details: ErrorDetails, at: Path, model: type[BaseModel]) -> Problem
         return Problem(path, "is not among the choices." + perhaps(str(value), choices), value)
     if kind in _BOUNDS:
         words, bound = _BOUNDS[kind]
-        return Problem(path, f"must be {words} {context[bound]}", value)
+        return Problem(path, f"must be {words} {context[bound]:g}", value)
     if kind == "too_short":
         return Problem(path, "must not be empty")
     stem = re.sub(r"_(type|parsing|from_float|parsing_size)$", "", kind)
     if stem in _TYPES:
         return Problem(path, f"must be {_TYPES[stem]}", value)
-    return Problem(path, details["msg"], value)
+    words = re.sub(r"^(Value error|Assertion failed), ", "", details["msg"])
+    return Problem(path, words, value)
 
 
 def _description(model: type[BaseModel], loc: Sequence[str | int]) -> str:

@@ -9,6 +9,9 @@ from __future__ import annotations
 from typing import Final
 
 from rich.console import Console
+from rich.measure import Measurement
+from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
 from ortforge.api.wording import TIMES, printable
@@ -31,6 +34,8 @@ STYLES: Final = {
 
 _ASCII: Final = str.maketrans({TIMES: "x", "±": "+/-", "µ": "u", "·": "-", "…": "...", "→": "->", "—": "-"})
 
+ANY_WIDTH: Final = 100_000
+
 
 class Screen:
     """A console, and text made fit for it."""
@@ -50,9 +55,23 @@ class Screen:
         """Return a status in its colour."""
         return self.text(status, STYLES.get(status, ""))
 
-    def line(self, *parts: object, style: str = "") -> None:
-        """Print one line; a long one is wrapped on a terminal, and left whole in a pipe."""
+    def line(self, *parts: object, style: str = "", indent: int = 0) -> None:
+        """Print one line; a long one is wrapped on a terminal, below its beginning, and left whole in a pipe."""
         whole = Text()
         for part in parts:
             whole.append_text(part if isinstance(part, Text) else self.text(part, style))
-        self.console.print(whole, soft_wrap=not self.console.is_terminal, highlight=False)
+        if self.console.is_terminal:
+            self.console.print(Padding(whole, (0, 0, 0, indent)), highlight=False)
+        else:
+            self.console.print(Text(" " * indent).append_text(whole), soft_wrap=True, highlight=False)
+
+    def table(self, table: Table) -> None:
+        """Print a table at the console's width, or in a pipe at its own, where nobody looks at a screen's edge."""
+        before = self.console.width
+        if not self.console.is_terminal:
+            options = self.console.options.update(max_width=ANY_WIDTH)
+            self.console.width = max(1, Measurement.get(self.console, options, table).maximum)
+        try:
+            self.console.print(table)
+        finally:
+            self.console.width = before

@@ -161,8 +161,8 @@ def _why_nothing(cells: Sequence[Entry]) -> str:
     statuses = {cell["status"] for cell in cells}
     reasons = {reason for cell in cells for reason in cell.get("reasons", ())[:1]}
     if len(statuses) == 1 and len(reasons) == 1:
-        return f"Nothing: {statuses.pop()}. {reasons.pop()}"
-    return f"Nothing is correct here: {_tally(cells)}."
+        return f"{statuses.pop().capitalize()}. {reasons.pop()}"
+    return f"No variant is correct here: {_tally(cells)}."
 
 
 def _tally(cells: Sequence[Entry]) -> str:

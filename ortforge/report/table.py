@@ -1,4 +1,4 @@
-"""The final table on a terminal or in a pipe: every cell's verdict with its numbers, and why what is not pass is not.
+"""The final table, on a terminal or in a pipe: every cell's verdict with its numbers, why not pass, what ships.
 
 Columns are dropped, least needed first, until the table fits the terminal; names are never cut. In a pipe nothing is
 dropped and lines are as long as they must be.
@@ -7,14 +7,13 @@ dropped and lines are as long as they must be.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group, RenderableType
-from rich.measure import Measurement
-from rich.padding import Padding
+from rich.cells import cell_len
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -26,12 +25,251 @@ from ortforge.api.wording import (
     marks,
     percent,
     placement_text,
-    printable,
+    short_speed,
     size,
     speed,
     summary_text,
     task_drop,
 )
 from ortforge.report.cell import show_cell
+from ortforge.report.plugins import show_plugins
+from ortforge.report.screen import Screen
+from ortforge.report.ships import what_ships
 
-__all__ = ["STYLES", "report_table", "safe", "show", "show_cell", "show_plugins"]
+__all__ = ["show", "show_cell", "show_plugins"]
+
+Cell = Mapping[str, Any]
+
+MOST_REASONS: Final = 100
+"""Kinds of reasons that are listed below the table; the report files have the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """One column; ``short`` is a briefer way to say the same, for narrow terminals."""
+
+    key: str
+    title: str
+    of: Callable[[Cell], str]
+    right: bool = False
+    short: Callable[[Cell], str] | None = None
+
+
+def _worst(cell: Cell, key: str) -> float | None:
+    value: float | None = ((cell.get("parity") or {}).get("worst") or {}).get(key)
+    return value
+
+
+def _cosine(cell: Cell) -> str:
+    return "identical" if (cell.get("parity") or {}).get("identical") else cosine(_worst(cell, "cosine"))
+
+
+def _max_error(cell: Cell) -> str:
+    return "0" if (cell.get("parity") or {}).get("identical") else percent(_worst(cell, "max_rel_range"))
+
+
+COLUMNS: Final = (
+    _Column("model", "Model", lambda cell: cell["model"]),
+    _Column("target", "Runtime", lambda cell: cell["target"]),
+    _Column("ep", "EP", lambda cell: cell["ep"]),
+    _Column("device", "Device", lambda cell: cell["device"]),
+    _Column("recipe", "Recipe", lambda cell: cell["recipe"]),
+    _Column("variant", "Variant", lambda cell: f"{cell['recipe']}@{cell['target']}:{cell['ep']}"),
+    _Column("status", "Status", lambda cell: cell["status"]),
+    _Column("marks", "Mark", lambda cell: ", ".join(marks(cell))),
+    _Column("cosine", "Cosine", _cosine, right=True),
+    _Column("error", "Max error", _max_error, right=True),
+    _Column("task", "Task", lambda cell: task_drop(cell.get("parity"))),
+    _Column(
+        "speed", "Speed", lambda cell: speed(cell.get("timing")), short=lambda cell: short_speed(cell.get("timing"))
+    ),
+    _Column("p50", "p50", lambda cell: latency((cell.get("timing") or {}).get("p50_s")), right=True),
+    _Column("load", "Load", lambda cell: latency(cell.get("load_s")), right=True),
+    _Column("size", "Size", lambda cell: size(cell.get("bytes")), right=True),
+    _Column("rss", "Peak RSS", lambda cell: size(cell.get("peak_rss")), right=True),
+    _Column("placement", "Placement", lambda cell: placement_text(cell.get("placement"))),
+)
+
+Shrink = tuple[Literal["drop", "shorten", "sections", "merge"], str]
+SHRINKING: Final[tuple[Shrink, ...]] = (
+    ("drop", "rss"),
+    ("drop", "load"),
+    ("drop", "placement"),
+    ("drop", "size"),
+    ("drop", "p50"),
+    ("sections", "model"),
+    ("shorten", "speed"),
+    ("drop", "task"),
+    ("merge", "variant"),
+    ("drop", "error"),
+    ("drop", "cosine"),
+)
+"""What is given up, in this order, until the table fits: numbers that others imply before numbers that judge."""
+
+GAP: Final = 2
+"""Spaces between columns: one of padding, and one where other boxes draw a line."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Which columns are shown, whether the model stands above its rows, and what was given up."""
+
+    columns: tuple[_Column, ...]
+    sections: bool = False
+    left_out: tuple[str, ...] = ()
+
+
+class _Widths:
+    """How wide columns are for some cells; each is looked at once, however many layouts are tried."""
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        self.cells = cells
+        self.known: dict[_Column, int] = {}
+
+    def of(self, layout: _Layout) -> int:
+        """Return a layout's width in characters."""
+        for column in layout.columns:
+            if column not in self.known:
+                said = (column.of(cell) for cell in self.cells)
+                self.known[column] = max(cell_len(column.title), max(map(cell_len, said), default=0))
+        widths = [self.known[column] for column in layout.columns]
+        if layout.sections:
+            widths[0] = max(widths[0], *(cell_len(cell["model"]) for cell in self.cells))
+        return sum(width + GAP for width in widths) - GAP
+
+
+def _shrink(layout: _Layout, step: Shrink) -> _Layout:
+    what, key = step
+    by_key = {column.key: column for column in layout.columns}
+    if what == "merge":
+        variant = next(column for column in COLUMNS if column.key == key)
+        rest = tuple(column for column in layout.columns if column.key not in ("target", "ep", "recipe"))
+        return replace(layout, columns=(variant, *rest))
+    if key not in by_key:
+        return layout
+    column = by_key[key]
+    if what == "shorten" and column.short is not None:
+        short = replace(column, of=column.short)
+        return replace(layout, columns=tuple(short if known is column else known for known in layout.columns))
+    fewer = tuple(known for known in layout.columns if known is not column)
+    if what == "sections":
+        return replace(layout, columns=fewer, sections=True)
+    return replace(layout, columns=fewer, left_out=(*layout.left_out, column.title))
+
+
+def _layout(cells: Sequence[Cell], width: int | None) -> _Layout:
+    """Return the widest layout that fits; ``None`` means any width will do."""
+    always = {"model", "target", "ep", "recipe", "status"}
+    several_devices = len({cell["device"] for cell in cells}) > 1
+    columns = tuple(
+        column
+        for column in COLUMNS
+        if column.key in always
+        or (column.key == "device" and several_devices)
+        or (column.key not in ("variant", "device") and any(column.of(cell) for cell in cells))
+    )
+    layout, widths = _Layout(columns), _Widths(cells)
+    for step in SHRINKING:
+        if width is None or widths.of(layout) <= width:
+            break
+        layout = _shrink(layout, step)
+    return layout
+
+
+def _table(screen: Screen, cells: Sequence[Cell], layout: _Layout) -> Table:
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0), header_style="bold")
+    for column in layout.columns:
+        justify: Literal["right", "left"] = "right" if column.right else "left"
+        table.add_column(screen.text(column.title), justify=justify, overflow="fold", no_wrap=False)
+    model = None
+    for cell in cells:
+        if cell["model"] != model:
+            model = cell["model"]
+            table.add_section()
+            if layout.sections:
+                table.add_row(screen.text(model, "bold"))
+        table.add_row(*(_value(screen, column, cell) for column in layout.columns))
+    return table
+
+
+def _value(screen: Screen, column: _Column, cell: Cell) -> Text:
+    said = column.of(cell)
+    if column.key == "status":
+        return screen.status(said)
+    if column.key == "marks":
+        return screen.text(said, "yellow")
+    if column.key == "speed":
+        outcome = (cell.get("timing") or {}).get("outcome")
+        return screen.text(said, {"faster": "green", "slower": "yellow"}.get(outcome or "", "bright_black"))
+    return screen.text(said)
+
+
+def show(report: Mapping[str, Any], written: Sequence[Path] = (), console: Console | None = None) -> None:
+    """Print a run's verdicts: the table, reasons of what does not pass, what ships, the summary, and the files.
+
+    :param written: report files, named at the end. :param console: standard output when not given.
+    """
+    screen = Screen(console)
+    cells: Sequence[Cell] = report["cells"]
+    if cells:
+        layout = _layout(cells, screen.console.width if screen.console.is_terminal else None)
+        screen.table(_table(screen, cells, layout))
+        if layout.left_out:
+            missing = ", ".join(layout.left_out)
+            screen.line(f"Left out at this width: {missing}. The report files have them.", style="bright_black")
+        _show_reasons(screen, cells)
+        _show_ships(screen, report)
+    _show_summary(screen, report, written)
+
+
+def _show_reasons(screen: Screen, cells: Iterable[Cell]) -> None:
+    alike: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for cell in cells:
+        if cell["status"] != "pass":
+            alike.setdefault((cell["status"], tuple(cell.get("reasons", ()))), []).append(cell["id"])
+    if not alike:
+        return
+    screen.line()
+    screen.line("Why not pass", style="bold")
+    for (status, reasons), ids in list(alike.items())[:MOST_REASONS]:
+        screen.line(screen.status(status), "  ", ", ".join(ids), indent=2)
+        for reason in reasons[:1]:
+            # The first line says it; a compiler's or a runtime's next twenty are in the log.
+            first, _, rest = reason.strip().partition("\n")
+            more = " …" if rest else ""
+            others = f" (+{len(reasons) - 1} more)" if len(reasons) > 1 else ""
+            screen.line(first, more, others, indent=4)
+    if len(alike) > MOST_REASONS:
+        screen.line(f"  … and {len(alike) - MOST_REASONS} more kinds; the report files have them all.")
+
+
+def _show_ships(screen: Screen, report: Mapping[str, Any]) -> None:
+    cells = {cell["id"]: cell for cell in report["cells"]}
+    screen.line()
+    screen.line("What ships", style="bold")
+    ships = report.get("ships") or what_ships(report)
+    for model, entries in ships.items():
+        screen.line("  ", screen.text(model, "bold"))
+        for entry in entries:
+            place = f"{entry['target']}:{entry['ep']}"
+            cell = cells.get(entry["cell"])
+            what = cell["recipe"] if cell else "nothing"
+            screen.line(place, "  ", screen.text(what, "green" if cell else "red"), f": {entry['why']}", indent=4)
+
+
+def _show_summary(screen: Screen, report: Mapping[str, Any], written: Sequence[Path]) -> None:
+    run = report.get("run") or {}
+    steps = run.get("steps") or {}
+    parts = [f"{steps[name]} {name}" for name in ("run", "cached", "failed") if steps.get(name)]
+    done = f" in {duration(run.get('seconds'))}" if run.get("seconds") is not None else ""
+    screen.line()
+    screen.line(screen.text(summary_text(report), "bold"), done, f" (steps: {', '.join(parts)})" if parts else "", ".")
+    device, noise = device_text(report.get("device")), report.get("noise") or {}
+    floors = [entry["floor"] for entry in noise.values() if entry.get("floor") is not None]
+    floor = f"; differences below {percent(max(floors))} cannot be told" if floors else ""
+    if device:
+        screen.line(f"Measured on {device}{floor}.")
+    if run.get("id"):
+        screen.line(f"Run {run['id']}, exit code {report.get('exit_code')}.")
+    for path in written:
+        screen.line("Report: ", str(path))

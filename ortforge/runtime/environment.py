@@ -8,12 +8,10 @@ half-made one is removed and made anew.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -37,7 +35,7 @@ from ortforge.runtime.distributions import (
     wheel_of,
 )
 from ortforge.runtime.resolution import LOCK, EnvironmentRequest, overwriting, refuse_variants, resolve
-from ortforge.store.atomic import publish
+from ortforge.store.atomic import disk_errors, remove, write_json
 from ortforge.store.hashing import digest_json, sha256_file
 
 __all__ = [
@@ -153,6 +151,10 @@ def same_runtime(bare: Environment, tools: Environment, request: EnvironmentRequ
     return ""
 
 
+def _silent(sentence: str) -> None:
+    """Say nothing."""
+
+
 def provision(
     request: EnvironmentRequest, envs: Path, *, say: Callable[[str], None] = _silent, fresh: bool = False
 ) -> Environment:
@@ -162,13 +164,14 @@ def provision(
 
     :param envs: folder of all environments. :param fresh: resolve and make it anew even so.
     :raises ProvisionError: it cannot be made; the message says why and what to do.
+    :raises StoreError: ``envs`` cannot be written, or the disk is full.
     """
     for text in (*request.requires, *request.extra):
         uv_errors.check_requirement(text)
     wheels = [(path, _check_wheel(path)) for path in request.wheels]
     key = _request_key(request, [digest for _, digest in wheels])
-    folder = envs.absolute() / key[:32]
-    try:
+    folder = envs.absolute() / key[:24]
+    with disk_errors(envs):
         envs.mkdir(parents=True, exist_ok=True)
         with _alone(folder.with_suffix(".lock")):
             found = None if fresh else _load(folder, key)
@@ -178,8 +181,6 @@ def provision(
                     return found
                 say(f"The environment of {request.title} was changed ({changed}); it is made anew.")
             return _make(request, folder, key, say)
-    except OSError as error:
-        raise _storage_error(error, request, envs) from error
 
 
 def verify(environment: Environment) -> str:
@@ -253,16 +254,6 @@ def _check_wheel(path: Path) -> str:
     return sha256_file(path)
 
 
-def _storage_error(error: OSError, request: EnvironmentRequest, envs: Path) -> ProvisionError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return uv_errors.explain("no space left", wanted=[request.title], python="")
-    return ProvisionError(
-        f"The environment of {request.title} could not be written to {envs}.",
-        meant=str(error.strerror or error),
-        todo="Give ortforge a folder it may write: --store DIR.",
-    )
-
-
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Hold an exclusive lock among processes. The file stays: removing it would let two holders in."""
@@ -289,7 +280,7 @@ def _load(folder: Path, key: str) -> Environment | None:
 
 def _make(request: EnvironmentRequest, folder: Path, key: str, say: Callable[[str], None]) -> Environment:
     say(f"Making the environment of {request.title}.")
-    shutil.rmtree(folder, ignore_errors=True)
+    remove(folder)
     folder.mkdir(parents=True)
     try:
         python = resolve(request, folder, say)
@@ -301,18 +292,12 @@ def _make(request: EnvironmentRequest, folder: Path, key: str, say: Callable[[st
         except uv.UvError as error:
             raise uv_errors.explain(error.text, wanted=request.wanted, python=request.version) from None
         environment = _inspect(folder, key, python, venv)
-        _publish_json(folder / _SNAPSHOT, {"identity": environment.identity, **_snapshot(environment, request)})
-        _publish_json(folder / _MARKER, environment.to_json())
+        write_json(folder / _SNAPSHOT, {"identity": environment.identity, **_snapshot(environment, request)})
+        write_json(folder / _MARKER, environment.to_json())
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
         raise
     return environment
-
-
-def _publish_json(final: Path, value: Mapping[str, Any]) -> None:
-    temporary = final.with_name(f".{final.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, sort_keys=True), encoding="utf-8")
-    publish(temporary, final)
 
 
 # Reading what was made.

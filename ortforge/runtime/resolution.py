@@ -134,6 +134,8 @@ def _find_python(request: EnvironmentRequest, folder: Path, say: Callable[[str],
     parts = tuple(int(part) for part in asked.split("."))
     if parts < OLDEST_PYTHON:
         raise ProvisionError(f"Python {asked} is too old.", todo="Workers need Python 3.10 or newer.")
+    if tuple(sys.version_info[: len(parts)]) == parts:
+        return sys.executable
     installed = uv.installed_pythons(folder)
     for candidate in installed:
         if candidate.version[: len(parts)] == parts:

@@ -101,12 +101,12 @@ class Decisions:
 
     def add(self, reference: Array, candidate: Array) -> None:
         """Take one sample; both arrays have one shape."""
-        if reference.ndim == 0 or reference.shape[-1] < 2 or (self.width and reference.shape[-1] != self.width):
-            self.usable = False
+        width = reference.shape[-1] if reference.ndim and reference.dtype.kind == "f" else 0
+        self.usable = self.usable and width > 1 and self.width in (0, width)
         if not self.usable or reference.size == 0:
             self.tops.append(None)
             return
-        self.width, self.axes = reference.shape[-1], max(self.axes, reference.ndim)
+        self.width, self.axes = width, max(self.axes, reference.ndim)
         with np.errstate(all="ignore"):
             self._look(reference)
             wanted = self.distribution or self.axes <= 2 or SCORE_NAME.search(self.name)

@@ -40,16 +40,16 @@ class Facts:
         ``failed``, ``blocked``, ``unsupported``; ``reason`` says why.
     :param parity: result of :func:`ortforge.verdict.parity.compare`.
     :param placement: the worker's placement (``docs/formats.md``), or ``None`` when it is not known.
-    :param ep_name: ORT's name of the EP that the cell wants; ``is_cpu`` when that is the default CPU EP.
-    :param timing: the report's ``timing`` (``docs/formats.md``), or ``None`` when it was not asked for; ``outcome`` is
-        taken from it when it is not given.
+    :param ep_name: ORT's name of the EP that the cell wants, or ``""`` for ORT's own CPU EP.
+    :param timing: the report's ``timing`` (``docs/formats.md``), or ``None`` when it was not timed.
     :param is_baseline: the cell is what others are compared with.
     :param no_op: the recipe changed nothing.
     :param quantized_static: the model was quantized with calibration data.
     :param goal: what the recipe is for. ``latency``: faster than the baseline; ``load``: loads in less time; ``size``:
         fewer bytes without being slower; ``any``: one of these three.
     :param load_s: seconds to load, and bytes of the artefact, each beside its baseline's.
-    :param warnings: sentences of passes and lints, which become notes; ``flaky``: what had to be tried twice.
+    :param warnings: sentences of passes and lints, which become notes; ``notes`` are sentences of the run, such as
+        what had to be tried twice.
     """
 
     status: str = "ok"
@@ -211,8 +211,6 @@ def _share(ep: str, placement: Mapping[str, Any]) -> float:
 
 
 def _speed(facts: Facts, speed: _Speed | None) -> Iterator[Finding]:
-    if facts.is_baseline:
-        return
     if facts.no_op:
         yield "slower", "The recipe changed nothing, so the unoptimized model is what ships."
     elif speed is not None and (

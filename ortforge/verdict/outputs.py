@@ -49,10 +49,11 @@ class Problems:
 
     def sentences(self, samples: int) -> list[str]:
         """Return one sentence per problem, in the order they were met."""
-        return [
-            f"{text.format(*totals) if totals else text}, in {len(where)} of {samples} samples, first in sample {where[0]}."
-            for text, where, totals in self.found.values()
-        ]
+        found = []
+        for text, where, totals in self.found.values():
+            what = text.format(*totals) if totals else text
+            found.append(f"{what}, in {len(where)} of {samples} samples, first in sample {where[0]}.")
+        return found
 
 
 @dataclass(slots=True)

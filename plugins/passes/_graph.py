@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_DOMAINS",
+    "MASK_MAGNITUDE",
     "QUANTIZED_OPS",
     "check_names",
     "constants_to_initializers",
@@ -33,6 +34,9 @@ __all__ = [
 ]
 
 DEFAULT_DOMAINS: Final = ("", "ai.onnx")
+
+MASK_MAGNITUDE: Final = 1e30
+"""Constants beyond it are a mask's "minus infinity" (-3.4e38 in most exports), not data."""
 
 QUANTIZED_OPS: Final = frozenset(
     {

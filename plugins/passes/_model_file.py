@@ -6,7 +6,9 @@ when the file is, since the passes' other half is listed by processes that have 
 
 from __future__ import annotations
 
+import re
 import shutil
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -141,6 +143,12 @@ def load_error(path: Path, *, kernels: bool = True) -> str:
 
 
 def first_line(problem: BaseException) -> str:
-    """Return the first line of an exception's text, at most 400 characters."""
-    text = str(problem).strip()
-    return text.splitlines()[0][:400] if text else type(problem).__name__
+    """Return an exception's first line, at most 400 characters and without paths of temporary files.
+
+    Asserts without a text are named by the function they stand in.
+    """
+    text = re.sub(r"Load model from \S+ failed:\s*", "", str(problem).strip())
+    if text:
+        return text.splitlines()[0][:400]
+    frames = traceback.extract_tb(problem.__traceback__)
+    return f"{type(problem).__name__} in {frames[-1].name}" if frames else type(problem).__name__

@@ -5,6 +5,7 @@ Runs inside a runtime beside the pass that imports it; only the standard library
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -31,9 +32,7 @@ ABSURD_SCALE: Final = 1e10
 """From here on every ordinary value of the tensor becomes zero."""
 
 TINY_SCALE: Final = 1e-30
-MASK_MAGNITUDE: Final = 1e30
-"""Constants beyond it are "minus infinity" of a mask, not data."""
-
+HEAVY_OPS: Final = frozenset({"Conv", "ConvTranspose", "GRU", "Gemm", "LSTM", "MatMul"})
 
 @dataclass(frozen=True)
 class Prepared:
@@ -110,7 +109,7 @@ def finish(
     changed = {
         "quantized": _graph.quantized_ops(quantized),
         "replaced": {op: n - after.get(op, 0) for op, n in before.items() if after.get(op, 0) < n},
-        "left_float": {op: after[op] for op in ("Conv", "Gemm", "MatMul", "LSTM", "GRU") if op in after},
+        "left_float": _left_float(quantized),
         "bytes_before": _model_file.size(source),
         "bytes_after": _model_file.size(output),
         **prepared.said,
@@ -122,6 +121,17 @@ def finish(
     return changed
 
 
+def _left_float(model: ModelProto) -> dict[str, int]:
+    """Count the heavy operators that compute in float: in QDQ form those that no DequantizeLinear feeds."""
+    left = Counter[str]()
+    for graph in _graph.graphs(model):
+        dequantized = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+        left.update(
+            node.op_type for node in graph.node if node.op_type in HEAVY_OPS and dequantized.isdisjoint(node.input)
+        )
+    return dict(sorted(left.items()))
+
+
 def mask_constants(model: ModelProto) -> list[str]:
     """Return the names of constants that hold a mask's "minus infinity" (beyond 1e30 in magnitude)."""
     import numpy as np
@@ -130,7 +140,7 @@ def mask_constants(model: ModelProto) -> list[str]:
     found = []
     for tensor in _graph.float_weights(model):
         values = numpy_helper.to_array(tensor)
-        if values.size and bool(np.any(np.abs(values) > MASK_MAGNITUDE)):
+        if values.size and bool(np.any(np.abs(values) > _graph.MASK_MAGNITUDE)):
             found.append(tensor.name)
     return found
 

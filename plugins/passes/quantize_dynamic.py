@@ -43,7 +43,8 @@ class Parameters:
         metadata={"doc": "move weights out of Constant nodes first: the quantizer looks for them among initializers only"},
     )
     subgraphs: bool = field(
-        default=True, metadata={"doc": "quantize inside the branches of If, Loop and Scan too"}
+        default=False,
+        metadata={"doc": "quantize inside the branches of If, Loop and Scan too: ONNX Runtime can, but check what it does"},
     )
     extra_options: dict[str, ExtraOption] = field(
         default_factory=dict, metadata={"doc": "passed to onnxruntime.quantization as they are, e.g. MatMulConstBOnly"}

@@ -225,6 +225,11 @@ def _quantize(wanted: Parameters, prepared: _quantizing.Prepared, samples: Sampl
 
 
 def _failed(problem: Exception, samples: Samples) -> RuntimeError:
+    if "bins" in str(problem):
+        return RuntimeError(
+            f"A histogram of some tensor's values cannot be made ({_model_file.first_line(problem)}): the tensor has a "
+            "constant or an infinite range, as masks have. Use calibrate_method = 'MinMax' or 'Entropy', or limit op_types."
+        )
     if samples.read < len(samples):
         return RuntimeError(
             f"Calibration stopped at sample {samples.read} of {len(samples)}: {_model_file.first_line(problem)} "

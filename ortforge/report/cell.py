@@ -1,0 +1,108 @@
+"""Everything known of one cell, for ``ortforge explain``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from ortforge.api.wording import cosine, latency, marks, percent, placement_text, size, speed, task_drop
+from ortforge.report.screen import Screen
+
+__all__ = ["show_cell"]
+
+Facts = Mapping[str, Any]
+
+
+def show_cell(cell: Facts, report: Facts, console: Console | None = None) -> None:
+    """Print a cell's verdict with its reasons, parity per output, placement, timing, runtime, log and command."""
+    screen = Screen(console)
+    marked = marks(cell)
+    screen.line(
+        screen.text(cell["id"], "bold"),
+        "  ",
+        screen.status(cell["status"]),
+        f"  ({', '.join(marked)})" if marked else "",
+    )
+    for reason in cell.get("reasons", ()):
+        screen.line(reason, indent=2)
+    for note in cell.get("notes", ()):
+        screen.line(screen.text(f"Note: {note}", "yellow"), indent=2)
+    facts = [*_timing(cell), *_artefact(cell), *_runtime(cell, report)]
+    if placed := placement_text(cell.get("placement")):
+        facts.append(("placement", placed))
+    facts.append(("to repeat", cell.get("command") or ""))
+    width = max(len(name) for name, _ in facts)
+    screen.line()
+    for name, said in facts:
+        if said:
+            screen.line(screen.text(name.ljust(width), "bright_black"), "  ", said, indent=2)
+    _show_parity(screen, cell.get("parity") or {})
+    if cell.get("log"):
+        screen.line()
+        screen.line("Log (its end)", style="bold")
+        screen.line(cell["log"])
+
+
+def _timing(cell: Facts) -> Iterator[tuple[str, str]]:
+    timing = cell.get("timing") or {}
+    if timing:
+        against = f" against {timing['baseline']}" if timing.get("baseline") else ""
+        yield "speed", speed(timing) + against
+        spread = [f"p{share} {latency(timing.get(f'p{share}_s')) or '-'}" for share in (50, 90, 99)]
+        yield "latency", ", ".join(spread) + f"; {timing.get('pairs')} pairs in {timing.get('rounds')} rounds"
+        why = f": {timing['trust_reason']}" if timing.get("trust_reason") else ""
+        yield "trust", f"{timing.get('trust')}{why}; noise floor {percent(timing.get('noise'))}"
+    overall = cell.get("overall") or {}
+    if overall.get("ratio") is not None:
+        yield "overall", f"{speed(overall)} against the matrix's baseline"
+    yield "load, first run", ", ".join(filter(None, (latency(cell.get("load_s")), latency(cell.get("first_run_s")))))
+    yield "peak RSS", size(cell.get("peak_rss"))
+
+
+def _artefact(cell: Facts) -> Iterator[tuple[str, str]]:
+    artefact = cell.get("artefact") or {}
+    if artefact:
+        yield "model", f"{size(artefact.get('bytes'))}, {artefact.get('digest')}"
+        changed = artefact.get("changed") or {}
+        yield "changed", ", ".join(f"{name}: {value}" for name, value in changed.items())
+        yield "stamp", ", ".join(f"{name}: {value}" for name, value in (artefact.get("stamp") or {}).items())
+
+
+def _runtime(cell: Facts, report: Facts) -> Iterator[tuple[str, str]]:
+    runtime = (report.get("runtimes") or {}).get(cell["target"]) or {}
+    if runtime:
+        yield (
+            "runtime",
+            f"ONNX Runtime {runtime.get('ort_version')}, Python {runtime.get('python')}, {runtime.get('hash')}",
+        )
+        for package in runtime.get("packages") or ():
+            yield "", f"{package.get('name')} {package.get('version')} sha256:{package.get('sha256')}"
+
+
+def _show_parity(screen: Screen, parity: Facts) -> None:
+    outputs: Facts = parity.get("outputs") or {}
+    if not outputs:
+        return
+    screen.line()
+    screen.line(f"Parity over {parity.get('samples')} samples", style="bold")
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    for title in ("Output", "Cosine", "SQNR", "Max error", "Agreement", "Worst sample"):
+        table.add_column(title, overflow="fold", justify="left" if title == "Output" else "right")
+    for name, entry in outputs.items():
+        sqnr = entry.get("sqnr_db")
+        numbers = (
+            "identical" if entry.get("identical") else cosine(entry.get("cosine")),
+            "" if sqnr is None else f"{sqnr:.1f} dB",
+            percent(entry.get("max_rel_range")),
+            percent(entry.get("agreement")),
+            str(entry["max_rel_range_sample"]) if entry.get("max_rel_range_sample") is not None else "",
+        )
+        table.add_row(screen.text(name), *map(screen.text, numbers))
+    screen.table(table)
+    for name, entry in (parity.get("tasks") or {}).items():
+        if entry.get("drop") is not None:
+            screen.line(f"{task_drop({'tasks': {name: entry}})}: {entry['reference']:.4g} to {entry['candidate']:.4g}")

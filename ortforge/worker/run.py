@@ -1,0 +1,133 @@
+"""run: a model answers all samples; its outputs, start-up times, memory and placement are kept.
+
+Placement comes from the same session as the outputs: it is profiled during the first sample and then
+``end_profiling()`` switches that off, so nothing is loaded twice (the cost that matters for a big model) and what is said
+about placement is said about the very session that answered.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .limits import peak_rss
+from .protocol import Channel, JobError
+
+__all__ = ["run"]
+
+_TWICE_BELOW_S = 1.0
+"""A first run shorter than this is done again under the profiler: its time share is then of a warm run."""
+
+
+def run(job: Mapping[str, Any], channel: Channel) -> None:
+    """Do a ``run`` job and finish it."""
+    started = time.perf_counter()
+    import onnxruntime as ort
+
+    from . import tensors
+    from .samples import Samples, SampleWriter
+    from .session import open_session
+
+    import_s = time.perf_counter() - started
+    samples = Samples(job["samples"])
+    if not len(samples):
+        raise JobError("input", "there are no samples to run")
+
+    channel.phase("load")
+    placed = bool(job.get("placement"))
+    config = {"session.record_ep_graph_assignment_info": "1"} if placed else {}
+    profile = str(Path.cwd() / "profile") if placed else ""
+    started = time.perf_counter()
+    opened = open_session(ort, job["model"], job["providers"], job["session"], config=config, profile=profile)
+    load_s = time.perf_counter() - started
+    session = opened.session
+
+    channel.phase("run")
+    inputs, overridable = session.get_inputs(), session.get_overridable_initializers()
+    outputs = session.get_outputs()
+    answer = _Answer(ort, session)
+    output = Path(job["output"])
+    if output.exists():
+        shutil.rmtree(output)
+    writer = SampleWriter(output, [entry.name for entry in outputs if entry.type.startswith("tensor(")])
+    first_run_s = 0.0
+    profile_file: Path | None = None
+    for number, feeds in enumerate(samples):
+        tensors.check_feeds(inputs, overridable, feeds, number)
+        started = time.perf_counter()
+        answered = answer(feeds)
+        if number == 0:
+            first_run_s = time.perf_counter() - started
+            if placed:
+                if first_run_s < _TWICE_BELOW_S:
+                    answer(feeds)
+                profile_file = Path(session.end_profiling())
+        writer.write(dict(_flat(outputs, answered)))
+    writer.close(random=samples.random, source=samples.source, widened=answer.widened)
+    peak = peak_rss()
+
+    channel.finish(
+        {
+            "ort_version": ort.__version__,
+            "providers": session.get_providers(),
+            "import_s": import_s,
+            "load_s": load_s,
+            "first_run_s": first_run_s,
+            "peak_rss": peak,
+            "samples": len(samples),
+            "placement": _placed(opened.ep, session, profile_file) if profile_file else None,
+            "inputs": described(inputs),
+            "outputs": described(outputs),
+        }
+    )
+
+
+class _Answer:
+    """Runs a session, through OrtValues where numpy does not know an output's type."""
+
+    def __init__(self, ort: Any, session: Any) -> None:
+        from .tensors import WIDENED, ort_dtype
+
+        self._ort, self._session = ort, session
+        entries = session.get_outputs()
+        self.widened = tuple(entry.name for entry in entries if ort_dtype(entry.type) in WIDENED)
+        self._names = [entry.name for entry in entries]
+
+    def __call__(self, feeds: Mapping[str, Any]) -> list[Any]:
+        if not self.widened:
+            return list(self._session.run(None, dict(feeds)))
+        from .tensors import widen
+
+        make = self._ort.OrtValue.ortvalue_from_numpy
+        values = self._session.run_with_ort_values(None, {name: make(array) for name, array in feeds.items()})
+        return [
+            widen(value) if name in self.widened else value.numpy()
+            for name, value in zip(self._names, values)
+        ]
+
+
+def _flat(outputs: list[Any], answered: list[Any]) -> Iterator[tuple[str, Any]]:
+    from .tensors import flatten
+
+    for entry, value in zip(outputs, answered):
+        yield from flatten(entry.name, value).items()
+
+
+def _placed(ep: str, session: Any, profile: Path) -> dict[str, Any]:
+    from .placement import assigned, executed, placement
+
+    found = placement(ep, executed(profile), assigned(session))
+    profile.unlink()
+    return found
+
+
+def described(entries: list[Any]) -> list[dict[str, Any]]:
+    """Return a session's inputs or outputs as JSON: name, dtype and shape (a number, a symbol or ``None``)."""
+    from .tensors import ort_dtype
+
+    return [
+        {"name": entry.name, "dtype": ort_dtype(entry.type), "shape": list(entry.shape)} for entry in entries
+    ]

@@ -1,0 +1,103 @@
+"""time: a session that takes turns with another one, telling the raw nanoseconds of every iteration.
+
+Only ``session.run`` is inside the clock. Its arrays are dropped before the next iteration, and the garbage
+collector waits until a turn is over.
+"""
+
+from __future__ import annotations
+
+import gc
+import resource
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from .limits import peak_rss
+from .protocol import Channel, JobError
+
+__all__ = ["run"]
+
+SPINNING_STOP = "session.force_spinning_stop"
+"""ORT's threads spin for a while after a run, waiting for the next. Told to stop, they leave the cores to the other side
+during its turn. Known since ORT 1.12, so by every version that is served here."""
+
+MOST_FEED_BYTES = 1 << 30
+"""Feeds are held in memory, so that reading files is no part of a turn; samples beyond this are left out."""
+
+
+def run(job: Mapping[str, Any], channel: Channel) -> None:
+    """Do a ``time`` job: get ready, then answer commands until told to finish."""
+    started = time.perf_counter()
+    import onnxruntime as ort
+
+    from .samples import Samples
+    from .session import open_session
+    from .tensors import check_feeds
+
+    import_s = time.perf_counter() - started
+    samples = Samples(job["samples"])
+    channel.phase("load")
+    started = time.perf_counter()
+    opened = open_session(ort, job["model"], job["providers"], job["session"], config={SPINNING_STOP: "1"})
+    load_s = time.perf_counter() - started
+    session = opened.session
+
+    channel.phase("run")
+    feeds: list[dict[str, Any]] = []
+    held = 0
+    for number, sample in enumerate(samples):
+        held += sum(array.nbytes for array in sample.values())
+        if feeds and held > MOST_FEED_BYTES:
+            break
+        check_feeds(session.get_inputs(), session.get_overridable_initializers(), sample, number)
+        feeds.append(sample)
+    if not feeds:
+        raise JobError("input", "there are no samples to time with")
+    started = time.perf_counter()
+    session.run(None, feeds[0])
+    first_run_s = time.perf_counter() - started
+    ready = {"import_s": import_s, "load_s": load_s, "first_run_s": first_run_s, "samples": len(feeds)}
+    ready["spinning_stop"] = (job["session"].get("config") or {}).get(SPINNING_STOP, "1") == "1"
+    channel.reply({"ready": ready})
+    _answer_commands(channel, session, feeds)
+
+
+def _answer_commands(channel: Channel, session: Any, feeds: list[dict[str, Any]]) -> None:
+    position = 0
+    while True:
+        command = channel.read()
+        if command.get("op") == "turn":
+            start = int(command.get("start", position))
+            iterations, discard = int(command["iterations"]), int(command.get("discard", 0))
+            channel.reply(_turn(session, feeds, iterations, discard, start))
+            position = (start + iterations) % len(feeds)
+        elif command.get("op") == "finish":
+            channel.leave()
+            channel.reply({"peak_rss": peak_rss()})
+            return
+        else:
+            raise JobError("failed", f"a time job knows the commands turn and finish, not {command.get('op')!r}")
+
+
+def _turn(session: Any, feeds: list[dict[str, Any]], iterations: int, discard: int, start: int) -> dict[str, Any]:
+    """Run ``discard + iterations`` iterations; the counted ones begin at sample ``start``."""
+    ns: list[int] = []
+    run_model, clock = session.run, time.perf_counter_ns
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(discard):
+            run_model(None, feeds[(start + number) % len(feeds)])
+        before, cpu = resource.getrusage(resource.RUSAGE_SELF), time.process_time_ns()
+        for number in range(iterations):
+            feed = feeds[(start + number) % len(feeds)]
+            begin = clock()
+            out = run_model(None, feed)
+            end = clock()
+            del out
+            ns.append(end - begin)
+        used = time.process_time_ns() - cpu
+        after = resource.getrusage(resource.RUSAGE_SELF)
+    finally:
+        gc.enable()
+    return {"ns": ns, "cpu_ns": used, "preempted": after.ru_nivcsw - before.ru_nivcsw, "start": start}

@@ -1,0 +1,31 @@
+"""MIGraphX: AMD GPUs with ROCm, on Linux."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ortforge.api import Availability, Backend, Device, available, unavailable
+
+from ._needs import describe, gpus_of, other_system
+
+
+def ortforge_backends() -> Iterable[Backend]:
+    """Give the MIGraphX backend. ROCm itself must be installed on the machine."""
+    yield Backend(
+        name="migraphx",
+        ep="MIGraphXExecutionProvider",
+        summary="MIGraphX, on AMD GPUs with ROCm",
+        published=("onnxruntime-migraphx",),
+        versions=">=1.4",
+        availability=_availability,
+        address_space_limit=False,
+    )
+
+
+def _availability(device: Device) -> Availability:
+    problem = other_system(device, "linux")
+    if problem:
+        return unavailable(f"MIGraphX does not run here: {problem}")
+    if not gpus_of(device, "amd", "advanced micro devices"):
+        return unavailable(f"no AMD GPU was found on this device ({describe(device)})")
+    return available()

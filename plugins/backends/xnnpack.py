@@ -1,0 +1,34 @@
+"""XNNPACK: Google's kernels for floating point and quantized operators on CPUs.
+
+It runs on any of the processors below, and yet no published wheel holds it: it takes a build from source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ortforge.api import Availability, Backend, BuildContribution, Device, available, unavailable
+
+from ._needs import ARM64, X86_64, other_machine
+
+
+def ortforge_backends() -> Iterable[Backend]:
+    """Give the XNNPACK backend."""
+    yield Backend(
+        name="xnnpack",
+        ep="XnnpackExecutionProvider",
+        summary="XNNPACK kernels, on x86-64 and ARM CPUs",
+        versions=">=1.12",
+        availability=_availability,
+        build=_build,
+    )
+
+
+def _availability(device: Device) -> Availability:
+    problem = other_machine(device, *X86_64, *ARM64, "armv7l", "wasm32")
+    return unavailable(f"XNNPACK has no kernels here: {problem}") if problem else available()
+
+
+def _build(version: str) -> BuildContribution:
+    """``--use_xnnpack`` exists since 1.12; the library is linked in, so the wheel holds no file of its own."""
+    return BuildContribution(flags={"use_xnnpack": True})

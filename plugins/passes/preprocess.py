@@ -1,0 +1,166 @@
+"""``preprocess``: shapes inferred, constants folded, nodes named: what the quantizers expect of a model.
+
+ONNX Runtime's ``quant_pre_process`` gives up as a whole when one of its three steps does; here the steps that fail are
+left out one after the other, and the result says which.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING or __package__:
+    from . import _graph, _model_file
+else:
+    import _graph
+    import _model_file
+
+if TYPE_CHECKING:
+    from ortforge.api import Pass, PassJob, PassUse
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What ``preprocess`` can be told."""
+
+    optimization: bool = field(default=True, metadata={"doc": "fold constants and fuse batch normalization (ORT's basic level)"})
+    symbolic_shapes: bool = field(default=True, metadata={"doc": "infer shapes with symbols, best for transformers"})
+    onnx_shapes: bool = field(default=True, metadata={"doc": "infer shapes with onnx"})
+    auto_merge: bool = field(
+        default=True, metadata={"doc": "merge symbols that must be equal; without it most real models are refused"}
+    )
+    guess_output_rank: bool = field(
+        default=False, metadata={"doc": "take an unknown operator's output to have the rank of its first input"}
+    )
+    int_max: int = field(default=2**31 - 1, metadata={"doc": "integers from here on count as unbounded (Slice)"})
+    name_nodes: bool = field(default=True, metadata={"doc": "name nodes without a name, so that they can be excluded"})
+
+
+def ortforge_passes() -> Iterable[Pass]:
+    """Give the pass."""
+    from ortforge.api import Pass
+
+    return [
+        Pass(
+            name="preprocess",
+            summary="shape inference and cleaning before quantization",
+            parameters=Parameters,
+            module=__file__,
+            kind="prepare",
+            requires=("sympy",),
+            objection=_objection,
+            example={},
+        )
+    ]
+
+
+def _objection(use: PassUse) -> str:
+    if "quantize" in use.before:
+        return "it prepares a model for quantization, and the recipe has quantized it already; put it before"
+    return ""
+
+
+def apply(job: PassJob) -> dict[str, Any]:
+    """Write ``job.model`` with shapes, folded constants and named nodes to ``job.output``.
+
+    :raises ValueError: the model cannot be read.
+    :raises RuntimeError: the result does not load.
+    """
+    wanted = Parameters(**job.parameters)
+    source, output, workdir = Path(job.model), Path(job.output), Path(job.workdir)
+    before = _model_file.load(source)
+    written, skipped = _with_fallbacks(source, workdir, wanted, large=_model_file.needs_external_data(before))
+    model = _model_file.load(written) if written else _model_file.load(source)
+    named = _graph.name_nodes(model) if wanted.name_nodes else 0
+    _model_file.save(model, output, ir_version=before.ir_version)
+    # A missing kernel is the runtime's matter: a model that came with one keeps it.
+    if (problem := _model_file.load_error(output, kernels=False)) and not _model_file.load_error(source, kernels=False):
+        raise RuntimeError(f"The preprocessed model does not load: {problem} Leave this pass out for this model.")
+    counts, counted = _graph.op_counts(before), _graph.op_counts(model)
+    result: dict[str, Any] = {
+        "skipped": {step: why for step, why in skipped.items() if why},
+        "removed": {op: n - counted.get(op, 0) for op, n in counts.items() if n > counted.get(op, 0)},
+        "nodes_named": named,
+        "shapes_known": len(model.graph.value_info),
+        "bytes_before": _model_file.size(source),
+        "bytes_after": _model_file.size(output),
+        "warnings": [f"Skipped {step}: {why}" for step, why in skipped.items() if why],
+    }
+    if _graph.opset(model) != _graph.opset(before):
+        result["opset"] = f"{_graph.opset(before)} -> {_graph.opset(model)}"
+    if model.ir_version != before.ir_version:
+        result["ir_version"] = f"{before.ir_version} -> {model.ir_version}"
+    return result
+
+
+def _with_fallbacks(source: Path, workdir: Path, wanted: Parameters, *, large: bool) -> tuple[Path | None, dict[str, str]]:
+    """Try all three steps, then without the one that most often fails, and so on.
+
+    Returns the written model (``None`` when no step worked) and why each step that was asked for was left out.
+    """
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    steps = {
+        "symbolic shape inference": wanted.symbolic_shapes,
+        "graph optimization": wanted.optimization,
+        "onnx shape inference": wanted.onnx_shapes,
+    }
+    skipped: dict[str, str] = {}
+    attempt = 0
+    while any(steps.values()):
+        attempt += 1
+        written = workdir / f"preprocessed-{attempt}.onnx"
+        complaints = _Complaints()
+        try:
+            with complaints:
+                quant_pre_process(
+                    str(source),
+                    str(written),
+                    skip_optimization=not steps["graph optimization"],
+                    skip_onnx_shape=not steps["onnx shape inference"],
+                    skip_symbolic_shape=not steps["symbolic shape inference"],
+                    auto_merge=wanted.auto_merge,
+                    int_max=wanted.int_max,
+                    guess_output_rank=wanted.guess_output_rank,
+                    save_as_external_data=large,
+                    all_tensors_to_one_file=large,
+                    external_data_location=f"{written.name}.data" if large else None,
+                )
+            if not complaints.optimization:
+                return written, skipped
+            # It logs that its optimization failed, and goes on as if it had not been asked for.
+            step, why = "graph optimization", complaints.optimization
+        except Exception as problem:
+            # The step that failed is not told: leave out the first that is still on, in the order they run.
+            step = "graph optimization" if complaints.optimization else next(name for name, on in steps.items() if on)
+            why = complaints.optimization or _model_file.first_line(problem)
+        steps[step] = False
+        skipped[step] = why
+    return None, skipped
+
+
+class _Complaints(logging.Handler):
+    """Collects what ``quant_pre_process`` logs when its graph optimization fails."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.optimization = ""
+        self._failed = False
+        self._logger = logging.getLogger("onnxruntime.quantization.shape_inference")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage().strip()
+        if "Model Optimization Failed" in text:
+            self.optimization = "ONNX Runtime's optimizer failed"
+        elif self.optimization:
+            # The traceback comes as a record of its own; its last line is the reason.
+            self.optimization = text.splitlines()[-1][:400]
+
+    def __enter__(self) -> None:
+        self._logger.addHandler(self)
+
+    def __exit__(self, *exception: object) -> None:
+        self._logger.removeHandler(self)

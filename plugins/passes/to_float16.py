@@ -1,0 +1,197 @@
+"""``float16``: weights and computations in half precision, for GPUs and for half the size.
+
+The file is not called float16.py on purpose: its folder is on the module path of the runtime it is run in, and onnxruntime.transformers
+imports a module of its own under that name.
+"""
+
+from __future__ import annotations
+
+import warnings as python_warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING or __package__:
+    from . import _graph, _model_file
+else:
+    import _graph
+    import _model_file
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from ortforge.api import Pass, PassJob, PassUse
+
+LARGEST_HALF: Final = 65504.0
+"""Largest finite float16 (IEEE 754 binary16)."""
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What ``float16`` can be told."""
+
+    keep_io_types: bool = field(default=True, metadata={"doc": "inputs and outputs stay float32"})
+    op_block_list: tuple[str, ...] = field(
+        default=(), metadata={"doc": "operators that stay float32, beside those that have no float16 form"}
+    )
+    node_block_list: tuple[str, ...] = field(default=(), metadata={"doc": "names of nodes that stay float32"})
+    min_positive_val: float = field(
+        default=1e-7, metadata={"doc": "smaller weights become this, so that none turns into zero"}
+    )
+    mask_value: float = field(
+        default=1e4,
+        metadata={"doc": "what a mask's infinity (beyond 1e30) becomes: large, with room to add scores below 65504"},
+    )
+
+
+def ortforge_passes() -> Iterable[Pass]:
+    """Give the pass."""
+    from ortforge.api import Pass
+
+    return [
+        Pass(
+            name="float16",
+            summary="weights and computations in half precision",
+            parameters=Parameters,
+            module=__file__,
+            kind="convert",
+            requires=("onnxconverter-common",),
+            objection=_objection,
+            example={"keep_io_types": True},
+        )
+    ]
+
+
+def _objection(use: PassUse) -> str:
+    wanted: Parameters = use.parameters
+    if "quantize" in use.before:
+        return "the recipe has quantized the model already, and float16 would break its scales; use one of the two"
+    if not 0 < wanted.mask_value <= LARGEST_HALF:
+        return f"mask_value {wanted.mask_value:g} is not between 0 and {LARGEST_HALF:g}, which is what float16 holds"
+    return ""
+
+
+def apply(job: PassJob) -> dict[str, Any]:
+    """Convert ``job.model`` to float16 in ``job.output``, with a second converter where the first one's result is invalid.
+
+    :raises ValueError: the model cannot be read, is quantized, or lacks a named node.
+    :raises RuntimeError: neither converter makes a model that loads.
+    """
+    wanted = Parameters(**job.parameters)
+    source, output, workdir = Path(job.model), Path(job.output), Path(job.workdir)
+    model = _model_file.load(source)
+    if _graph.quantized_ops(model):
+        raise ValueError("The model is quantized, and float16 would break its scales. Convert the float model instead.")
+    _graph.check_names(model, wanted.node_block_list, "node_block_list")
+    if not _float32_tensors(model):
+        _model_file.copy(source, output)
+        return {"float16_weights": 0, "warnings": ["NO-OP: the model has no float32 weights to convert."]}
+    prepared, masks, kept = _make_room(model, wanted)
+    failures: list[str] = []
+    for name, convert in (("onnxconverter_common", _by_converter_common), ("onnxruntime.transformers", _by_onnxruntime)):
+        trial = workdir / f"{name}.onnx"
+        try:
+            made = convert(_copied(prepared), wanted, kept)
+            _model_file.save(made, trial, ir_version=model.ir_version)
+        except Exception as problem:
+            failures.append(f"{name}: {type(problem).__name__}: {_model_file.first_line(problem)}")
+            continue
+        if problem_text := _model_file.load_error(trial, kernels=False):
+            failures.append(f"{name}: its model does not load: {problem_text}")
+            continue
+        _model_file.save(made, output, ir_version=model.ir_version)
+        return {
+            "converter": name,
+            "converters_failed": failures,
+            "float16_weights": _float16_tensors(made),
+            "float32_weights": _float32_tensors(made),
+            "casts_added": _graph.op_counts(made).get("Cast", 0) - _graph.op_counts(model).get("Cast", 0),
+            "bytes_before": _model_file.size(source),
+            "bytes_after": _model_file.size(output),
+            "nodes_kept_float32": kept,
+            "masks_changed": masks,
+            "warnings": [],
+        }
+    raise RuntimeError(
+        f"The model cannot be converted to float16 as a whole. {' | '.join(failures)} | "
+        "Keep the operators that are named in float32 with op_block_list."
+    )
+
+
+def _by_converter_common(model: ModelProto, wanted: Parameters, kept: list[str]) -> ModelProto:
+    from onnxconverter_common import float16
+
+    with python_warnings.catch_warnings():
+        # It warns of every clipped weight without naming it; the names are in the result.
+        python_warnings.simplefilter("ignore")
+        made: ModelProto = float16.convert_float_to_float16(
+            model,
+            min_positive_val=wanted.min_positive_val,
+            max_finite_val=LARGEST_HALF,
+            keep_io_types=wanted.keep_io_types,
+            disable_shape_infer=_model_file.needs_external_data(model),
+            op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, *wanted.op_block_list],
+            node_block_list=[*wanted.node_block_list, *kept],
+        )
+    return made
+
+
+def _by_onnxruntime(model: ModelProto, wanted: Parameters, kept: list[str]) -> ModelProto:
+    from onnxruntime.transformers import float16
+
+    made: ModelProto = float16.convert_float_to_float16(
+        model,
+        min_positive_val=wanted.min_positive_val,
+        max_finite_val=LARGEST_HALF,
+        keep_io_types=wanted.keep_io_types,
+        disable_shape_infer=_model_file.needs_external_data(model),
+        op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, *wanted.op_block_list],
+        node_block_list=[*wanted.node_block_list, *kept],
+    )
+    return made
+
+
+def _float32_tensors(model: ModelProto) -> int:
+    return sum(1 for _ in _graph.float_weights(model))
+
+
+def _float16_tensors(model: ModelProto) -> int:
+    from onnx import TensorProto
+
+    return sum(tensor.data_type == TensorProto.FLOAT16 for tensor in _model_file.tensors(model))
+
+
+def _copied(model: ModelProto) -> ModelProto:
+    from onnx import ModelProto as Model
+
+    copied = Model()
+    copied.CopyFrom(model)
+    return copied
+
+
+def _make_room(model: ModelProto, wanted: Parameters) -> tuple[ModelProto, list[str], list[str]]:
+    """Look after weights that float16 cannot hold, which the converters would clip without a word.
+
+    A mask's infinity becomes ``mask_value``. Everything else (a running variance of 1e5 is one) stays exact, in nodes
+    that stay float32. Returns the changed copy, the names of changed masks and of the nodes to keep.
+    """
+    import numpy as np
+    from onnx import numpy_helper
+
+    made = _copied(model)
+    _graph.constants_to_initializers(made)
+    _graph.name_nodes(made)
+    masks, outside = [], set()
+    for tensor in list(_graph.float_weights(made)):
+        values = numpy_helper.to_array(tensor)
+        size = np.abs(values)
+        infinite = size > _graph.MASK_MAGNITUDE
+        if bool(infinite.any()):
+            values = np.where(infinite, np.copysign(np.float32(wanted.mask_value), values), values)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+            masks.append(tensor.name)
+        if bool(np.any((size > LARGEST_HALF) & ~infinite)):
+            outside.add(tensor.name)
+    kept = [node.name for node in _graph.nodes(made) if not outside.isdisjoint(node.input)]
+    return made, masks, kept
