@@ -26,7 +26,7 @@ import ortforge
 from ortforge import api
 from ortforge.api import spec
 from ortforge.errors import nearest
-from ortforge.plugin_registry import KINDS, Registry, describe, item_problem, items
+from ortforge.plugin_registry import KINDS, Registry, describe, guarded, item_problem, items
 
 if TYPE_CHECKING:
     from pluggy._hooks import HookimplOpts
@@ -241,7 +241,7 @@ class Plugins:
         for entry in _entry_points(self._refused):
             distribution = entry.dist.name if entry.dist else ""
             version = entry.dist.version if entry.dist else ""
-            self._load(_Plugin(entry.name, distribution, version, True), entry.load)
+            self._load(_Plugin(entry.name, distribution, version, True), partial(_load_entry, entry))
 
     def _load(self, plugin: _Plugin, load: Callable[[], Any]) -> None:
         if plugin.name in self._plugins:
@@ -317,7 +317,8 @@ class Plugins:
                     plugin.complain(f"ortforge_{kind}: {problem}")
                     continue
                 name = getattr(item, KINDS[kind].named_by)
-                entries[name], owners[name] = item, plugin.owner
+                owners[name] = plugin.owner
+                entries[name] = guarded(item, plugin.name) if plugin.third_party else item
         return Registry(kind, entries, owners)
 
     def _taken(self, kind: str, item: Any, owners: Mapping[str, tuple[str, str, str]]) -> str:
@@ -359,11 +360,28 @@ def _module_names(package: str) -> list[str]:
 
 
 def _entry_points(refused: list[PluginRow]) -> list[metadata.EntryPoint]:
-    """Return the entry points of our group in a fixed order. Unreadable metadata is a row, not an end."""
+    """Return the entry points of our group in a fixed order. Unreadable ones are rows of ``refused``, not an end."""
     found, error = _guarded(lambda: list(metadata.entry_points(group=spec.PROJECT)))
-    if error:
-        refused.append(PluginRow("(entry points)", "", "", (), "failed", f"they cannot be read: {error}"))
+    if error:  # one distribution spoils them all: ask each on its own
+        found = []
+        for distribution in metadata.distributions():
+            own, error = _guarded(partial(_own_entry_points, distribution))
+            found += own or []
+            if error:
+                name = distribution.metadata["Name"] or "unknown"
+                problem = f"its entry points cannot be read: {error}"
+                refused.append(PluginRow(name, name, distribution.version, (), "failed", problem))
     return sorted(found or (), key=lambda entry: (entry.dist.name if entry.dist else "", entry.name))
+
+
+def _load_entry(entry: metadata.EntryPoint) -> Any:
+    if entry.pattern.match(entry.value) is None:
+        raise ValueError(f"the entry point {entry.value!r} is not of the form module or module:object")
+    return entry.load()
+
+
+def _own_entry_points(distribution: metadata.Distribution) -> list[metadata.EntryPoint]:
+    return list(distribution.entry_points.select(group=spec.PROJECT))
 
 
 def _guarded(call: Callable[[], T]) -> tuple[T | None, str]:

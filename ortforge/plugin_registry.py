@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from ortforge import api
 from ortforge.errors import PluginError, nearest
 
-__all__ = ["KINDS", "LIST", "Kind", "Registry", "describe", "item_problem", "items"]
+__all__ = ["KINDS", "LIST", "Kind", "Registry", "describe", "guarded", "item_problem", "items"]
 
 T = TypeVar("T")
 LIST: Final = "`ortforge plugins list` shows every plugin and what is wrong with it."
@@ -77,6 +78,8 @@ class Registry(Mapping[str, T], Generic[T]):
     def unknown(self, name: str) -> PluginError:
         """Return the error for a name that no plugin gave."""
         singular = {"passes": "pass"}.get(self.kind, self.kind.removesuffix("s"))
+        if self.kind in KINDS and KINDS[self.kind].named_by == "scheme":
+            singular = f"scheme for {self.kind}"
         close = nearest(name, self._entries)
         known = ", ".join(sorted(self._entries)) or "none at all"
         return PluginError(
@@ -118,6 +121,25 @@ def item_problem(kind: str, item: Any, third_party: bool) -> str:
         except (InvalidSpecifier, TypeError):
             return f"{name}: versions = {versions!r} is no version specifier; write it like '>=1.24,<2'"
     return ""
+
+
+def guarded(item: Any, plugin: str) -> Any:
+    """Return a third party's item so that what planning asks of it cannot end the program."""
+    if isinstance(item, api.Backend):
+        return replace(item, availability=partial(_ask, item, plugin))
+    return item
+
+
+def _ask(backend: api.Backend, plugin: str, device: api.Device) -> api.Availability:
+    try:
+        answer = backend.availability(device)
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}"
+    else:
+        if isinstance(answer, api.Availability):
+            return answer
+        problem = f"it answered with {describe(answer)}"
+    return api.unavailable(f"the plugin {plugin} could not say whether {backend.name} runs here: {problem}")
 
 
 def describe(value: Any) -> str:

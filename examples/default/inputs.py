@@ -9,9 +9,9 @@ function    inputs                                                              
 ``magika``  files of the Python installation                                    index of the file's kind       nothing
 =========== =================================================================== ============================== =========
 
-``cls`` and ``det`` need scikit-image (for its pictures) and Pillow. Each function yields ``(feeds, label)``, is the same for
-the same ``seed``, and keeps calibration and validation apart: they never share a line of text, a recording or a file.
-Preprocessing is what the models were trained with: PP-OCR's as in PaddleOCR, silero's chunks of a stream, magika's bytes.
+``cls`` and ``det`` need scikit-image (for its pictures) and Pillow. Each function yields ``(feeds, label)``, gives the
+same for the same ``seed``, and keeps calibration and validation apart: they never share a line of text, a recording or
+a file. Preprocessing is what the models were trained with.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ def vad(limit: int = 64, seed: int = 0, split: str = "validation") -> Iterator[S
     for number in range(limit):
         speaking = number % 2 == 0
         sound = _loudest(draw, spoken[number // 2 % len(spoken)]) if speaking else _no_speech(draw, number // 2)
-        feeds = {
+        feeds: dict[str, np.ndarray[Any, Any]] = {
             "input": sound[np.newaxis].astype(np.float32),
             "state": np.zeros((2, 1, 128), np.float32),
             "sr": np.array(RATE, np.int64),
@@ -240,8 +240,8 @@ def _loudest(draw: np.random.Generator, sound: Image) -> Image:
     energy = np.convolve(sound**2, np.ones(CHUNK), "valid")
     start = int(energy.argmax()) + int(draw.integers(-64, 65))
     start = min(max(start, CONTEXT), len(sound) - CHUNK)
-    level = draw.uniform(0.6, 0.95) / np.abs(sound).max()
-    return sound[start - CONTEXT : start + CHUNK] * level
+    piece: Image = sound[start - CONTEXT : start + CHUNK]
+    return piece * (draw.uniform(0.6, 0.95) / np.abs(sound).max())
 
 
 def _no_speech(draw: np.random.Generator, number: int) -> Image:
@@ -249,7 +249,7 @@ def _no_speech(draw: np.random.Generator, number: int) -> Image:
     count = CONTEXT + CHUNK
     time = np.arange(count) / RATE
     white = draw.standard_normal(count)
-    kinds = (
+    kinds: tuple[Image, ...] = (
         white * 0.001,
         white * draw.uniform(0.02, 0.2),
         np.sin(2 * np.pi * 50 * time + draw.uniform(0, 6)) * draw.uniform(0.05, 0.3) + white * 0.003,
@@ -261,7 +261,8 @@ def _no_speech(draw: np.random.Generator, number: int) -> Image:
 
 # Magika: the first and last bytes of a file.
 
-# Suffixes that leave no doubt (.pyc comes and goes with use), and where the kind stands in the model's list of 214 (standard_v3_3, config.min.json).
+# Suffixes that leave no doubt (.pyc comes and goes with use), and the kind's place in the list of 214 that the model's
+# config.min.json holds (standard_v3_3).
 KINDS = {
     ".py": 143, ".pyi": 143, ".json": 87, ".html": 71, ".md": 100, ".toml": 181, ".xml": 206, ".css": 31,
     ".js": 83, ".c": 17, ".h": 17, ".cpp": 26, ".png": 133, ".gif": 58, ".jpg": 86, ".wav": 195, ".so": 46, ".npy": 110,
@@ -278,7 +279,8 @@ def magika(limit: int = 48, seed: int = 0, split: str = "validation") -> Iterato
     by_kind: dict[int, list[Path]] = {}
     for root in roots:
         for path in sorted(root.rglob("*")):
-            if path.suffix in KINDS and path.is_file() and path.stat().st_size >= 256:
+            others = {"site-packages", "dist-packages"} & set(path.relative_to(root).parts)
+            if path.suffix in KINDS and not others and path.is_file() and path.stat().st_size >= 256:
                 by_kind.setdefault(KINDS[path.suffix], []).append(path)
     queues = []
     for kind in sorted(by_kind):

@@ -13,29 +13,58 @@ __all__ = ["Pass", "PassJob", "PassUse"]
 class PassJob(Protocol):
     """What a pass's ``apply`` is given, as type checkers see it (in a runtime the object is the worker's own).
 
-    The members are described at :class:`Pass`.
+    What ``apply`` makes of it is described at :class:`Pass`.
     """
 
     @property
-    def model(self) -> Path: ...
+    def model(self) -> Path:
+        """The model to change."""
+        ...
+
     @property
-    def output(self) -> Path: ...
+    def output(self) -> Path:
+        """Where the new model goes: it does not exist yet, and its folder is its own."""
+        ...
+
     @property
-    def workdir(self) -> Path: ...
+    def workdir(self) -> Path:
+        """An empty folder for anything that is not kept."""
+        ...
+
     @property
-    def parameters(self) -> Mapping[str, Any]: ...
+    def parameters(self) -> Mapping[str, Any]:
+        """As the recipe has them; those left out have their defaults."""
+        ...
+
     @property
-    def samples(self) -> Sequence[Path]: ...
+    def samples(self) -> Sequence[Path]:
+        """Calibration samples, each an ``.npz``; :meth:`feeds` reads them."""
+        ...
+
     @property
-    def ep(self) -> str: ...
+    def ep(self) -> str:
+        """Short name of the EP of the cell."""
+        ...
+
     @property
-    def ep_name(self) -> str: ...
+    def ep_name(self) -> str:
+        """ORT's name of it."""
+        ...
+
     @property
-    def ep_options(self) -> Mapping[str, str]: ...
+    def ep_options(self) -> Mapping[str, str]:
+        """Its provider options."""
+        ...
+
     @property
-    def ort_version(self) -> str: ...
+    def ort_version(self) -> str:
+        """Version of the runtime."""
+        ...
+
     @property
-    def cpu_flags(self) -> Sequence[str]: ...
+    def cpu_flags(self) -> Sequence[str]:
+        """Features of the CPU, as Linux names them."""
+        ...
 
     def feeds(self) -> Iterator[dict[str, Any]]:
         """Yield the calibration samples one by one, as dicts from input name to array."""
@@ -80,12 +109,13 @@ class Pass:
     :param versions: PEP 440 specifier of the ORT versions it works on.
     :param objection: says why it cannot be used here, or ``""``; asked before anything runs.
 
-    The ``job`` that ``apply`` gets has ``model`` and ``output`` (paths; ``output`` does not exist yet, its folder is its
-    own, so external data can lie beside it), ``parameters`` (a dict), ``samples`` (paths of calibration
-    samples, each an ``.npz``), ``feeds()`` (iterates them as dicts, streamed), ``ep``, ``ep_name``, ``ep_options``,
-    ``ort_version``, ``cpu_flags`` and ``workdir``. What it returns is kept with the artefact: JSON only. The keys
-    ``warnings`` (a list of sentences), ``stamp`` (conditions that must hold where the artefact runs) and ``file`` (the
-    name of the model that was written beside ``output`` instead of it, for a pass that can write ``.ort`` too) are understood.
+    The ``job`` that ``apply`` gets (:class:`PassJob`) has ``model`` and ``output`` (paths; ``output`` does not exist
+    yet, its folder is its own, so external data can lie beside it), ``parameters`` (a dict), ``samples`` (paths of
+    calibration samples, each an ``.npz``), ``feeds()`` (iterates them as dicts, streamed), ``ep``, ``ep_name``,
+    ``ep_options``, ``ort_version``, ``cpu_flags`` and ``workdir``. What it returns is kept with the artefact: JSON
+    only. The keys ``warnings`` (a list of sentences), ``stamp`` (conditions that must hold where the artefact runs)
+    and ``file`` (name of the model written beside ``output`` instead of it, for a pass that can write ``.ort`` too)
+    are understood.
     """
 
     name: str

@@ -22,14 +22,15 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare two runs: verdicts, parity, and speed where the two are comparable. Exit code 1 on a regression."""
-    from ortforge.report import compare as comparing
+    from ortforge.report import comparison
+    from ortforge.report.compare import compare as comparing
     from ortforge.report.saved import load_report
     from ortforge.store import open_store
 
     ledger = open_store(store).ledger
-    found = comparing.compare(load_report(ledger, run_a), load_report(ledger, run_b))
+    found = comparing(load_report(ledger, run_a), load_report(ledger, run_b))
     if as_json:
         echo_json(found)
     else:
-        comparing.show(found)
+        comparison.show(found)
     raise typer.Exit(ExitCode.VERDICT if found["regressions"] else ExitCode.PASS)

@@ -23,7 +23,7 @@ def explain(
 ) -> None:
     """Show one cell's verdict with its reasons, numbers, placement and log."""
     from ortforge.report.saved import load_report
-    from ortforge.report.table import show_cell
+    from ortforge.report.cell import show_cell
     from ortforge.store import open_store
 
     report = load_report(open_store(store).ledger, run)

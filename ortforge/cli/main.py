@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import traceback
+from importlib import import_module
 from typing import Annotated, Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -21,18 +22,18 @@ __all__ = ["app", "main"]
 class _Verbs(TyperGroup):
     """The verbs of this package, and those that third-party plugins bring."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*super().list_commands(ctx), *_third_party()]
+    # typer's releases differ in whose Context and Command these are: its own or click's.
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        own = super().get_command(ctx, cmd_name)
-        if own is not None:
-            return own
-        return _third_party().get(cmd_name)
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of all verbs."""
+        return [*super().list_commands(ctx), *_third_party(*_chosen(ctx))]
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a verb by its name, or ``None``."""
+        return super().get_command(ctx, cmd_name) or _third_party(*_chosen(ctx)).get(cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the verb that the arguments name; an unknown one is answered with the nearest."""
         if args and self.get_command(ctx, args[0]) is None:
             close = nearest(args[0], self.list_commands(ctx))
             hint = f" Perhaps you meant {close!r}." if close else ""
@@ -40,11 +41,23 @@ class _Verbs(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-def _third_party() -> dict[str, click.Command]:
+def _chosen(ctx: Any) -> tuple[tuple[str, ...], bool]:
+    """Return the plugins that the options before the verb leave out, and whether any of others' are wanted."""
+    return tuple(ctx.params.get("plugin") or ()), not ctx.params.get("no_plugins")
+
+
+@functools.cache
+def _third_party(blocked: tuple[str, ...], wanted: bool) -> dict[str, Any]:
     """Return the verbs of third-party plugins; costs a look at the installed entry points when there are none."""
     from ortforge.plugin_manager import third_party_commands
 
-    return third_party_commands()
+    found: dict[str, Any] = {}
+    for command in third_party_commands(blocked=blocked) if wanted else ():
+        module, _, function = command.target.partition(":")
+        extra = typer.Typer(rich_markup_mode=None)
+        extra.command(command.name, help=command.summary)(getattr(import_module(module), function))
+        found[command.name] = typer.main.get_command(extra)
+    return found
 
 
 app = typer.Typer(

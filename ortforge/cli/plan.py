@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -29,7 +30,8 @@ def plan(
 
     prepared = prepare(ctx, matrix, store, cell)
     ledger = prepared.store.ledger
-    found = prospects(prepared.plan, ledger.done_many, ledger.last_many)
+    brief_done, brief_last = partial(ledger.done_many, brief=True), partial(ledger.last_many, brief=True)
+    found = prospects(prepared.plan, brief_done, brief_last)
     unsupported = [entry for entry in prepared.plan.cells if entry.unsupported]
     if as_json:
         echo_json(

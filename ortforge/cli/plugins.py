@@ -22,6 +22,6 @@ def plugins_list(ctx: typer.Context, as_json: Json = False) -> None:
     if as_json:
         echo_json([asdict(row) for row in rows])
         return
-    from ortforge.report.table import show_plugins
+    from ortforge.report.plugins import show_plugins
 
     show_plugins(rows)

@@ -41,9 +41,12 @@ def run(
     from ortforge.report.progress import make_progress
     from ortforge.report.writing import write_reports
 
+    from ortforge.store.store import RUN_LOCK
+
     prepared = prepare(ctx, matrix, store, cell)
     budget = cores or prepared.matrix.limits.cores or prepared.device.cores
-    with make_progress(quiet=as_json) as listener:
+    # Cleaning the store waits for runs, and runs for cleaning.
+    with prepared.store.lock(RUN_LOCK, shared=True), make_progress(quiet=as_json) as listener:
         report = execute(
             prepared.plan,
             matrix_file=matrix,

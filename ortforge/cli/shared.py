@@ -52,10 +52,13 @@ class Prepared:
 
 def the_plugins(ctx: typer.Context) -> Plugins:
     """Load the plugins as the options before the verb ask."""
-    from ortforge.plugin_manager import load_plugins
+    from ortforge.engine.work import share
+    from ortforge.plugin_manager import Plugins
 
     shared: Shared = ctx.obj
-    return load_plugins(blocked=shared.blocked, third_party=shared.third_party)
+    plugins = Plugins(blocked=shared.blocked, third_party=shared.third_party)
+    share(plugins)
+    return plugins
 
 
 def known(plugins: Plugins) -> Known:

@@ -20,7 +20,10 @@ from ortforge.engine.work import CANCEL, Work, failed_job, limits_of
 from ortforge.runtime.device import pressure
 from ortforge.runtime.supervisor import Interpreter, Limits, WorkerDied, WorkerSession
 
-__all__ = ["Side", "measure"]
+__all__ = ["TIMING_LOCK", "Side", "measure"]
+
+TIMING_LOCK: Final = "timing"
+"""Held while something is timed, so that another ortforge on the same store does not time at that moment."""
 
 TURN_NS: Final = 10_000_000
 """Length aimed at for one turn: long against a message to the worker (~0.1 ms), short against machine noise."""
@@ -124,19 +127,20 @@ def _round(
             session = WorkerSession(side.interpreter, side.job, limits=limits, workdir=folder, cancel=CANCEL)
             workers.append(stack.enter_context(session))
         deadline = time.monotonic() + budget_s
-        turns = [_turn_length(worker, limits) for worker in workers]
+        # Both sides do the same number of iterations, so that both meet the same samples in the same pair.
+        length = min(_turn_length(worker, limits) for worker in workers)
         history: tuple[list[float], list[float]] = ([], [])
         warm_until = time.monotonic() + WARM_UP_SHARE * budget_s
         while time.monotonic() < warm_until and not all(stable(medians) for medians in history):
             for number, worker in enumerate(workers):
-                history[number].append(median(_turn(worker, turns[number], limits)))
+                history[number].append(median(_turn(worker, length, limits)))
         pairs: list[tuple[float, float]] = []
         while len(pairs) < LEAST_PAIRS or time.monotonic() < deadline:
             # Who goes first alternates, so that a drift favours neither side.
             order = (0, 1) if (len(pairs) + first) % 2 == 0 else (1, 0)
             medians = [0.0, 0.0]
             for number in order:
-                ns = _turn(workers[number], turns[number], limits)
+                ns = _turn(workers[number], length, limits)
                 raw[number].extend(ns)
                 medians[number] = float(median(ns))
             pairs.append((medians[0], medians[1]))
@@ -157,7 +161,8 @@ def _turn(worker: WorkerSession, iterations: int, limits: Limits) -> list[int]:
 def _turn_length(worker: WorkerSession, limits: Limits) -> int:
     """Return how many iterations make a turn of about :data:`TURN_NS`."""
     ns = worker.ask({"op": "turn", "iterations": 3, "discard": 1}, timeout=limits.run_s)["ns"]
-    return max(1, min(MOST_ITERATIONS, round(TURN_NS / max(1, min(ns)))))
+    shortest: int = min(ns)
+    return max(1, min(MOST_ITERATIONS, round(TURN_NS / max(1, shortest))))
 
 
 def _start_figures(starts: Sequence[Mapping[str, Any]], prefix: str) -> dict[str, Any]:

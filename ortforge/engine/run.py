@@ -154,7 +154,7 @@ class _Desk(Events):
             self.listener.step_finished(
                 step.id, step.kind, settled.status, settled.seconds, cached=settled.cached, reason=settled.reason
             )
-            fact = {"id": step.id, "kind": step.kind, "key": settled.key, "status": settled.status}
+            fact: dict[str, Any] = {"id": step.id, "kind": step.kind, "key": settled.key, "status": settled.status}
             fact |= {"seconds": settled.seconds, "reason": settled.reason, "cached": settled.cached}
             self.plugins.notify("ortforge_step_finished", run_id=self.run_id, step=fact)
         for cell in self.users[step.id]:

@@ -14,14 +14,14 @@ from typing import Any, Final
 
 from ortforge.api import Task, TaskOutcome
 from ortforge.errors import EnvironmentLacksError, OrtforgeError
-from ortforge.plugin_manager import Plugins, load_plugins
+from ortforge.plugin_manager import Plugins
 from ortforge.runtime import workerfiles
 from ortforge.runtime.environment import Environment
 from ortforge.runtime.supervisor import Interpreter, JobOutcome, Limits
 from ortforge.store import Store, open_store
 from ortforge.store.objects import CorruptObjectError
 
-__all__ = ["CANCEL", "CORRUPT", "Work", "failed_job", "run_task"]
+__all__ = ["CANCEL", "CORRUPT", "Work", "failed_job", "limits_of", "run_task", "share"]
 
 CANCEL: Final = threading.Event()
 """Set when the run is being interrupted: supervisors then end their processes at once."""
@@ -44,16 +44,27 @@ class Work:
         return Interpreter.local(python, worker=self.worker, environment=variables or {})
 
 
+_shared: dict[str, Plugins] = {}
+
+
+def share(plugins: Plugins) -> None:
+    """Give the steps that run in this process the plugins that were loaded already, blocked ones left out."""
+    _shared["plugins"] = plugins
+
+
 @cache
 def _work(store: str) -> Work:
     opened = open_store(Path(store))
     folder, _ = workerfiles.install(opened.root)
-    return Work(opened, load_plugins(), folder)
+    return Work(opened, _shared.get("plugins") or Plugins(), folder)
 
 
 def run_task(task: Task) -> TaskOutcome:
     """Run one task: every deliberate error and every defect in a step becomes its outcome."""
     started = time.monotonic()
+    refused = task.context.get("refused")
+    if refused:
+        return TaskOutcome("failed", reason=refused)
     try:
         module = import_module(f"ortforge.engine.steps.{task.kind}")
         outcome: TaskOutcome = module.run(task, _work(task.store))

@@ -5,7 +5,7 @@ The JSON schema and its descriptions are made from these classes.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -24,6 +24,7 @@ from ortforge.matrix.fields import (
     DatasetReference,
     DeviceGlobs,
     EpGlobs,
+    JsonTable,
     Limit,
     MetricName,
     ModelGlobs,
@@ -42,7 +43,11 @@ from ortforge.matrix.parameters import parameters_of
 from ortforge.matrix.problems import perhaps, refusal, refuse_all
 from ortforge.matrix.targets import PackageTarget, SourceTarget, WheelTarget
 
+NAMED_SECTIONS: Final = ("datasets", "models", "targets", "recipes", "devices")
+"""Sections whose tables have names that the user chooses."""
+
 __all__ = [
+    "NAMED_SECTIONS",
     "BaselineConfig",
     "DatasetConfig",
     "DeviceConfig",
@@ -75,7 +80,7 @@ class DatasetConfig(Table):
         default=(), description='Distributions that a python: source needs beside numpy, e.g. ["scikit-image==0.25.0"].'
     )
     limit: Count | None = Field(default=None, description="Most samples to take. Default: limits.samples.")
-    options: dict[str, Any] = Field(default_factory=dict, description="What the source itself can be told.")
+    options: JsonTable = Field(default_factory=dict, description="What the source itself can be told.")
     seed: int = Field(default=0, strict=True, ge=0, description="Seed of everything random in making the samples.")
 
 

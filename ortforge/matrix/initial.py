@@ -22,8 +22,8 @@ _HEAD: Final = f"""\
 """
 
 _FIRST_MODEL: Final = """
-# RANDOM DATA: numbers made up from the model's input shapes. They show whether a cell runs, and how fast; they are never
-# enough to say that a quantized model is right. Put real inputs in their place, one of
+# RANDOM DATA: numbers made up from the model's input shapes. They show whether a cell runs, and how fast; they are
+# never enough to say that a quantized model is right. Put real inputs in their place, one of
 #   validation = "path:data/validation.npz"         # an .npz whose arrays are named as the inputs; or a folder of them
 #   validation = "python:inputs.py:validation"      # a function that yields {input name: array}
 # and, for static quantization, others of the same kind as calibration.
@@ -33,7 +33,7 @@ _TAIL: Final = """
 [targets.stock]                                     # published wheels; a second target is compared with the first
 from = "package"
 requires = {requires}
-eps = ["cpu"]                                       # 'ortforge ep' lists what there is
+eps = ["cpu"]                                       # 'ortforge plugins list' lists what there is
 
 # The recipe "none", the model as it is, is always there.
 
@@ -97,7 +97,7 @@ def _problem(model: Path) -> str:
 
 
 def _names(models: Iterable[Path]) -> list[str]:
-    """Name each model after its file, or its folder where the file is just "model"; numbered where that is not unique."""
+    """Name each model after its file, or after its folder where the file is just "model"."""
     names: list[str] = []
     for model in models:
         stem = model.parent.name if model.stem.lower() == "model" else model.stem

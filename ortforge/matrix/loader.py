@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from ortforge.errors import ConfigurationError
 from ortforge.matrix.config import (
+    NAMED_SECTIONS,
     BaselineConfig,
     DatasetConfig,
     DeviceConfig,
@@ -46,7 +47,6 @@ _TARGETS: Final[Mapping[str, type[TargetConfig]]] = {
     "wheel": WheelTarget,
     "source": SourceTarget,
 }
-_NAMED: Final = ("datasets", "models", "targets", "recipes", "devices")
 
 T = TypeVar("T", bound=Table)
 
@@ -128,7 +128,7 @@ class _Reader:
     context: Context = field(init=False)
 
     def __post_init__(self) -> None:
-        names = {section.removesuffix("s"): self.names(section) for section in _NAMED}
+        names = {section.removesuffix("s"): self.names(section) for section in NAMED_SECTIONS}
         self.context = Context(self.known, self.path.resolve().parent, names)
 
     def matrix(self) -> Matrix | None:
@@ -190,14 +190,18 @@ class _Reader:
             self.problems.append(Problem((section,), reason, value))
             return {}
         for name in value:
-            if reason := name_problem(name):
+            if inner := _split_name(value[name]):
+                reason = f'is no table of {section}. Perhaps you meant [{section}."{name}.{inner}"]: a dot needs quotes'
+                self.problems.append(Problem((section, name), reason))
+            elif reason := name_problem(name):
                 self.problems.append(Problem((section, name), reason))
             elif section == "recipes" and name == NO_RECIPE:
                 reason = (
                     '"none" is built in (no passes at all) and cannot be given another meaning: choose another name'
                 )
                 self.problems.append(Problem((section, name), reason))
-        return value
+        reserved = NO_RECIPE if section == "recipes" else ""
+        return {name: table for name, table in value.items() if not _split_name(table) and name != reserved}
 
     def names(self, section: str) -> list[str]:
         """Return the names in a section, whether or not they are valid: one mistake gives one message."""
@@ -268,11 +272,19 @@ class _Reader:
         return Baseline(name, "")
 
 
+def _split_name(value: Any) -> str:
+    """Return what follows the dot of a name that was meant as one: ``[targets.ort-1.21]`` is ``21`` in ``ort-1``."""
+    if not isinstance(value, dict) or len(value) != 1:
+        return ""
+    [(inner, table)] = value.items()
+    return inner if isinstance(table, dict) and not re.fullmatch(r"[a-z_]+", inner) else ""
+
+
 def _digest(matrix: Matrix) -> str:
     """Hash what the file means; names of files that it points to are in it, their content is not."""
     sections = {
         name: {key: value.model_dump(mode="json", by_alias=True) for key, value in getattr(matrix, name).items()}
-        for name in _NAMED
+        for name in NAMED_SECTIONS
     }
     singles = {
         name: getattr(matrix, name).model_dump(mode="json") for name in ("project", "reference", "tolerance", "limits")

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from ortforge.api import Pass
+from ortforge.matrix.fields import not_json
 from ortforge.matrix.positions import Path
 from ortforge.matrix.problems import perhaps, refusal
 
@@ -30,21 +31,25 @@ def parameters_of(known: Pass, given: Mapping[str, Any]) -> tuple[dict[str, Any]
     adapter, names = _adapter(known)
     details = [_unknown((name,), name, names, value) for name, value in sorted(given.items()) if name not in names]
     wanted = {name: value for name, value in given.items() if name in names}
+    unsayable = [InitErrorDetails(type=refusal(reason), loc=at, input=None) for at, reason, _ in not_json(wanted, ())]
+    complete: dict[str, Any] = {}
     typed = None
     try:
-        # JSON mode is the strict one that takes lists for tuples and strings for enumerations.
-        typed = adapter.validate_json(json.dumps(wanted, allow_nan=False), strict=True)
-        complete: dict[str, Any] = adapter.dump_python(typed, mode="json")
-        details += [_unknown(*lost) for lost in _lost((), wanted, complete)]
+        if not unsayable:
+            # JSON mode is the strict one that takes lists for tuples and strings for enumerations.
+            typed = adapter.validate_json(json.dumps(wanted), strict=True)
+            complete = adapter.dump_python(typed, mode="json")
+            details += [_unknown(*lost) for lost in _lost((), wanted, complete)]
     except ValidationError as error:
         details += [
             InitErrorDetails(type=_again(found), loc=tuple(found["loc"]), input=found["input"])
             for found in error.errors(include_url=False)
         ]
-    except (TypeError, ValueError) as error:
-        details.append(InitErrorDetails(type=refusal(f"these parameters are refused: {error}"), loc=(), input=None))
-    if details:
-        raise ValidationError.from_exception_data(known.name, details)
+    except Exception as error:
+        # What a plugin's class does when it is made is its own affair, and a problem of this recipe alone.
+        details += [InitErrorDetails(type=refusal(f"{known.name} refuses its parameters: {error}"), loc=(), input=None)]
+    if details or unsayable:
+        raise ValidationError.from_exception_data(known.name, details + unsayable)
     return complete, typed
 
 
@@ -55,13 +60,15 @@ def _adapter(known: Pass) -> tuple[TypeAdapter[Any], list[str]]:
     try:
         return _adapter_of(known.parameters), names
     except Exception as error:
-        # A plugin's annotations can fail in any way; that is a problem of this recipe, not of the program.
-        raise refusal(f'the pass "{known.name}" is broken: its parameters have no usable types ({error})') from error
+        reason = str(error).partition("\n")[0]
+        raise refusal(f'the pass "{known.name}" is broken: its parameters have no usable types ({reason})') from error
 
 
 @cache
 def _adapter_of(parameters: type) -> TypeAdapter[Any]:
-    return TypeAdapter(parameters)
+    adapter: TypeAdapter[Any] = TypeAdapter(parameters)
+    adapter.rebuild(raise_errors=True)
+    return adapter
 
 
 def _unknown(path: Path, name: str, names: Collection[str], value: Any) -> InitErrorDetails:

@@ -5,6 +5,7 @@ The text has been accepted by tomllib, so this reader only has to find its way, 
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from bisect import bisect_right
@@ -49,7 +50,7 @@ def show(path: Path) -> str:
         if isinstance(part, int):
             shown += f"[{part}]"
         else:
-            quoted = part if _BARE.fullmatch(part) else '"' + part.replace("\\", "\\\\").replace('"', '\\"') + '"'
+            quoted = part if _BARE.fullmatch(part) else json.dumps(part, ensure_ascii=False)
             shown += f".{quoted}" if shown else quoted
     return shown
 

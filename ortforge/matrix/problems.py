@@ -35,6 +35,7 @@ _TYPES: Final = {
     "model_attributes": "a table",
     "dataclass": "a table",
 }
+_MUST: Final = "must be "
 _BOUNDS: Final = {
     "greater_than_equal": ("at least", "ge"),
     "greater_than": ("more than", "gt"),
@@ -174,23 +175,19 @@ def sentence(file: str, problem: Problem, text: str) -> str:
 
 def report(file: str, problems: Sequence[Problem], text: str) -> ConfigurationError:
     """Return the one error that shows all problems of a file, in the order of its lines."""
-    merged: dict[tuple[int, Path, str], list[str]] = {}
+    rows: list[tuple[str, str]] = []
     for line, path, problem in _placed(problems, text):
         shown = _scalar(problem.value)
-        key = (line, path, f" = {shown}" if shown else "")
-        messages = merged.setdefault(key, [])
-        if problem.message not in messages:
-            messages.append(problem.message)
-    rows = []
-    for (line, path, value), messages in merged.items():
-        message = messages[0].rstrip(".")
-        for other in messages[1:]:
+        place = f"{file}:{line}: " + (f"{show(path)}{f' = {shown}' if shown else ''}: " if path else "")
+        message = problem.message.rstrip(".")
+        if (place, message) in rows:
+            continue
+        if rows and rows[-1][0] == place and all(m.startswith(_MUST) for m in (message, rows[-1][1])):
             # A value that may be one of several types is refused once for each of them.
-            also = other.startswith("must be ") and message.startswith("must be ")
-            message += f" or {other.removeprefix('must be ')}" if also else f"; {other.rstrip('.')}"
-        rows.append(f"{file}:{line}: {show(path)}{value}: {message}." if path else f"{file}:{line}: {message}.")
+            message = f"{rows.pop()[1]} or {message.removeprefix(_MUST)}"
+        rows.append((place, message))
     count = "one problem" if len(rows) == 1 else f"{len(rows)} problems"
     return ConfigurationError(
-        "\n".join([f"{file} cannot be used, {count}:", *rows]),
+        "\n".join([f"{file} cannot be used, {count}:", *(f"{place}{message}." for place, message in rows)]),
         todo="Correct the file; 'ortforge schema' describes every key.",
     )

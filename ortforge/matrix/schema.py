@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
-from ortforge.matrix.config import MatrixFile
+from ortforge.matrix.config import NAMED_SECTIONS, MatrixFile
 from ortforge.matrix.fields import NAME_PATTERN
 
 __all__ = ["SCHEMA_FILE", "matrix_schema", "schema_text", "shipped"]
@@ -19,18 +19,21 @@ __all__ = ["SCHEMA_FILE", "matrix_schema", "schema_text", "shipped"]
 SCHEMA_FILE: Final = "matrix.schema.json"
 """Name of the schema file, here and beside a user's matrix.toml."""
 
-_NAMED: Final = ("datasets", "models", "targets", "recipes", "devices")
-
 
 class _Generator(GenerateJsonSchema):
-    """Titles made from field names say nothing, and defaults that are whole sections drown the rest."""
+    """Leaves out what says nothing to a reader of TOML: titles made from field names, and nulls, which TOML lacks."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
 
+    def nullable_schema(self, schema: Any) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])
+
     def default_schema(self, schema: Any) -> JsonSchemaValue:
         made = super().default_schema(schema)
-        if isinstance(made.get("default"), dict) or made.get("default", "") is None:
+        default = made.get("default", "")
+        sections = default if isinstance(default, list) else [default]
+        if default is None or any(isinstance(section, dict) for section in sections):
             del made["default"]
         return made
 
@@ -44,7 +47,8 @@ def matrix_schema() -> dict[str, Any]:
     definitions = made.pop("$defs")
     for definition in definitions.values():
         definition.pop("title", None)
-    for section in _NAMED:
+    made["properties"]["targets"]["additionalProperties"].pop("discriminator")
+    for section in NAMED_SECTIONS:
         made["properties"][section]["propertyNames"] = {"pattern": f"^{NAME_PATTERN}$"}
     made["title"] = "ortforge matrix"
     return {"$schema": "http://json-schema.org/draft-07/schema#", **made, "definitions": definitions}
@@ -52,7 +56,7 @@ def matrix_schema() -> dict[str, Any]:
 
 def schema_text() -> str:
     """Return the schema as the text of a file."""
-    return json.dumps(matrix_schema(), indent=1, sort_keys=False, ensure_ascii=False) + "\n"
+    return json.dumps(matrix_schema(), indent=1, ensure_ascii=False) + "\n"
 
 
 def shipped() -> Path:

@@ -52,10 +52,14 @@ def look_up(
 def prospects(
     plan: Plan,
     done_many: Callable[[Iterable[str]], Mapping[str, StepRecord]],
-    last: Callable[[str], StepRecord | None],
+    last_many: Callable[[Iterable[str]], Mapping[str, StepRecord]],
 ) -> list[Prospect]:
-    """Say for each step whether a run would do it, and why."""
+    """Say for each step whether a run would do it, and why.
+
+    :param last_many: keys to the records of their latest attempts, whatever became of them.
+    """
     keys, records = look_up(plan, done_many)
+    failures = last_many([key for name, key in keys.items() if name not in records])
     found: list[Prospect] = []
     for step in plan.steps.values():
         key = keys.get(step.id, "")
@@ -63,7 +67,7 @@ def prospects(
         if record is not None:
             found.append(Prospect(step, key, "cached", f"made on {record.started[:16]}", record))
         elif key:
-            failure = last(key)
+            failure = failures.get(key)
             if failure is None:
                 found.append(Prospect(step, key, "run", "nothing with this key was made yet"))
             else:

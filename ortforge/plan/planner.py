@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -12,6 +12,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
 
 from ortforge.api import Backend, Device, Pass, PassUse
+from ortforge.errors import OrtforgeError
 from ortforge.matrix import CellSpec, DatasetConfig, EpUse, Matrix, cells
 from ortforge.plan.graph import Cell, Kind, Plan, Step
 from ortforge.plugin_manager import Plugins
@@ -33,10 +34,10 @@ _REFERENCE_SESSION: Final[Mapping[str, Any]] = {"graph_optimization_level": "dis
 def make_plan(matrix: Matrix, plugins: Plugins, device: Device, *, worker: str) -> Plan:
     """Turn a matrix into steps and cells for the device at hand.
 
-    Reads local files to fingerprint them; starts nothing and touches no network.
+    Reads local files to fingerprint them; starts nothing and touches no network. A local file that cannot be read is
+    the failure of its step, not of the plan.
 
     :param worker: digest of the worker's sources, part of the key of every step that a worker does.
-    :raises OrtforgeError: a local file that the matrix names is missing.
     """
     planner = _Planner(matrix, plugins, device, worker)
     planned = tuple(planner.cell(spec) for spec in cells(matrix))
@@ -121,7 +122,8 @@ class _Planner:
             "platform": f"{self.device.system}-{self.device.machine}",
             "worker": self.worker,
         }
-        return self.step(name, "provision", parameters, context={"wheels": [str(wheel) for wheel in wheels]})
+        context = {"requires": list(requires), "python": python or "", "wheels": [str(wheel) for wheel in wheels]}
+        return self.step(name, "provision", parameters, context=context)
 
     def tools(self, target: str, extra: Sequence[str] = ()) -> str:
         bare = self.provision(target)
@@ -142,13 +144,24 @@ class _Planner:
         config = self.matrix.models[model]
         scheme, _, reference = config.path.partition(":")
         resolver = self.plugins.models[scheme]
+        fingerprint, refused = self.fingerprint(resolver.fingerprint, reference)
         parameters = {
             "reference": reference if scheme != "path" else "",
             "scheme": scheme,
-            "fingerprint": resolver.fingerprint(reference, self.matrix.base),
+            "fingerprint": fingerprint,
             "sha256": config.sha256 or "",
         }
-        return self.step(name, "fetch", parameters, context={"base": str(self.matrix.base), "reference": reference})
+        context = {"base": str(self.matrix.base), "reference": reference, "refused": refused}
+        return self.step(name, "fetch", parameters, context=context)
+
+    def fingerprint(self, make: Callable[[str, Path], str], reference: str) -> tuple[str, str]:
+        """Fingerprint a reference; a bad one is the step's failure later, not the end of its siblings."""
+        try:
+            return make(reference, self.matrix.base), ""
+        except OrtforgeError as error:
+            return "", str(error)
+        except Exception as error:
+            return "", f"the plugin that resolves {reference!r} failed: {type(error).__name__}: {error}"
 
     def inspect(self, model: str) -> str:
         return self.step(
@@ -162,16 +175,18 @@ class _Planner:
         config = self.data(model, split)
         scheme, _, reference = config.source.partition(":")
         source = self.plugins.datasets[scheme]
+        fingerprint, refused = self.fingerprint(source.fingerprint, reference)
         parameters = {
             "scheme": scheme,
             "reference": reference if scheme != "path" else "",
-            "fingerprint": source.fingerprint(reference, self.matrix.base),
+            "fingerprint": fingerprint,
             "module": _module_digest(source.module),
             "options": {"seed": config.seed, "split": split, **config.options},
             "limit": config.limit or self.matrix.limits.samples,
             "worker": self.worker,
         }
-        context = {"base": str(self.matrix.base), "reference": reference, "limits": self.limits("pass_s")}
+        context = {"base": str(self.matrix.base), "reference": reference, "refused": refused}
+        context["limits"] = self.limits("pass_s")
         inputs = (self.inspect(model), self.tools(REFERENCE, config.requires))
         return self.step(name, "dataset", parameters, inputs, context=context)
 
@@ -363,7 +378,7 @@ class _Planner:
         return ""
 
     def why_not_here(self, spec: CellSpec) -> str:
-        mismatch = devices.matches(self.device, self.matrix.devices[spec.device])
+        mismatch = devices.matches(self.device, self.matrix.devices[spec.device].model_dump())
         if mismatch:
             return mismatch
         backend = self.plugins.backends[spec.ep.name]
@@ -395,9 +410,11 @@ class _Planner:
         if known.versions and version and version not in SpecifierSet(known.versions, prereleases=True):
             return f"needs ONNX Runtime {known.versions}; target {spec.target} has {version}"
         has_calibration = self.matrix.models[spec.model].calibration is not None
-        return known.objection(
-            PassUse(known.parameters(**parameters), before, version, spec.ep.name, has_calibration)
-        )
+        use = PassUse(known.parameters(**parameters), before, version, spec.ep.name, has_calibration)
+        try:
+            return known.objection(use)
+        except Exception as error:
+            return f"its plugin failed: {type(error).__name__}: {error}"
 
 
 def _cell_id(model: str, recipe: str, spec: CellSpec) -> str:

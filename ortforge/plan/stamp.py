@@ -8,7 +8,7 @@ level    the saved graph holds
 basic    ONNX operators alone: constants folded, dead nodes gone. It runs anywhere.
 extended fused operators that only the EP it was made for is sure to have.
 layout   weights reordered into blocks of the CPU's vector width (16 with AVX-512, 8 without) for internal operators
-         that change between ONNX Runtime versions without notice: on another CPU or version it fails or computes garbage.
+         that change between ONNX Runtime versions without notice: elsewhere it fails or computes garbage.
 all      the same as layout.
 ======== ==========================================================================================================
 """
@@ -64,17 +64,19 @@ def broken(stamp: Mapping[str, Any], *, ort_version: str, ep: str, cpu_flags: Co
         return ""
     if stamp.get("ort_version", "") != ort_version:
         return (
-            f"The model was optimized at level {level} by ONNX Runtime {stamp.get('ort_version', '(unknown)')}, and its "
-            f"internal operators change between versions; this runtime is {ort_version}. {again}"
+            f"The model was optimized at level {level} by ONNX Runtime {stamp.get('ort_version', '(unknown)')}, and "
+            f"its internal operators change between versions; this runtime is {ort_version}. {again}"
         )
     had, has = set(stamp.get("cpu_flags", ())), MATTERING_CPU_FLAGS.intersection(cpu_flags)
     if had != has:
         lacks, more = ", ".join(sorted(had - has)), ", ".join(sorted(has - had))
         differs = "; ".join(
-            part for part in (f"this CPU lacks {lacks}" if lacks else "", f"it has {more} besides" if more else "") if part
+            part
+            for part in (f"this CPU lacks {lacks}" if lacks else "", f"it has {more} besides" if more else "")
+            if part
         )
         return (
-            f"The model was optimized at level {level} with weights laid out for another CPU's vector units ({differs}). "
-            f"{again}"
+            f"The model was optimized at level {level} with weights laid out for another CPU's vector units "
+            f"({differs}). {again}"
         )
     return ""

@@ -32,7 +32,8 @@ def load_report(ledger: Ledger, name: str) -> dict[str, Any]:
     if not runs:
         raise UsageError("no finished run is in this store.", todo="Call 'ortforge run' first, or give --store DIR.")
     if name == "latest":
-        return dict(ledger.run(runs[0].id).report or {})
+        newest = ledger.run(max(run.id for run in runs))
+        return dict((newest and newest.report) or {})
     wanted = ledger.run(name)
     if wanted is not None and wanted.report is not None:
         return dict(wanted.report)

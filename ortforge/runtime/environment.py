@@ -200,14 +200,18 @@ def verify(environment: Environment) -> str:
         try:
             status = os.stat(os.path.join(root, relative))  # noqa: PTH116, PTH118  (hundreds of files, in milliseconds)
         except OSError:
-            return f"{relative} is gone"
+            return f"{_shown(relative)} is gone"
         if [status.st_size, status.st_mtime_ns] != stated:
-            return f"{relative} was changed"
+            return f"{_shown(relative)} was changed"
     now = _entries(environment.interpreter.sites)
     if now != snapshot["entries"]:
         differing = sorted(set(now) ^ set(snapshot["entries"]))
         return f"{differing[0]} was {'added' if differing[0] in now else 'removed'}"
     return ""
+
+
+def _shown(path: str) -> str:
+    return path.rpartition("site-packages/")[2]
 
 
 def _request_key(request: EnvironmentRequest, wheel_digests: Sequence[str]) -> str:

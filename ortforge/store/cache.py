@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Collection, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from ortforge.errors import StoreError, UsageError, nearest
+from ortforge.errors import UsageError, nearest
 from ortforge.store.atomic import disk_errors, remove
+from ortforge.store.ledger import Ledger
 from ortforge.store.store import RUN_LOCK, Store
 
 __all__ = ["ENVIRONMENT", "UNREFERENCED", "UsageRow", "clean", "usage"]
@@ -49,7 +50,7 @@ class UsageRow:
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """One object or environment. ``kinds`` are those of all steps that made it; ``used`` is in seconds since the epoch."""
+    """One object or environment: ``kinds`` of all steps that made it, ``used`` in seconds since the epoch."""
 
     name: str
     kinds: tuple[str, ...]
@@ -134,50 +135,39 @@ def _clean(
             return item.kinds == (UNREFERENCED,) and age > _GRACE
         return (kinds is None or kinds.issuperset(item.kinds)) and (older_than is None or age > older_than)
 
-    objects = [item for item in _objects(store) if wanted(item)]
+    stored = list(_objects(store))
+    objects = [item for item in stored if wanted(item)]
     environments = [item for item in _environments(store) if wanted(item)]
-    if not dry_run:
+    # Results that are objects go by the objects' last use, of which an attempt's own age says nothing.
+    aging = {kind for item in stored for kind in item.kinds} if older_than else set()
+    kinds_too = {kind.kind for kind in store.ledger.kinds() if everything or (kinds and kind.kind in kinds - aging)}
+    if environments:
+        kinds_too.add(_PROVISION)
+    before = None if everything or not older_than else now - older_than
+    with store.ledger.rehearsal() if dry_run else nullcontext():
         # Forgotten before they are removed: killed in between, objects are left over, which the next cleaning finds.
-        results = _forget(store, objects, environments, kinds, everything, now - older_than if older_than else None)
-        for kind, number in results.items():
+        for kind, number in _forget(store.ledger, [item.name for item in objects], kinds_too, before).items():
             sums[kind].results = number
-        store.objects.sweep()
     for item in objects:
         if dry_run or store.objects.drop(item.name):
             sums[item.kinds[0]].add(item)
     for item in environments:
         if dry_run or _remove_environment(store, item.name):
-            sums[item.kinds[0]].add(item)
+            sums[ENVIRONMENT].add(item)
+    if not dry_run:
+        store.objects.sweep()
+        store.ledger.shrink()
     return [found.row(kind) for kind, found in sorted(sums.items()) if found.objects or found.results]
 
 
-def _forget(
-    store: Store,
-    objects: list[_Item],
-    environments: list[_Item],
-    kinds: frozenset[str] | None,
-    everything: bool,
-    before: datetime | None,
-) -> dict[str, int]:
-    ledger = store.ledger
+def _forget(ledger: Ledger, identities: list[str], kinds: set[str], before: datetime | None) -> dict[str, int]:
+    """Forget attempts that made these, and those of these kinds; return how many of each kind."""
     earlier = {kind.kind: kind.attempts for kind in ledger.kinds()}
-    if objects:
-        ledger.forget(identities=[item.name for item in objects])
-    for kind in earlier:
-        # Results that are objects go by the objects' last use, of which the attempt's own age says nothing.
-        if everything or (kind == _PROVISION and environments):
-            ledger.forget(kind=kind)
-        elif kinds is not None and kind in kinds and not (before and _makes_objects(store, kind)):
-            ledger.forget(kind=kind, before=before)
+    ledger.forget(identities=identities)
+    for kind in kinds:
+        ledger.forget(kind=kind, before=None if kind == _PROVISION else before)
     later = {kind.kind: kind.attempts for kind in ledger.kinds()}
-    gone = {kind: number - later.get(kind, 0) for kind, number in earlier.items() if number != later.get(kind, 0)}
-    if gone:
-        ledger.shrink()
-    return gone
-
-
-def _makes_objects(store: Store, kind: str) -> bool:
-    return any(kind in made and store.objects.has(identity) for identity, made in store.ledger.makers().items())
+    return {kind: number - later.get(kind, 0) for kind, number in earlier.items() if number != later.get(kind, 0)}
 
 
 def _objects(store: Store) -> Iterator[_Item]:
@@ -208,7 +198,7 @@ def _size(folder: Path) -> int:
 
 
 def _remove_environment(store: Store, name: str) -> bool:
-    """Remove an environment, moved aside first so that a half-removed one is never found; ``False`` when it was gone."""
+    """Remove an environment, moved aside first so that a half-removed one is never found; ``False``: it was gone."""
     with store.objects.scratch() as scratch, disk_errors(store.envs / name), suppress(FileNotFoundError):
         (store.envs / name).rename(scratch / "environment")
         remove(scratch / "environment")

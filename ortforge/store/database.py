@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -53,12 +52,10 @@ def connect(path: Path) -> sqlite3.Connection:
     """
     with database_errors(path):
         connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-        # A damaged text must not make the rows around it unreadable: its checksum tells.
-        connection.text_factory = partial(str, encoding="utf-8", errors="replace")
         try:
             version = _version(connection, path)
             if version is None:
-                # Two processes that make the same database at once: SQLite does not wait while its journal mode changes.
+                # SQLite does not wait for another process that makes the same database and changes its journal mode.
                 with hold(path.with_suffix(".lock")):
                     version = _version(connection, path)
                     if version is None:

@@ -18,7 +18,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import islice
+from functools import partial
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -176,7 +177,7 @@ class Ledger:
             database.execute(f"INSERT INTO attempts ({columns}) VALUES ({places})", values)  # noqa: S608
 
     def done(self, key: str) -> StepRecord | None:
-        """Return the latest successful attempt under a key. A failure is never a result, and neither is a damaged row."""
+        """Return the latest successful attempt under a key. Neither a failure nor a damaged row is ever a result."""
         return self._latest(key, "AND status = 'ok'")
 
     def last(self, key: str) -> StepRecord | None:
@@ -225,17 +226,30 @@ class Ledger:
         age, values = (" AND started < ?", (_stamp(before),)) if before is not None else ("", ())
         forgotten = 0
         with self._database() as database:
-            database.execute("BEGIN IMMEDIATE")
+            database.execute("SAVEPOINT forget")
             try:
                 for chunk in _chunks([wanted] if isinstance(wanted, str) else wanted):
                     query = f"DELETE FROM attempts WHERE {column} IN ({_places(chunk)}){age}"  # noqa: S608
                     forgotten += database.execute(query, (*chunk, *values)).rowcount
-                database.execute("COMMIT")
             except BaseException:
                 if database.in_transaction:
-                    database.execute("ROLLBACK")
+                    database.execute("ROLLBACK TO forget")
                 raise
+            finally:
+                if database.in_transaction:
+                    database.execute("RELEASE forget")
         return forgotten
+
+    @contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """Undo at the end what is done inside: to tell what :meth:`forget` would do. Other processes wait meanwhile."""
+        with self._database() as database:
+            database.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            finally:
+                if database.in_transaction:
+                    database.execute("ROLLBACK")
 
     def record_cell(self, run_id: str, cell_id: str, status: str, verdict: Mapping[str, Any]) -> None:
         """Keep a cell's verdict; a later one of the same run replaces it.
@@ -281,12 +295,14 @@ class Ledger:
                 database.execute("PRAGMA busy_timeout = 60000")
 
     def _latest(self, key: str, condition: str) -> StepRecord | None:
-        query = f"SELECT {_ATTEMPT} FROM attempts WHERE key = ? {condition} ORDER BY id DESC"  # noqa: S608
-        with self._database() as database:
-            for row in database.execute(query, (key,)):
-                record = _attempt(row)
-                if record is not None:
-                    return record
+        query = f"SELECT {_ATTEMPT} FROM attempts WHERE key = ? {condition} ORDER BY id DESC LIMIT 1 OFFSET ?"  # noqa: S608
+        for skipped in count():
+            rows = self._rows(query, (key, skipped))
+            if not rows:
+                break
+            record = _attempt(rows[0])
+            if record is not None:
+                return record
         return None
 
     def _latest_many(self, keys: Iterable[str], condition: str, *, brief: bool) -> dict[str, StepRecord]:
@@ -302,7 +318,17 @@ class Ledger:
 
     def _rows(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
         with self._database() as database:
-            return database.execute(query, values).fetchall()
+            try:
+                return database.execute(query, values).fetchall()
+            except sqlite3.OperationalError as error:
+                if "decode" not in str(error):
+                    raise
+            # A damaged text must not make the rows around it unreadable: its checksum tells of it.
+            database.text_factory = partial(str, encoding="utf-8", errors="replace")
+            try:
+                return database.execute(query, values).fetchall()
+            finally:
+                database.text_factory = str
 
     @contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:
@@ -317,26 +343,27 @@ def _attempt(row: Sequence[Any]) -> StepRecord | None:
     key, step_id, kind, status, identity, text, reason, log, seconds, started, checksum = row
     result: Mapping[str, Any] = {}
     if text is not None:
-        if _checksum(key, kind, status, identity, text) != checksum:
-            return None
         try:
+            if _checksum(key, kind, status, identity, text) != checksum:
+                return None
             result = json.loads(text)
-        except ValueError:
+        except (TypeError, ValueError):  # a damaged column may even come back as another type
             return None
     return StepRecord(key, step_id, kind, status, identity, result, reason, log, seconds, started)
 
 
 def _run(row: Sequence[Any]) -> RunRecord:
-    *facts, argv, exit_code, text = row
+    run_id, matrix, matrix_digest, started, finished, host, argv, exit_code, text = row
     report = None
     if text is not None:
         with suppress(ValueError):
             report = json.loads(text)
-    return RunRecord(*facts, tuple(json.loads(argv)), exit_code, report)
+    arguments = tuple(json.loads(argv))
+    return RunRecord(run_id, matrix, matrix_digest, started, finished, host, arguments, exit_code, report)
 
 
 def _checksum(*fields: str) -> bytes:
-    return hashlib.blake2b("\0".join(map(str, fields)).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return hashlib.blake2b("\0".join(fields).encode(), digest_size=8).digest()
 
 
 def _json(value: Any) -> str:

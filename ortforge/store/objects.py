@@ -118,12 +118,11 @@ class ObjectStore:
         """Remove an object, at once for everybody; return whether it was there."""
         path = self._place(digest)
         self._verified.discard(digest)
-        with self.scratch() as scratch, disk_errors(path):
-            with suppress(FileNotFoundError):
-                if stat.S_ISDIR(path.lstat().st_mode):
-                    path.chmod(0o755)  # a folder that is moved must be writable, its parent is written in it
-                path.rename(scratch / "dropped")
-                return True
+        with self.scratch() as scratch, disk_errors(path), suppress(FileNotFoundError):
+            if stat.S_ISDIR(path.lstat().st_mode):
+                path.chmod(0o755)  # a folder that is moved must be writable, its parent is written in it
+            path.rename(scratch / "dropped")
+            return True
         return False
 
     def bytes(self, digest: str) -> int:
@@ -198,7 +197,7 @@ class ObjectStore:
         with disk_errors(path):
             path.parent.mkdir(exist_ok=True)
             _freeze(staged)
-            # Another process may publish the same at this moment: for files the later one wins, for folders the earlier.
+            # Another process may publish the same just now: of two files the later stays, of two folders the earlier.
             with suppress(FileExistsError):
                 publish(staged, path)
             if path.is_dir():

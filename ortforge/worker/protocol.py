@@ -61,9 +61,12 @@ class Channel:
         return cls(answers, commands)
 
     def _listen(self, commands: int) -> None:
-        with os.fdopen(commands, encoding="utf-8") as lines:
+        # Plain reads: a buffered reader's lock, held by a daemon thread, can abort the interpreter when it ends.
+        pending = b""
+        while block := os.read(commands, 1 << 16):
+            *lines, pending = (pending + block).split(b"\n")
             for line in lines:
-                self._commands.put(line)
+                self._commands.put(line.decode("utf-8", "replace"))
         # The supervisor is gone. PR_SET_PDEATHSIG says so too, but not to children, nor inside a container.
         if self._open:
             end_group()

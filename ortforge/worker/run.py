@@ -103,10 +103,7 @@ class _Answer:
 
         make = self._ort.OrtValue.ortvalue_from_numpy
         values = self._session.run_with_ort_values(None, {name: make(array) for name, array in feeds.items()})
-        return [
-            widen(value) if name in self.widened else value.numpy()
-            for name, value in zip(self._names, values)
-        ]
+        return [widen(value) if name in self.widened else value.numpy() for name, value in zip(self._names, values)]
 
 
 def _flat(outputs: list[Any], answered: list[Any]) -> Iterator[tuple[str, Any]]:
@@ -128,6 +125,4 @@ def described(entries: list[Any]) -> list[dict[str, Any]]:
     """Return a session's inputs or outputs as JSON: name, dtype and shape (a number, a symbol or ``None``)."""
     from .tensors import ort_dtype
 
-    return [
-        {"name": entry.name, "dtype": ort_dtype(entry.type), "shape": list(entry.shape)} for entry in entries
-    ]
+    return [{"name": entry.name, "dtype": ort_dtype(entry.type), "shape": list(entry.shape)} for entry in entries]

@@ -131,7 +131,8 @@ def _open_on_plugin(
     if not devices:
         others = ", ".join(sorted({device.ep_name for device in everything})) or "none"
         raise JobError(
-            "unsupported", f"the plugin EP {wanted} is registered and offers no device here (EPs with devices: {others})"
+            "unsupported",
+            f"the plugin EP {wanted} is registered and offers no device here (EPs with devices: {others})",
         )
     options.add_provider_for_devices(devices[:1], {str(key): str(value) for key, value in given.items()})
     made = ort.InferenceSession(model, options, enable_fallback=0)

@@ -130,7 +130,9 @@ def widen(value: Any) -> Array:
     kind = str(value.data_type())[len("tensor(") : -1]
     shape = tuple(value.shape())
     if value.device_name().lower() != "cpu":
-        raise JobError("unsupported", f"an output of type {kind} lies on device {value.device_name()}, not in host memory")
+        raise JobError(
+            "unsupported", f"an output of type {kind} lies on device {value.device_name()}, not in host memory"
+        )
     count = int(np.prod(shape, dtype=np.int64))
     width = 2 if kind == "bfloat16" else 1
     raw = ctypes.string_at(value.data_ptr(), count * width) if count else b""

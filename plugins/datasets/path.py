@@ -80,11 +80,11 @@ def fingerprint(reference: str, base: Path) -> str:
 def materialize(job: Any) -> dict[str, Any]:
     """Write the samples of a ``path:`` dataset, at most ``job.limit``.
 
-    :raises FileNotFoundError, ValueError: the data is missing or does not fit the model; the message says how.
+    :raises ValueError: the data is missing or does not fit the model; the message says how.
     """
     path = Path(job.base) / job.reference
     if not path.exists():
-        raise FileNotFoundError(f"the dataset {path} does not exist")
+        raise ValueError(f"the dataset {path} does not exist")
     inputs = {entry["name"]: entry for entry in job.inputs}
     count = 0
     for count, (feeds, label) in enumerate(_samples(path, inputs), 1):

@@ -86,7 +86,7 @@ def _digest(files: Iterable[Path], root: Path, reference: str) -> str:
 def materialize(job: Any) -> dict[str, Any]:
     """Call the function and write what it gives, at most ``job.limit`` samples.
 
-    :raises FileNotFoundError, ImportError, TypeError, ValueError: it cannot be called, or gives no samples of the
+    :raises ImportError, ValueError: it cannot be called, or gives no samples of the
         model's inputs; the message says why. What the function itself raises comes through.
     """
     function = _function(job.reference, Path(job.base))
@@ -127,7 +127,7 @@ def _function(reference: str, base: Path) -> Callable[..., Any]:
 
 def _file_module(path: Path) -> Any:
     if not path.is_file():
-        raise FileNotFoundError(f"the file {path} does not exist")
+        raise ValueError(f"the file {path} does not exist")
     sys.path.insert(0, str(path.parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
@@ -148,7 +148,7 @@ def _accepted(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[
     ]
     strange = [name for name in needed if name not in offered]
     if strange:
-        raise TypeError(f"{function.__name__} needs {', '.join(strange)}; it can be given {', '.join(offered)}")
+        raise ValueError(f"{function.__name__} needs {', '.join(strange)}; it can be given {', '.join(offered)}")
     return {name: value for name, value in offered.items() if name in by_name}
 
 
@@ -157,7 +157,7 @@ def _given(result: Any, reference: str) -> Iterator[Any]:
     if hasattr(result, "get_next"):
         return iter(result.get_next, None)
     if isinstance(result, Mapping) or not isinstance(result, Iterable):
-        raise TypeError(
+        raise ValueError(
             f"python:{reference} returned a {type(result).__name__}; it must yield dicts or (dict, label), "
             "or return an object with get_next()"
         )
@@ -168,7 +168,7 @@ def _feeds(feeds: Any, inputs: Mapping[str, Any], reference: str) -> dict[str, A
     import numpy as np
 
     if not isinstance(feeds, Mapping):
-        raise TypeError(
+        raise ValueError(
             f"python:{reference} gave a {type(feeds).__name__}; a sample is a dict from input name to array"
         )
     strange = [str(name) for name in feeds if name not in inputs]

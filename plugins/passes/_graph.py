@@ -98,7 +98,8 @@ def opset(model: ModelProto) -> int:
 def prune_imports(model: ModelProto) -> None:
     """Drop imports of operator domains that no node uses.
 
-    ORT writes every domain it knows into the models that it saves, and an older ORT refuses the versions it does not know.
+    ORT writes every domain it knows into the models that it saves, and an older ORT refuses versions that it does
+    not know.
     """
     used = {node.domain for node in nodes(model)} | {function.domain for function in model.functions}
     kept = [entry for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS or entry.domain in used]

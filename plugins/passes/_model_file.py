@@ -1,7 +1,7 @@
 """Reading and writing models for the passes: external data, IR versions, sizes, and "does it load".
 
-Runs inside a runtime beside the pass that imports it, so it knows nothing of ortforge. Only the standard library is imported
-when the file is, since the passes' other half is listed by processes that have no onnx.
+Runs inside a runtime beside the pass that imports it, so it knows nothing of ortforge. Only the standard library is
+imported when the file is, since the passes' other half is listed by processes that have no onnx.
 """
 
 from __future__ import annotations
@@ -22,7 +22,17 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto, TensorProto
 
-__all__ = ["OLDEST_IR", "copy", "external_files", "first_line", "load", "load_error", "needs_external_data", "save", "size"]
+__all__ = [
+    "OLDEST_IR",
+    "copy",
+    "external_files",
+    "first_line",
+    "load",
+    "load_error",
+    "needs_external_data",
+    "save",
+    "size",
+]
 
 INLINE_LIMIT: Final = 1_900_000_000
 """Bytes above which weights go to a file of their own: protobuf refuses messages of 2 GiB and more."""

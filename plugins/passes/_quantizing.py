@@ -34,6 +34,7 @@ ABSURD_SCALE: Final = 1e10
 TINY_SCALE: Final = 1e-30
 HEAVY_OPS: Final = frozenset({"Conv", "ConvTranspose", "GRU", "Gemm", "LSTM", "MatMul"})
 
+
 @dataclass(frozen=True)
 class Prepared:
     """A model made ready for a quantizer.
@@ -94,9 +95,7 @@ def unchanged(source: Path, output: Path, warning: str) -> dict[str, Any]:
     return {"quantized": {}, "bytes_before": bytes_, "bytes_after": bytes_, "warnings": [warning]}
 
 
-def finish(
-    source: Path, quantized: ModelProto, output: Path, prepared: Prepared, *, advice: str
-) -> dict[str, Any]:
+def finish(source: Path, quantized: ModelProto, output: Path, prepared: Prepared, *, advice: str) -> dict[str, Any]:
     """Write the quantizer's model with the input's IR version, check that it loads, and say what changed.
 
     :param advice: what to try when it does not load.
@@ -169,13 +168,13 @@ def lint_scales(model: ModelProto, *, masks: Sequence[str]) -> list[str]:
             else " Calibration saw infinite or enormous values there."
         )
         found.append(
-            f"RUINED RANGES: the scale of {_some(absurd)} makes every ordinary value zero.{cause} Leave those nodes out "
-            "with nodes_to_exclude, limit op_types to MatMul and Conv, or replace the constants by -1e4."
+            f"RUINED RANGES: the scale of {_some(absurd)} makes every ordinary value zero.{cause} Leave those nodes "
+            "out with nodes_to_exclude, limit op_types to MatMul and Conv, or replace the constants by -1e4."
         )
     if huge:
         found.append(f"The scale of {_some(huge)} is above 1e6: look for outliers in the calibration data there.")
     if tiny:
-        found.append(f"The scale of {_some(tiny)} is below 1e-30: these tensors are always zero in the calibration data.")
+        found.append(f"The scale of {_some(tiny)} is below 1e-30: always zero in the calibration data.")
     return found
 
 

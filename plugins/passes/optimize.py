@@ -1,7 +1,7 @@
-"""``optimize``: ONNX Runtime's own graph optimizations, done once ahead of time and saved, with a stamp of their conditions.
+"""``optimize``: ONNX Runtime's own graph optimizations, done once, saved, and stamped with their conditions.
 
-It gains load time, not speed: a session would make the same graph each time it loads the model. What the saved graph depends
-on (EP, CPU, version) is written into the stamp; see ``ortforge.plan.stamp`` for who refuses what.
+It gains load time, not speed: a session would make the same graph each time it loads the model. What the saved graph
+depends on (EP, CPU, version) is written into the stamp; see ``ortforge.plan.stamp`` for what is refused where.
 """
 
 from __future__ import annotations
@@ -57,10 +57,13 @@ class Parameters:
 
     level: Literal["basic", "extended", "layout", "all"] = field(
         default="all",
-        metadata={"doc": "basic runs anywhere; extended is bound to the EP; layout and all also to the CPU and version"},
+        metadata={
+            "doc": "basic runs anywhere; extended is bound to the EP; layout and all also to the CPU and version"
+        },
     )
     format: Literal["onnx", "ort"] = field(
-        default="onnx", metadata={"doc": "ort: ORT's flat file, quick to load; no pass can follow, and ORT optimizes it no further"}
+        default="onnx",
+        metadata={"doc": "ort: ORT's flat file, quick to load; no pass can follow, and ORT optimizes it no further"},
     )
 
 
@@ -167,7 +170,9 @@ def _save_optimized(job: PassJob, wanted: Parameters, source: Path, saved: Path,
             _session(source, saved, named, [("CPUExecutionProvider", {})], split=split)
 
 
-def _session(source: Path, saved: Path, level: str, providers: list[tuple[str, dict[str, str]]], *, split: bool) -> None:
+def _session(
+    source: Path, saved: Path, level: str, providers: list[tuple[str, dict[str, str]]], *, split: bool
+) -> None:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -176,7 +181,9 @@ def _session(source: Path, saved: Path, level: str, providers: list[tuple[str, d
     if saved.suffix == ".ort":
         options.add_session_config_entry("session.save_model_format", "ORT")
     if split:
-        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{saved.name}.data")
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_file_name", f"{saved.name}.data"
+        )
     onnxruntime.InferenceSession(str(source), options, providers=providers)
 
 

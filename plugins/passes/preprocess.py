@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 class Parameters:
     """What ``preprocess`` can be told."""
 
-    optimization: bool = field(default=True, metadata={"doc": "fold constants and fuse batch normalization (ORT's basic level)"})
+    optimization: bool = field(
+        default=True, metadata={"doc": "fold constants and fuse batch normalization (ORT's basic level)"}
+    )
     symbolic_shapes: bool = field(default=True, metadata={"doc": "infer shapes with symbols, best for transformers"})
     onnx_shapes: bool = field(default=True, metadata={"doc": "infer shapes with onnx"})
     auto_merge: bool = field(
@@ -96,7 +98,9 @@ def apply(job: PassJob) -> dict[str, Any]:
     return result
 
 
-def _with_fallbacks(source: Path, workdir: Path, wanted: Parameters, *, large: bool) -> tuple[Path | None, dict[str, str]]:
+def _with_fallbacks(
+    source: Path, workdir: Path, wanted: Parameters, *, large: bool
+) -> tuple[Path | None, dict[str, str]]:
     """Try all three steps, then without the one that most often fails, and so on.
 
     Returns the written model (``None`` when no step worked) and why each step that was asked for was left out.

@@ -40,11 +40,15 @@ class Parameters:
     )
     constants_to_initializers: bool = field(
         default=True,
-        metadata={"doc": "move weights out of Constant nodes first: the quantizer looks for them among initializers only"},
+        metadata={
+            "doc": "move weights out of Constant nodes first: the quantizer looks for them among initializers only"
+        },
     )
     subgraphs: bool = field(
         default=False,
-        metadata={"doc": "quantize inside the branches of If, Loop and Scan too: ONNX Runtime can, but check what it does"},
+        metadata={
+            "doc": "quantize inside the branches of If, Loop and Scan too: ONNX Runtime can, but check what it does"
+        },
     )
     extra_options: dict[str, ExtraOption] = field(
         default_factory=dict, metadata={"doc": "passed to onnxruntime.quantization as they are, e.g. MatMulConstBOnly"}
@@ -94,7 +98,9 @@ def apply(job: PassJob) -> dict[str, Any]:
     )
     if not _graph.has_onnx_operators(prepared.model):
         return _quantizing.unchanged(
-            source, output, "NO-OP: the model has only operators of ai.onnx.ml (trees and the like); none can be quantized."
+            source,
+            output,
+            "NO-OP: the model has only operators of ai.onnx.ml (trees and the like); none can be quantized.",
         )
     options: dict[str, Any] = dict(wanted.extra_options)
     if wanted.subgraphs and len(list(_graph.graphs(prepared.model))) > 1:
@@ -143,6 +149,6 @@ def _why_nothing(model: Any, wanted: Parameters) -> str:
     if counts.get("Constant") and not wanted.constants_to_initializers:
         return "NO-OP: nothing was quantized; the weights lie in Constant nodes: set constants_to_initializers = true."
     return (
-        "NO-OP: nothing was quantized; no MatMul, Gemm, Conv, LSTM or Gather of the model has a constant float weight that "
-        "the quantizer takes."
+        "NO-OP: nothing was quantized; no MatMul, Gemm, Conv, LSTM or Gather of the model has a constant float weight "
+        "that the quantizer takes."
     )

@@ -33,7 +33,8 @@ class Parameters:
     """What ``quantize-static`` can be told."""
 
     format: Literal["QDQ", "QOperator"] = field(
-        default="QDQ", metadata={"doc": "QDQ: pairs around float operators, which every EP reads; QOperator: integer operators"}
+        default="QDQ",
+        metadata={"doc": "QDQ: pairs around float operators, which every EP reads; QOperator: integer operators"},
     )
     activation_type: Literal["QUInt8", "QInt8", "QUInt16", "QInt16"] = field(
         default="QUInt8", metadata={"doc": "type of the activations; on x86 QUInt8 is several times faster than QInt8"}
@@ -64,10 +65,13 @@ class Parameters:
     )
     constants_to_initializers: bool = field(
         default=True,
-        metadata={"doc": "move weights out of Constant nodes first: the quantizer looks for them among initializers only"},
+        metadata={
+            "doc": "move weights out of Constant nodes first: the quantizer looks for them among initializers only"
+        },
     )
     extra_options: dict[str, ExtraOption] = field(
-        default_factory=dict, metadata={"doc": "passed to onnxruntime.quantization as they are, e.g. QDQKeepRemovableActivations"}
+        default_factory=dict,
+        metadata={"doc": "passed to onnxruntime.quantization as they are, e.g. QDQKeepRemovableActivations"},
     )
 
 
@@ -108,7 +112,9 @@ class Samples:
     """Calibration samples one at a time, in the form that ONNX Runtime's calibrators read.
 
     The calibrators keep what every sample gave until they are told to merge it. Asked for with a stride of one
-    (``set_range``), they merge after each, so memory does not grow with the number of samples.
+    (``set_range``), they merge after each, so memory does not grow with the number of samples. ``read`` counts the
+    samples taken; ``running`` is true while one is read or
+    the model runs on it.
     """
 
     def __init__(self, feeds: Iterator[dict[str, Any]], count: int, inputs: set[str]) -> None:
@@ -116,6 +122,7 @@ class Samples:
         self._count = count
         self._inputs = inputs
         self._left = 0
+        self.running = False
         self._digests: set[bytes] = set()
         self.read = 0
 
@@ -131,7 +138,9 @@ class Samples:
 
         :raises ValueError: it has other inputs than the model.
         """
+        self.running = bool(self._left)
         if not self._left or (feed := next(self._feeds, None)) is None:
+            self.running = False
             return None
         if missing := self._inputs - feed.keys():
             raise ValueError(
@@ -151,7 +160,9 @@ class Samples:
         if self.read > 1 and len(self._digests) == 1:
             return [f"All {self.read} calibration samples are identical, so the ranges are those of one input."]
         if self.read < FEW_SAMPLES:
-            return [f"Only {self.read} calibration samples: ranges depend on which they are. Give {FEW_SAMPLES} or more."]
+            return [
+                f"Only {self.read} calibration samples: ranges depend on which they are. Give {FEW_SAMPLES} or more."
+            ]
         return []
 
 
@@ -184,7 +195,9 @@ def apply(job: PassJob) -> dict[str, Any]:
         what = " or ".join(wanted.op_types) or "operators that the quantizer takes"
         where = " outside the branches of If and Loop" if len(list(_graph.graphs(model))) > 1 else ""
         return _quantizing.unchanged(source, output, f"NO-OP: nothing was quantized; the model has no {what}{where}.")
-    result = _quantizing.finish(source, model, output, prepared, advice="Put preprocess before this pass, or use format = 'QDQ'.")
+    result = _quantizing.finish(
+        source, model, output, prepared, advice="Put preprocess before this pass, or use format = 'QDQ'."
+    )
     warnings = [*_quantizing.lint_scales(model, masks=masks), *samples.complaints()]
     return {**result, "calibration_samples": samples.read, "warnings": warnings}
 
@@ -228,9 +241,10 @@ def _failed(problem: Exception, samples: Samples) -> RuntimeError:
     if "bins" in str(problem):
         return RuntimeError(
             f"A histogram of some tensor's values cannot be made ({_model_file.first_line(problem)}): the tensor has a "
-            "constant or an infinite range, as masks have. Use calibrate_method = 'MinMax' or 'Entropy', or limit op_types."
+            "constant or an infinite range, as masks have. Use calibrate_method = 'MinMax' or 'Entropy', or limit "
+            "op_types."
         )
-    if samples.read < len(samples):
+    if samples.running:
         return RuntimeError(
             f"Calibration stopped at sample {samples.read} of {len(samples)}: {_model_file.first_line(problem)} "
             "Check that the calibration data has the shapes and types of the model's inputs."

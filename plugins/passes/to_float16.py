@@ -1,7 +1,7 @@
 """``float16``: weights and computations in half precision, for GPUs and for half the size.
 
-The file is not called float16.py on purpose: its folder is on the module path of the runtime it is run in, and onnxruntime.transformers
-imports a module of its own under that name.
+The file is not called float16.py on purpose: its folder is on the module path where it runs, and
+onnxruntime.transformers imports a module of its own under that name.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _objection(use: PassUse) -> str:
 
 
 def apply(job: PassJob) -> dict[str, Any]:
-    """Convert ``job.model`` to float16 in ``job.output``, with a second converter where the first one's result is invalid.
+    """Convert ``job.model`` to float16 in ``job.output``, with a second converter where the first one fails.
 
     :raises ValueError: the model cannot be read, is quantized, or lacks a named node.
     :raises RuntimeError: neither converter makes a model that loads.
@@ -89,7 +89,10 @@ def apply(job: PassJob) -> dict[str, Any]:
         return {"float16_weights": 0, "warnings": ["NO-OP: the model has no float32 weights to convert."]}
     prepared, masks, kept = _make_room(model, wanted)
     failures: list[str] = []
-    for name, convert in (("onnxconverter_common", _by_converter_common), ("onnxruntime.transformers", _by_onnxruntime)):
+    for name, convert in (
+        ("onnxconverter_common", _by_converter_common),
+        ("onnxruntime.transformers", _by_onnxruntime),
+    ):
         trial = workdir / f"{name}.onnx"
         try:
             made = convert(_copied(prepared), wanted, kept)

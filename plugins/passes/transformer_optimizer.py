@@ -1,8 +1,8 @@
-"""``transformer-optimizer``: attention, layer normalization and GELU fused into single operators by ONNX Runtime's scripts.
+"""``transformer-optimizer``: attention, normalization and GELU fused by ONNX Runtime's transformer scripts.
 
-Those scripts know the graphs of certain exporters by their patterns. A pattern that is not found changes nothing and says
-nothing; this pass counts, and says it. torch is not needed: the one step that imports it (ONNX Runtime's own optimizations
-before the fusions) is done here with a session.
+Those scripts know the graphs of certain exporters by their patterns. A pattern that is not found changes nothing and
+says nothing; this pass counts, and says it. torch is not needed: the one step that imports it (ONNX Runtime's own
+optimizations before the fusions) is done here with a session.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ else:
 if TYPE_CHECKING:
     from ortforge.api import Pass, PassJob, PassUse
 
-ATTENTION: Final = ("Attention", "DecoderMaskedMultiHeadAttention", "GroupQueryAttention", "MultiHeadAttention", "PackedAttention")
+ATTENTION: Final = (
+    "Attention",
+    "DecoderMaskedMultiHeadAttention",
+    "GroupQueryAttention",
+    "MultiHeadAttention",
+    "PackedAttention",
+)
 FUSED: Final = frozenset(
     {
         *ATTENTION,
@@ -66,8 +72,8 @@ class Parameters:
     """What ``transformer-optimizer`` can be told."""
 
     model_type: Literal[
-        "bart", "bert", "bert_keras", "bert_tf", "clip", "conformer", "gpt2", "gpt2_tf", "gpt_neox", "mmdit", "phi", "sam2",
-        "swin", "t5", "tnlr", "unet", "vae", "vit",
+        "bart", "bert", "bert_keras", "bert_tf", "clip", "conformer", "gpt2", "gpt2_tf", "gpt_neox", "mmdit", "phi",
+        "sam2", "swin", "t5", "tnlr", "unet", "vae", "vit",
     ] = field(default="bert", metadata={"doc": "the architecture whose patterns to look for"})  # fmt: skip
     num_heads: int = field(default=0, metadata={"doc": "attention heads; 0: detect (works on few exports)"})
     hidden_size: int = field(default=0, metadata={"doc": "hidden size; 0: detect (works on few exports)"})
@@ -84,7 +90,9 @@ class Parameters:
     embed_layer_norm: bool = field(default=True, metadata={"doc": "fuse embeddings with their normalization"})
     gelu: bool = field(default=True, metadata={"doc": "fuse GELU"})
     bias_gelu: bool = field(default=True, metadata={"doc": "fuse the bias before it as well"})
-    gelu_approximation: bool = field(default=False, metadata={"doc": "replace GELU by FastGelu: quicker, not the same values"})
+    gelu_approximation: bool = field(
+        default=False, metadata={"doc": "replace GELU by FastGelu: quicker, not the same values"}
+    )
     rotary_embeddings: bool = field(default=True, metadata={"doc": "fuse rotary embeddings"})
     attention_mask: Literal["auto", "index", "raw", "none"] = field(
         default="auto", metadata={"doc": "form of the mask in fused attention; none drops it: for full sequences alone"}
@@ -140,8 +148,8 @@ def apply(job: PassJob) -> dict[str, Any]:
     _model_file.save(fused, output, ir_version=before.ir_version)
     if problem := _model_file.load_error(output, kernels=False):
         raise RuntimeError(
-            f"The fused model does not load: {problem} Check model_type, num_heads and hidden_size, or switch off the fusion "
-            "that it names."
+            f"The fused model does not load: {problem} Check model_type, num_heads and hidden_size, or switch off the "
+            "fusion that it names."
         )
     return {
         "fused": counts,
@@ -236,14 +244,19 @@ def _complaints(wanted: Parameters, before: Any, counts: dict[str, int]) -> list
     if not expected or any(op in ops for op in ATTENTION):
         return []
     if not softmaxes:
-        return ["0 Attention fused: no Softmax of the model feeds a MatMul, so it has no attention. Is it a transformer?"]
+        return [
+            "0 Attention fused: no Softmax of the model feeds a MatMul, so it has no attention. Is it a transformer?"
+        ]
     if attentions:
         left = softmaxes - attentions
         return [f"{attentions} of {softmaxes} attentions were fused; {left} have another form."] if left > 0 else []
-    causes = ["the export holds scaled_dot_product_attention, or was made by torch's dynamo exporter, whose form no pattern knows"]
+    causes = [
+        "the export holds scaled_dot_product_attention, or was made by torch's dynamo exporter: no pattern knows either"
+    ]
     if not wanted.num_heads:
         causes.append("num_heads and hidden_size are not given and could not be detected")
     return [
-        f"0 Attention fused, though the model has {softmaxes} Softmax before a MatMul. Likely cause: {', or '.join(causes)}. Export with "
+        f"0 Attention fused, though the model has {softmaxes} Softmax before a MatMul. Likely cause: "
+        f"{', or '.join(causes)}. Export with "
         "attn_implementation='eager' and dynamo=False, and give num_heads and hidden_size."
     ]

@@ -1,8 +1,8 @@
 """``report.xml``: JUnit XML, for the test tab of a CI system: a suite per model, a case per cell.
 
-Written to the schema that Jenkins and GitLab read, which is the strictest of the common ones: a suite holds properties and then
-cases; a case holds at most one of skipped, error and failure, and then system-out. What a user can act on in the model
-(slower, inaccurate, misplaced) is a failure; what broke is an error; what cannot run here is skipped.
+Written to the schema that Jenkins and GitLab read, which is the strictest of the common ones: a suite holds properties
+and then cases; a case holds at most one of skipped, error and failure, and then system-out. What a user can act on in
+the model (slower, inaccurate, misplaced) is a failure; what broke is an error; what cannot run here is skipped.
 """
 
 from __future__ import annotations

@@ -84,9 +84,9 @@ def _ships(report: Mapping[str, Any]) -> Iterator[str]:
 def _row(cell: Mapping[str, Any]) -> tuple[str, ...]:
     status = ", ".join((cell["status"], *marks(cell)))
     p50 = latency((cell.get("timing") or {}).get("p50_s"))
-    said = (cell["model"], cell["target"], cell["ep"], cell["recipe"], status)
-    said += (parity_text(cell.get("parity")), speed(cell.get("timing")), p50, size(cell.get("bytes")))
-    return tuple(_plain(value) for value in said)
+    where = (cell["model"], cell["target"], cell["ep"], cell["recipe"], status)
+    numbers = (parity_text(cell.get("parity")), speed(cell.get("timing")), p50, size(cell.get("bytes")))
+    return tuple(_plain(value) for value in (*where, *numbers))
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -12,6 +12,7 @@ import pytest
 
 import ortforge
 from ortforge import plugin_manager
+from ortforge.api import Device
 from ortforge.errors import PluginError
 from ortforge.plugin_manager import PluginRow, Plugins, third_party_commands
 
@@ -89,9 +90,7 @@ BROKEN = {
     "a plugin API of the past": ("ORTFORGE_PLUGIN_API = 0", "update the plugin"),
     "a plugin API that is no number": ("ORTFORGE_PLUGIN_API = 'one'", "must be a number"),
     "a wrapper around a hook": (
-        "from ortforge.api import hookimpl\n"
-        "@hookimpl(wrapper=True)\n"
-        "def ortforge_backends():\n    return (yield)",
+        "from ortforge.api import hookimpl\n@hookimpl(wrapper=True)\ndef ortforge_backends():\n    return (yield)",
         "wraps a hook",
     ),
 }
@@ -113,7 +112,10 @@ PARTIAL = {
     "returns a number": ("def ortforge_backends(): return 7", "an int"),
     "returns a string": ("def ortforge_backends(): return 'edge'", "a str"),
     "gives the wrong type": ("def ortforge_backends(): return ['edge']", "it gave a str where a Backend belongs"),
-    "fails halfway": ("def ortforge_backends():\n    yield from ()\n    raise RuntimeError('no licence')", "no licence"),
+    "fails halfway": (
+        "def ortforge_backends():\n    yield from ()\n    raise RuntimeError('no licence')",
+        "no licence",
+    ),
     "exits in a hook": ("def ortforge_backends(): raise SystemExit(3)", "SystemExit: 3"),
     "has a hook that does not exist": ("def ortforge_backend(): return []", "perhaps ortforge_backends was meant"),
     "has a hook that is no function": ("ortforge_backends = []", "a list, not a function"),
@@ -181,8 +183,28 @@ def test_an_unknown_name_is_answered_with_the_nearest_one() -> None:
     assert "'openvino'" in caught.value.meant
     assert "ortforge plugins list" in caught.value.todo
     assert backends.get("openvnio") is None
+    with pytest.raises(PluginError, match="no scheme for models called 'pth'"):
+        Plugins(third_party=False).models["pth"]
     with pytest.raises(PluginError):
         Plugins(third_party=False).owner("passes", "no-such-pass")
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [("raise OSError('no driver')", "OSError: no driver"), ("return True", "it answered with a bool")],
+)
+def test_a_backend_that_fails_when_asked_is_unavailable(
+    body: str, reason: str, install_plugin: Install, linux_cpu: Device
+) -> None:
+    install_plugin(
+        "ortforge-shaky",
+        "from ortforge.api import Backend\n"
+        f"def ask(device): {body}\n"
+        "def ortforge_backends(): yield Backend('shaky', 'ShakyExecutionProvider', '', availability=ask)",
+    )
+    answer = Plugins(environ={}).backends["shaky"].availability(linux_cpu)
+    assert not answer.usable
+    assert answer.reason == f"the plugin ortforge-shaky could not say whether shaky runs here: {reason}"
 
 
 def test_registration_hooks_are_called_once(install_plugin: Install) -> None:
@@ -281,9 +303,13 @@ def test_adding_a_first_party_plugin_is_adding_a_file(tmp_path: Path, monkeypatc
     assert list(plugins.backends) == ["edge"]
 
 
-def test_unreadable_entry_points_do_not_end_the_program(install_plugin: Install) -> None:
-    site = install_plugin("ortforge-odd", "").parent
-    (site / "ortforge_odd-1.0.dist-info" / "entry_points.txt").write_text("[ortforge]\nthis is no entry\n")
+@pytest.mark.parametrize("content", [b"[ortforge]\nthis is no entry\n", b"\xff\xfe", b"[ortforge]\nodd = two words\n"])
+def test_unreadable_entry_points_of_one_distribution_hide_no_other(content: bytes, install_plugin: Install) -> None:
+    site = install_plugin("ortforge-odd").parent
+    (site / "ortforge_odd-1.0.dist-info" / "entry_points.txt").write_bytes(content)
+    install_plugin("ortforge-sound", BACKEND.format(name="sound"))
     plugins = Plugins(environ={})
-    assert "cpu" in plugins.backends
-    assert plugins.rows()
+    assert "sound" in plugins.backends
+    odd = [row for row in plugins.rows() if row.distribution == "ortforge-odd"]
+    assert [row.status for row in odd] == ["failed"]
+    assert "entry point" in odd[0].error

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ortforge.api import Task, TaskOutcome
 from ortforge.engine.work import Work
-from ortforge.runtime.fetch import Fetch, ingest
+from ortforge.runtime.fetch import Fetcher, fetch_model
 
 
 def run(task: Task, work: Work) -> TaskOutcome:
@@ -15,8 +15,8 @@ def run(task: Task, work: Work) -> TaskOutcome:
     with work.store.objects.scratch() as scratch:
         workdir = scratch / "fetch"
         workdir.mkdir()
-        context = Fetch(workdir=workdir, base=Path(task.context["base"]), sha256=task.parameters["sha256"])
-        fetched = resolver.fetch(task.context["reference"], context)
+        fetcher = Fetcher(workdir=workdir, base=Path(task.context["base"]), sha256=task.parameters["sha256"])
         artefact = scratch / "artefact"
-        facts = ingest(fetched, artefact, sha256=task.parameters["sha256"])
+        facts = fetch_model(resolver, task.context["reference"], fetcher, artefact)
+        facts["reference"] = f"{resolver.scheme}:{task.context['reference']}"
         return TaskOutcome("ok", work.store.objects.put(artefact), facts)

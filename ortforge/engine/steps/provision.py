@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ortforge.api import Task, TaskOutcome
 from ortforge.engine.work import CANCEL, Work, failed_job
-from ortforge.runtime.environment import EnvironmentRequest, provision
+from ortforge.runtime.environment import Environment, EnvironmentRequest, provision, same_runtime, tools_request
 from ortforge.runtime.supervisor import Limits, run_job
 
 _PROBE_LIMITS = Limits(import_s=120, load_s=60, run_s=60, memory=4 << 30)
@@ -14,18 +14,20 @@ _PROBE_LIMITS = Limits(import_s=120, load_s=60, run_s=60, memory=4 << 30)
 
 def run(task: Task, work: Work) -> TaskOutcome:
     """Make the environment; its identity covers every wheel, the interpreter and the platform."""
-    wheels = tuple(Path(wheel) for wheel in task.context["wheels"])
+    asked = task.context
+    request = EnvironmentRequest(
+        tuple(asked["requires"]), asked["python"], tuple(Path(wheel) for wheel in asked["wheels"]), ()
+    )
     if task.inputs:
         # A tools environment: the bare runtime's request again, with what passes and datasets need on top.
-        bare = task.inputs[0][2]
-        pins = tuple(f"{package['name']}=={package['version']}" for package in bare["environment"]["packages"])
-        local = {wheel.name.split("-")[0].replace("_", "-").lower() for wheel in wheels}
-        requires = tuple(pin for pin in pins if pin.split("==")[0].replace("_", "-").lower() not in local)
-        python = bare["probe"]["python"]
-        request = EnvironmentRequest(requires, python, wheels, tuple(task.parameters["extra"]))
+        bare = Environment.from_json(task.inputs[0][2]["environment"])
+        tools = tools_request(request, bare, task.parameters["extra"])
+        environment = provision(tools, work.store.envs)
+        difference = same_runtime(bare, environment, request)
+        if difference:
+            return TaskOutcome("failed", reason=f"the tools environment is not the runtime's: {difference}")
     else:
-        request = EnvironmentRequest(tuple(task.parameters["requires"]), task.parameters["python"], wheels, ())
-    environment = provision(request, work.store.envs)
+        environment = provision(request, work.store.envs)
     facts = environment.to_json()
     with work.store.objects.scratch() as scratch:
         interpreter = work.interpreter(facts)

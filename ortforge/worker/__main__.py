@@ -1,0 +1,55 @@
+"""``python -m ortforge_worker``: one process, one job. See docs/formats.md for what is said and kept."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+
+from . import limits, protocol
+from .classify import classify
+
+OPS = {
+    "apply": "apply",
+    "inspect": "inspect_model",
+    "materialize": "materialize",
+    "probe": "probe",
+    "run": "run",
+    "time": "timed",
+}
+"""The module that does each kind of job."""
+
+
+def main() -> int:
+    """Do the job that standard input names; every Python-level failure becomes a message."""
+    channel = protocol.Channel.open()
+    limits.settle()
+    try:
+        _do(channel)
+    except Exception as error:
+        traceback.print_exc()
+        sys.stderr.flush()
+        failure = classify(error, channel.phase_name)
+        channel.error(failure.kind, failure.message)
+        return 1
+    return 0
+
+
+def _do(channel: protocol.Channel) -> None:
+    job = channel.read()
+    process = job.get("process") or {}
+    if process.get("result"):
+        from pathlib import Path
+
+        channel.result = Path(process["result"])
+    if process.get("address_space"):
+        limits.limit_address_space(int(process["address_space"]))
+    op = job.get("op")
+    if op not in OPS:
+        raise protocol.JobError("failed", f"there is no job {op!r}: only {', '.join(OPS)}")
+    channel.phase("import")
+    importlib.import_module(f".{OPS[op]}", __package__).run(job, channel)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

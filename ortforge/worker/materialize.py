@@ -1,0 +1,69 @@
+"""materialize: a dataset's module writes its samples."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .module import load_module
+from .protocol import Channel, JobError
+
+__all__ = ["DatasetJob", "run"]
+
+
+@dataclass(frozen=True)
+class DatasetJob:
+    """What a dataset's ``materialize`` is given.
+
+    :param reference: the reference without its scheme; :param base: folder that relative paths start from.
+    :param inputs: the model's inputs: ``name``, ``dtype`` and ``shape``, in which a free dimension is a symbol or ``None``.
+    :param limit: most samples wanted; 0 for no limit.
+    :param write: ``write(feeds, label=None)`` keeps one sample and says whether more are wanted; beyond the limit nothing
+        is kept.
+    """
+
+    reference: str
+    base: Path
+    options: Mapping[str, Any]
+    inputs: Sequence[Mapping[str, Any]]
+    limit: int
+    write: Callable[..., bool]
+
+
+def run(job: Mapping[str, Any], channel: Channel) -> None:
+    """Do a ``materialize`` job and finish it."""
+    from .samples import SampleWriter
+
+    inputs = list(job.get("inputs") or [])
+    module = load_module(job["module"], "materialize")
+    channel.phase("apply")
+    output = Path(job["output"])
+    if output.exists():
+        shutil.rmtree(output)
+    writer = SampleWriter(output, [entry["name"] for entry in inputs])
+    limit = int(job.get("limit") or 0)
+
+    def write(feeds: Mapping[str, Any], label: Any = None) -> bool:
+        if not isinstance(feeds, Mapping):
+            raise JobError("input", f"a sample must be a dict from input name to array, not {type(feeds).__name__}")
+        if not limit or writer.count < limit:
+            writer.write(feeds, label)
+        return not limit or writer.count < limit
+
+    dataset = DatasetJob(
+        reference=str(job["reference"]),
+        base=Path(job["base"]),
+        options=dict(job.get("options") or {}),
+        inputs=inputs,
+        limit=limit,
+        write=write,
+    )
+    details = module.materialize(dataset) or {}
+    if not writer.count:
+        raise JobError("input", f"{job['reference']} gave no samples")
+    random = bool(details.get("random", job.get("random", False)))
+    writer.close(random=random, source=str(details.get("source", job["reference"])))
+    channel.finish({"count": writer.count, "random": random, "labels": writer.labelled})

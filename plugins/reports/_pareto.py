@@ -1,0 +1,277 @@
+"""One model's variants as a plot of latency against error, with size as the area of the bubbles: plain SVG.
+
+Colour tells the runtime and is never alone: every bubble has a number, which the list beside the plot explains, and a
+title for the pointer and for screen readers. Colours are Paul Tol's "bright" scheme, made to be told apart with any
+colour vision.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ortforge.api.wording import latency, percent, size
+
+from ._markup import Markup, join, tag
+
+__all__ = ["Point", "front", "plot", "points_of"]
+
+WIDTH: Final = 620
+HEIGHT: Final = 400
+FLAT: Final = 200
+"""Height of a plot in which nothing has an error."""
+LEFT, RIGHT, TOP, BOTTOM = 70, 24, 26, 52
+LARGEST: Final = 21.0
+"""Radius of the largest model's bubble; area goes with bytes."""
+SMALLEST: Final = 4.0
+NO_ERROR: Final = 1e-9
+"""Errors below this are float64 rounding of the measure itself; they are drawn on the line "no error"."""
+COLOURS: Final = 7
+
+MEASURES: Final = {
+    "cosine": "1 - worst cosine",
+    "max_rel_range": "largest error, share of the output's range",
+    "agreement": "1 - agreement",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One timed variant. ``latency`` in seconds; ``error`` is 0 for an exact one; ``number`` is shown in the plot."""
+
+    number: int
+    cell: Mapping[str, Any]
+    latency: float
+    error: float
+    bytes: int
+    noise: float
+    correct: bool
+
+    @property
+    def runtime(self) -> str:
+        """Runtime and EP, which the colour tells."""
+        return f"{self.cell['target']}:{self.cell['ep']}"
+
+    @property
+    def label(self) -> str:
+        """Which variant it is."""
+        return f"{self.cell['recipe']} on {self.runtime}"
+
+
+def points_of(cells: Sequence[Mapping[str, Any]]) -> tuple[str, list[Point]]:
+    """Return the error measure that most timed cells have, and the cells that have it, fastest first."""
+    timed = [
+        cell for cell in cells if cell.get("parity") and cell.get("bytes") and (cell.get("timing") or {}).get("p50_s")
+    ]
+    if not timed:
+        return "cosine", []
+    measure = max(MEASURES, key=lambda name: sum(_error(cell, name) is not None for cell in timed))
+    found: list[Point] = []
+    for cell in sorted(timed, key=lambda cell: float(cell["timing"]["p50_s"])):
+        error = _error(cell, measure)
+        if error is not None:
+            timing = cell["timing"]
+            correct = cell["status"] in ("pass", "slower")
+            noise = timing.get("noise") or 0.0
+            number = len(found) + 1
+            found.append(Point(number, cell, timing["p50_s"], error, cell["bytes"], noise, correct))
+    return measure, found
+
+
+def _error(cell: Mapping[str, Any], measure: str) -> float | None:
+    parity = cell["parity"]
+    if parity.get("identical"):
+        return 0.0
+    value = (parity.get("worst") or {}).get(measure)
+    if value is None:
+        return None
+    error = value if measure == "max_rel_range" else 1.0 - value
+    return error if error > NO_ERROR else 0.0
+
+
+def front(points: Sequence[Point]) -> list[Point]:
+    """Return the correct variants that no other correct one beats.
+
+    One beats another when it is at least as fast, as accurate and as small, and better in one of the three. Latencies
+    that differ by no more than the noise count as equal.
+    """
+    correct = [point for point in points if point.correct]
+    return [point for point in correct if not any(_beats(other, point) for other in correct if other is not point)]
+
+
+def _beats(one: Point, other: Point) -> bool:
+    margin = 1.0 + max(one.noise, other.noise)
+    if one.latency > other.latency * margin or one.error > other.error or one.bytes > other.bytes:
+        return False
+    return one.latency * margin < other.latency or one.error < other.error or one.bytes < other.bytes
+
+
+# Drawing
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """A logarithmic axis from ``low`` to ``high``, drawn between the pixels ``start`` and ``end``."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def at(self, value: float) -> float:
+        share = math.log(value / self.low) / math.log(self.high / self.low)
+        return self.start + share * (self.end - self.start)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Return round values between two positive numbers: 1-2-5 per decade, or evenly spaced when few would fit."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if high / low < 1e3 else (1,)
+    found = [step * 10.0**decade for decade in decades for step in steps]
+    found = [value for value in found if low <= value <= high]
+    if len(found) >= 3:
+        return found
+    rough = (high - low) / 4
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough)
+    first = math.ceil(low / step)
+    return [step * number for number in range(first, math.floor(high / step) + 1)]
+
+
+def plot(model: str, measure: str, points: Sequence[Point], number: int) -> Markup:
+    """Draw the plot. ``number`` makes ids unique on a page."""
+    height = HEIGHT if any(point.error for point in points) else FLAT
+    x = _x_axis(points)
+    y, exact = _y_axis(points, height)
+    places = {point.number: (x.at(point.latency), y.at(point.error) if point.error else exact) for point in points}
+    radii = {point.number: _radius(point, points) for point in points}
+    best = {point.number for point in front(points)}
+    runtimes = list(dict.fromkeys(point.runtime for point in points))
+    labels = _labels(points, places, radii, height)
+    # Large bubbles first, so that small ones lie on top and stay within reach of the pointer.
+    drawn = [
+        _bubble(point, places[point.number], radii[point.number], labels[point.number], best, runtimes)
+        for point in sorted(points, key=lambda point: -radii[point.number])
+    ]
+    return tag(
+        "svg",
+        tag("title", f"Latency, error and size of {model}", id=f"plot-{number}-title"),
+        _grid(measure, points, x, y, exact, height),
+        *drawn,
+        viewBox=f"0 0 {WIDTH} {height}",
+        role="group",
+        aria_labelledby=f"plot-{number}-title",
+        class_="pareto",
+    )
+
+
+def _x_axis(points: Sequence[Point]) -> _Axis:
+    low, high = (pick(point.latency for point in points) for pick in (min, max))
+    # Room for the bubbles, and at least ±15 % around, so that a few per cent do not look like a gulf.
+    spread = max(1.15, (high / low) ** 0.09)
+    return _Axis(low / spread, high * spread, LEFT, WIDTH - RIGHT)
+
+
+def _y_axis(points: Sequence[Point], height: int) -> tuple[_Axis, float]:
+    """Return the error axis, and the height at which what has no error is drawn."""
+    errors = [point.error for point in points if point.error] or [1e-4, 1e-2]
+    low, high = min(errors) / 2, max(errors) * 2
+    if high / low < 30:
+        low, high = low / 3, high * 2
+    has_exact = any(not point.error for point in points)
+    bottom = height - BOTTOM - 2 * LARGEST - 8 if has_exact else height - BOTTOM - LARGEST
+    return _Axis(low, high, bottom, TOP + LARGEST / 2), height - BOTTOM - LARGEST - 2
+
+
+def _radius(point: Point, points: Sequence[Point]) -> float:
+    return max(SMALLEST, LARGEST * math.sqrt(point.bytes / max(other.bytes for other in points)))
+
+
+def _grid(measure: str, points: Sequence[Point], x: _Axis, y: _Axis, exact: float, height: int) -> Markup:
+    right, bottom = WIDTH - RIGHT, height - BOTTOM
+    parts = []
+    for value in _ticks(x.low, x.high):
+        at = round(x.at(value), 1)
+        parts.append(tag("line", x1=at, x2=at, y1=TOP, y2=bottom, class_="grid"))
+        parts.append(tag("text", latency(value), x=at, y=bottom + 18, text_anchor="middle", class_="tick"))
+    for value in _ticks(y.low, y.high) if any(point.error for point in points) else ():
+        at = round(y.at(value), 1)
+        parts.append(tag("line", x1=LEFT, x2=right, y1=at, y2=at, class_="grid"))
+        parts.append(tag("text", f"{value:.3g}", x=LEFT - 8, y=at + 4, text_anchor="end", class_="tick"))
+    if any(not point.error for point in points):
+        parts.append(tag("line", x1=LEFT, x2=right, y1=exact, y2=exact, class_="exact"))
+        parts.append(tag("text", "no error", x=LEFT - 8, y=exact + 4, text_anchor="end", class_="tick"))
+    middle = (LEFT + right) / 2
+    name = f"{MEASURES[measure]} (lower is better)"
+    parts.append(tag("text", name, x=6, y=14, class_="axis axis-y"))
+    parts.append(
+        tag("text", "latency, p50 (left is better)", x=middle, y=height - 10, text_anchor="middle", class_="axis")
+    )
+    return tag("g", *parts, aria_hidden="true")
+
+
+def _labels(
+    points: Sequence[Point], places: Mapping[int, tuple[float, float]], radii: Mapping[int, float], height: int
+) -> dict[int, tuple[float, float]]:
+    """Place each number near its bubble, where no other number stands."""
+    taken: list[tuple[float, float]] = []
+    found = {}
+    for point in points:
+        x, y = places[point.number]
+        radius = radii[point.number]
+        middle = [(x, y)] if radius >= 9 else []
+        ring = [
+            (x + (radius + far) * math.cos(angle), y - (radius + far) * math.sin(angle))
+            for far in (9, 20, 32)
+            for angle in (math.pi / 2, math.pi / 4, 3 * math.pi / 4, 0, math.pi, -math.pi / 2)
+        ]
+        free = [
+            (at_x, at_y)
+            for at_x, at_y in (*middle, *ring)
+            if LEFT < at_x < WIDTH - 8
+            and 8 < at_y < height - BOTTOM
+            and all(abs(at_x - other_x) > 15 or abs(at_y - other_y) > 13 for other_x, other_y in taken)
+        ]
+        place = free[0] if free else (x, y)
+        taken.append(place)
+        found[point.number] = place
+    return found
+
+
+def _bubble(
+    point: Point,
+    place: tuple[float, float],
+    radius: float,
+    label: tuple[float, float],
+    best: set[int],
+    runtimes: Sequence[str],
+) -> Markup:
+    x, y = (round(value, 1) for value in place)
+    label_x, label_y = (round(value, 1) for value in label)
+    kinds = [f"colour-{runtimes.index(point.runtime) % COLOURS}"]
+    kinds += ["best"] if point.number in best else []
+    kinds += [] if point.correct else ["wrong"]
+    said = title_of(point, point.number in best)
+    moved = math.hypot(label_x - x, label_y - y) > radius + 12
+    return tag(
+        "g",
+        tag("title", said),
+        tag("line", x1=x, y1=y, x2=label_x, y2=label_y, class_="leader") if moved else "",
+        tag("circle", cx=x, cy=y, r=round(radius, 1)),
+        tag("text", point.number, x=label_x, y=label_y + 4, text_anchor="middle", class_="number"),
+        tag("text", said, x=WIDTH - RIGHT, y=14, text_anchor="end", class_="tip", aria_hidden="true"),
+        class_=join("point ", " ".join(kinds)),
+        tabindex="0",
+        role="img",
+        aria_label=said,
+    )
+
+
+def title_of(point: Point, on_front: bool) -> str:
+    """Say a point in words."""
+    error = "no error" if not point.error else f"error {percent(point.error)}"
+    parts = [f"{point.number}. {point.label}", latency(point.latency), error, size(point.bytes)]
+    parts += [point.cell["status"]] if not point.correct else []
+    return ", ".join(parts) + (" (Pareto front)" if on_front else "")

@@ -1,0 +1,205 @@
+"""The walk: what is known is not done again, what is damaged is made again, what fails blocks only its users."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+from ortforge.api import Task, TaskOutcome
+from ortforge.engine.local import LocalExecutor
+from ortforge.engine.walk import WalkOptions, walk
+from ortforge.engine.work import CORRUPT
+from ortforge.plan.graph import Plan, Step
+from ortforge.store import Store, open_store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "store")
+
+
+class Maker:
+    """Runs tasks for real, as files in the store, and remembers which; some may be told to fail."""
+
+    def __init__(self, store: Store, failing: dict[str, str] | None = None) -> None:
+        self.store = store
+        self.failing = failing or {}
+        self.did: list[str] = []
+        self.salt = ""
+
+    def __call__(self, task: Task) -> TaskOutcome:
+        self.did.append(task.step_id)
+        for _, identity, _ in task.inputs:
+            self.store.objects.get(identity)
+        if task.step_id in self.failing:
+            return TaskOutcome(self.failing[task.step_id], reason="because")
+        with self.store.objects.scratch() as scratch:
+            path = scratch / "file"
+            path.write_text(f"{task.key}{self.salt}")
+            return TaskOutcome("ok", self.store.objects.put(path), {"made": task.step_id})
+
+
+PLAN = Plan(
+    {
+        step.id: step
+        for step in (
+            Step("fetch:a", "fetch", {"name": "a"}),
+            Step("fetch:b", "fetch", {"name": "b"}),
+            Step("transform:a", "transform", {"pass": 1}, ("fetch:a",)),
+            Step("transform:b", "transform", {"pass": 1}, ("fetch:b",)),
+            Step("check:a", "check", {}, ("transform:a",)),
+            Step("check:b", "check", {}, ("transform:b",)),
+            Step("time:a", "time", {}, ("transform:a",), ("check:a",)),
+        )
+    },
+    (),
+)
+
+
+def go(store: Store, run: Callable[[Task], TaskOutcome], plan: Plan = PLAN, **options: bool) -> dict[str, str]:
+    executor = LocalExecutor(2)
+    settled = walk(plan, store, executor, store.ledger.start_run(), options=WalkOptions(**options), run=run)
+    executor.shutdown(cancel=False)
+    return {name: "cached" if found.cached else found.status for name, found in settled.items()}
+
+
+def test_everything_is_done_once_and_then_known(store: Store) -> None:
+    maker = Maker(store)
+    assert set(go(store, maker).values()) == {"ok"}
+    assert sorted(maker.did) == sorted(PLAN.steps)
+    maker.did.clear()
+    assert set(go(store, maker).values()) == {"cached"}
+    assert maker.did == []
+    assert set(go(store, maker, fresh=True).values()) == {"ok"}
+    assert len(maker.did) == len(PLAN.steps)
+
+
+def test_a_failure_blocks_its_users_alone_and_is_tried_again(store: Store) -> None:
+    failing = Maker(store, {"transform:a": "crashed"})
+    found = go(store, failing)
+    assert found["transform:a"] == "crashed"
+    assert found["check:a"] == found["time:a"] == "blocked"
+    assert found["check:b"] == "ok"
+    failing.did.clear()
+    assert go(store, failing, retry=False)["check:a"] == "blocked"
+    assert failing.did == []
+    mended = Maker(store)
+    assert go(store, mended)["check:a"] == "ok"
+    assert sorted(mended.did) == ["check:a", "time:a", "transform:a"]
+
+
+def test_after_gates_without_being_part_of_the_key(store: Store) -> None:
+    found = go(store, Maker(store, {"check:a": "inaccurate"}))
+    assert found["time:a"] == "blocked"
+
+
+def test_steps_that_would_do_the_same_are_done_once(store: Store) -> None:
+    twins = Plan(
+        {
+            step.id: step
+            for step in (
+                Step("fetch:a", "fetch", {}),
+                Step("check:1", "check", {}, ("fetch:a",)),
+                Step("check:2", "check", {}, ("fetch:a",)),
+            )
+        },
+        (),
+    )
+    maker = Maker(store)
+    assert set(go(store, maker, twins).values()) == {"ok"}
+    assert len(maker.did) == 2
+
+
+def test_what_is_gone_is_made_again_when_it_is_needed(store: Store) -> None:
+    maker = Maker(store, {"check:a": "timeout"})
+    go(store, maker)
+    made = store.ledger.done_many(record.key for record in store.ledger.attempts(store.ledger.runs()[0].id))
+    lost = next(record for record in made.values() if record.step_id == "transform:a")
+    store.objects.drop(lost.identity)
+    again = Maker(store)
+    assert go(store, again)["check:a"] == "ok"
+    assert again.did.count("transform:a") == 1
+    assert again.did.count("transform:b") == 0
+
+
+def test_other_bytes_the_second_time_are_another_input(store: Store) -> None:
+    go(store, Maker(store, {"time:a": "timeout"}))
+    lost = next(record for record in store.ledger.attempts(store.ledger.runs()[0].id) if record.step_id == "transform:a")
+    store.objects.drop(lost.identity)
+    again = Maker(store)
+    again.salt = "other"
+    assert go(store, again)["time:a"] == "ok"
+    # check:a was known for the old bytes; its number must not be shown for the new ones.
+    assert "check:a" in again.did
+
+
+def test_a_damaged_object_is_dropped_and_made_again(store: Store) -> None:
+    maker = Maker(store)
+    tries: list[str] = []
+
+    def run(task: Task) -> TaskOutcome:
+        if task.step_id == "check:a" and not tries:
+            tries.append(task.step_id)
+            digest = task.inputs[0][1]
+            store.objects.drop(digest)
+            return TaskOutcome(CORRUPT, reason="damaged", result={"digest": digest})
+        return maker(task)
+
+    assert set(go(store, run).values()) == {"ok"}
+    assert maker.did.count("transform:a") == 2
+
+
+def test_exclusive_tasks_run_alone_and_others_in_parallel() -> None:
+    running: list[str] = []
+    seen: list[tuple[str, int]] = []
+    lock = threading.Lock()
+
+    def run(task: Task) -> TaskOutcome:
+        with lock:
+            running.append(task.step_id)
+            seen.append((task.kind, len(running)))
+        time.sleep(0.05)
+        with lock:
+            running.remove(task.step_id)
+        return TaskOutcome("ok")
+
+    executor = LocalExecutor(3)
+    futures: list[Future[TaskOutcome]] = []
+    for number in range(12):
+        exclusive = number % 3 == 0
+        kind = "time" if exclusive else "check"
+        futures.append(executor.submit(run, Task(f"{kind}:{number}", kind, "", {}, (), "", exclusive=exclusive)))
+    executor.shutdown(cancel=False)
+    assert all(future.result().status == "ok" for future in futures)
+    assert {count for kind, count in seen if kind == "time"} == {1}
+    assert max(count for kind, count in seen if kind == "check") == 3
+
+
+def test_an_interruption_keeps_what_was_finished(store: Store) -> None:
+    maker = Maker(store)
+
+    def run(task: Task) -> TaskOutcome:
+        return maker(task)
+
+    class Interrupting(LocalExecutor):
+        def submit(self, run: Callable[[Task], TaskOutcome], task: Task) -> Future[TaskOutcome]:
+            if task.step_id == "check:b":
+                raise KeyboardInterrupt
+            return super().submit(run, task)
+
+    from ortforge.engine.work import CANCEL
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            walk(PLAN, store, Interrupting(1), store.ledger.start_run(), run=run)
+    finally:
+        CANCEL.clear()
+    kept = len(store.ledger.attempts(store.ledger.runs()[0].id))
+    assert kept >= 2
+    maker.did.clear()
+    go(store, maker)
+    assert len(maker.did) <= len(PLAN.steps) - kept
