@@ -19,6 +19,7 @@ from __future__ import annotations
 import importlib.util
 import sysconfig
 import wave
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -240,8 +241,8 @@ def _loudest(draw: np.random.Generator, sound: Image) -> Image:
     energy = np.convolve(sound**2, np.ones(CHUNK), "valid")
     start = int(energy.argmax()) + int(draw.integers(-64, 65))
     start = min(max(start, CONTEXT), len(sound) - CHUNK)
-    piece: Image = sound[start - CONTEXT : start + CHUNK]
-    return piece * (draw.uniform(0.6, 0.95) / np.abs(sound).max())
+    piece: Image = sound[start - CONTEXT : start + CHUNK] * (draw.uniform(0.6, 0.95) / np.abs(sound).max())
+    return piece
 
 
 def _no_speech(draw: np.random.Generator, number: int) -> Image:
@@ -265,7 +266,7 @@ def _no_speech(draw: np.random.Generator, number: int) -> Image:
 # config.min.json holds (standard_v3_3).
 KINDS = {
     ".py": 143, ".pyi": 143, ".json": 87, ".html": 71, ".md": 100, ".toml": 181, ".xml": 206, ".css": 31,
-    ".js": 83, ".c": 17, ".h": 17, ".cpp": 26, ".png": 133, ".gif": 58, ".jpg": 86, ".wav": 195, ".so": 46, ".npy": 110,
+    ".js": 83, ".c": 17, ".cpp": 26, ".png": 133, ".gif": 58, ".jpg": 86, ".wav": 195, ".so": 46, ".npy": 110,
     ".npz": 111, ".ps1": 136, ".bat": 12, ".f90": 55, ".proto": 141, ".rst": 153, ".tif": 180, ".ico": 73, ".csv": 32,
 }  # fmt: skip
 END, BLOCK, PADDING = 1024, 4096, 256
@@ -282,14 +283,30 @@ def magika(limit: int = 48, seed: int = 0, split: str = "validation") -> Iterato
             others = {"site-packages", "dist-packages"} & set(path.relative_to(root).parts)
             if path.suffix in KINDS and not others and path.is_file() and path.stat().st_size >= 256:
                 by_kind.setdefault(KINDS[path.suffix], []).append(path)
-    queues = []
-    for kind in sorted(by_kind):
-        files = [by_kind[kind][place] for place in draw.permutation(len(by_kind[kind]))]
-        queues.append([(path, kind) for number, path in enumerate(files) if _is_for(number, split)])
-    longest = max(len(queue) for queue in queues)
-    in_turn = [queue[number] for number in range(longest) for queue in queues if number < len(queue)]
-    for path, kind in in_turn[:limit]:
-        yield {"bytes": _ends(path)}, kind
+    queues = [
+        _distinct([by_kind[kind][place] for place in draw.permutation(len(by_kind[kind]))], kind, split)
+        for kind in sorted(by_kind)
+    ]
+    given = 0
+    while queues and given < limit:
+        for queue in list(queues):
+            sample = next(queue, None)
+            if sample is None:
+                queues.remove(queue)
+            elif given < limit:
+                given += 1
+                yield sample
+
+
+def _distinct(paths: list[Path], kind: int, split: str) -> Iterator[Sample]:
+    """Yield the files of a split, told by content: copies of one file are common, and must not be in both."""
+    seen = set()
+    for path in paths:
+        tokens = _ends(path)
+        checksum = zlib.crc32(tokens.tobytes())
+        if checksum not in seen and _is_for(checksum, split):
+            seen.add(checksum)
+            yield {"bytes": tokens}, kind
 
 
 def _ends(path: Path) -> Image:

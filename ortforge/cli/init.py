@@ -22,10 +22,13 @@ def init(
 ) -> None:
     """Write a first matrix.toml for the given models, ready for 'ortforge run'."""
     from ortforge.matrix.initial import initial
+    from ortforge.matrix.schema import SCHEMA_FILE, shipped
     from ortforge.store.atomic import write_bytes
 
     if out.exists() and not force:
         raise UsageError(f"{out} exists already.", todo="Give another name with --output, or --force to overwrite it.")
     text = initial(models, out)
     write_bytes(out, text.encode("utf-8"))
-    typer.echo(f"wrote {out}: now give it real data (the comments in it say how) and call 'ortforge run'")
+    write_bytes(out.parent / SCHEMA_FILE, shipped().read_bytes())
+    typer.echo(f"wrote {out} and {SCHEMA_FILE}, its schema for editors")
+    typer.echo("Now give it real data (the comments in it say how) and call 'ortforge run'.")

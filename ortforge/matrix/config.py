@@ -24,7 +24,6 @@ from ortforge.matrix.fields import (
     DatasetReference,
     DeviceGlobs,
     EpGlobs,
-    JsonTable,
     Limit,
     MetricName,
     ModelGlobs,
@@ -80,7 +79,7 @@ class DatasetConfig(Table):
         default=(), description='Distributions that a python: source needs beside numpy, e.g. ["scikit-image==0.25.0"].'
     )
     limit: Count | None = Field(default=None, description="Most samples to take. Default: limits.samples.")
-    options: JsonTable = Field(default_factory=dict, description="What the source itself can be told.")
+    options: dict[str, Any] = Field(default_factory=dict, description="What the source itself can be told.")
     seed: int = Field(default=0, strict=True, ge=0, description="Seed of everything random in making the samples.")
 
 

@@ -7,7 +7,7 @@ one (a section made in code) they are skipped.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import inf, isfinite
@@ -34,7 +34,6 @@ __all__ = [
     "Environment",
     "EpGlobs",
     "Flags",
-    "JsonTable",
     "Limit",
     "MetricName",
     "ModelGlobs",
@@ -54,7 +53,6 @@ __all__ = [
     "WheelFile",
     "context_of",
     "name_problem",
-    "not_json",
 ]
 
 NAME_PATTERN: Final = r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,99}"
@@ -263,24 +261,6 @@ def _environment(value: dict[str, str]) -> dict[str, str]:
     return value
 
 
-def not_json(value: Any, at: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str, Any]]:
-    """Yield the place of, and the reason against, everything in a value that JSON cannot say: dates, infinities."""
-    if isinstance(value, Mapping):
-        for key, entry in value.items():
-            yield from not_json(entry, (*at, key))
-    elif isinstance(value, list):
-        for number, entry in enumerate(value):
-            yield from not_json(entry, (*at, number))
-    elif not isinstance(value, str | int | float) or (isinstance(value, float) and not isfinite(value)):
-        yield at, "must be a string, a finite number, true or false, or a list or table of such", None
-
-
-def _json(value: dict[str, Any]) -> dict[str, Any]:
-    # It travels to a worker as JSON, which has neither dates nor infinities.
-    refuse_all("options", not_json(value, ()))
-    return value
-
-
 def _flags(value: dict[str, Any]) -> dict[str, Any]:
     bad = []
     for key, entry in value.items():
@@ -316,7 +296,6 @@ SessionEntries = Annotated[dict[str, str], BeforeValidator(_session_entries, jso
 Environment = Annotated[
     dict[str, str], BeforeValidator(_options, json_schema_input_type=dict[str, _Scalar]), AfterValidator(_environment)
 ]
-JsonTable = Annotated[dict[str, Any], AfterValidator(_json)]
 Flags = Annotated[dict[str, Any], AfterValidator(_flags)]
 Requirements = tuple[Annotated[str, AfterValidator(_requirement)], ...]
 PythonVersion = Annotated[str, BeforeValidator(_python, json_schema_input_type=str)]

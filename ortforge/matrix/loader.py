@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -60,7 +61,10 @@ def load(path: Path | str, known: Known) -> Matrix:
     """
     path = Path(path)
     text = _read(path)
-    reader = _Reader(path, _parse(path, text), known)
+    raw = _parse(path, text)
+    if unsayable := list(_unsayable(raw, ())):
+        raise report(str(path), unsayable, text)
+    reader = _Reader(path, raw, known)
     matrix = reader.matrix()
     if matrix is None:
         raise report(str(path), reader.problems, text)
@@ -98,6 +102,22 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
         raise ConfigurationError(f"{path} has values nested too deeply.", todo="Write them flatter.") from None
     except ValueError as error:
         raise _syntax_error(path, text, str(error)) from None
+
+
+def _unsayable(value: Any, at: Place) -> Iterator[Problem]:
+    """Yield what TOML can say and JSON cannot, since all values travel as JSON and no key of the file takes it."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _unsayable(inner, (*at, key))
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _unsayable(inner, (*at, number))
+    elif isinstance(value, int) and value.bit_length() > 63:
+        yield Problem(at, "must be a number that fits into 64 bits")
+    elif isinstance(value, float) and not isfinite(value):
+        yield Problem(at, "must be a finite number", value)
+    elif not isinstance(value, str | int | float):
+        yield Problem(at, "is a date or time, which nothing here takes: write it as a string")
 
 
 def _syntax_error(path: Path, text: str, message: str) -> ConfigurationError:

@@ -15,7 +15,6 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from ortforge.api import Pass
-from ortforge.matrix.fields import not_json
 from ortforge.matrix.positions import Path
 from ortforge.matrix.problems import perhaps, refusal
 
@@ -31,15 +30,13 @@ def parameters_of(known: Pass, given: Mapping[str, Any]) -> tuple[dict[str, Any]
     adapter, names = _adapter(known)
     details = [_unknown((name,), name, names, value) for name, value in sorted(given.items()) if name not in names]
     wanted = {name: value for name, value in given.items() if name in names}
-    unsayable = [InitErrorDetails(type=refusal(reason), loc=at, input=None) for at, reason, _ in not_json(wanted, ())]
     complete: dict[str, Any] = {}
     typed = None
     try:
-        if not unsayable:
-            # JSON mode is the strict one that takes lists for tuples and strings for enumerations.
-            typed = adapter.validate_json(json.dumps(wanted), strict=True)
-            complete = adapter.dump_python(typed, mode="json")
-            details += [_unknown(*lost) for lost in _lost((), wanted, complete)]
+        # JSON mode is the strict one that takes lists for tuples and strings for enumerations.
+        typed = adapter.validate_json(json.dumps(wanted), strict=True)
+        complete = adapter.dump_python(typed, mode="json")
+        details += [_unknown(*lost) for lost in _lost((), wanted, complete)]
     except ValidationError as error:
         details += [
             InitErrorDetails(type=_again(found), loc=tuple(found["loc"]), input=found["input"])
@@ -48,8 +45,8 @@ def parameters_of(known: Pass, given: Mapping[str, Any]) -> tuple[dict[str, Any]
     except Exception as error:
         # What a plugin's class does when it is made is its own affair, and a problem of this recipe alone.
         details += [InitErrorDetails(type=refusal(f"{known.name} refuses its parameters: {error}"), loc=(), input=None)]
-    if details or unsayable:
-        raise ValidationError.from_exception_data(known.name, details + unsayable)
+    if details:
+        raise ValidationError.from_exception_data(known.name, details)
     return complete, typed
 
 

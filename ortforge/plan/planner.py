@@ -185,7 +185,7 @@ class _Planner:
             "limit": config.limit or self.matrix.limits.samples,
             "worker": self.worker,
         }
-        context = {"base": str(self.matrix.base), "reference": reference, "refused": refused}
+        context: dict[str, Any] = {"base": str(self.matrix.base), "reference": reference, "refused": refused}
         context["limits"] = self.limits("pass_s")
         inputs = (self.inspect(model), self.tools(REFERENCE, config.requires))
         return self.step(name, "dataset", parameters, inputs, context=context)
@@ -398,19 +398,19 @@ class _Planner:
         before: list[str] = []
         for use in self.matrix.recipes[spec.recipe].passes:
             known = self.plugins.passes[use.use]
-            reason = self.objection(known, use.parameters, tuple(before), version, spec)
+            reason = self.objection(known, use.typed, tuple(before), version, spec)
             if reason:
                 return f"{use.use}: {reason}"
             before.append(known.kind)
         return ""
 
     def objection(
-        self, known: Pass, parameters: Mapping[str, Any], before: tuple[str, ...], version: str, spec: CellSpec
+        self, known: Pass, parameters: object, before: tuple[str, ...], version: str, spec: CellSpec
     ) -> str:
         if known.versions and version and version not in SpecifierSet(known.versions, prereleases=True):
             return f"needs ONNX Runtime {known.versions}; target {spec.target} has {version}"
         has_calibration = self.matrix.models[spec.model].calibration is not None
-        use = PassUse(known.parameters(**parameters), before, version, spec.ep.name, has_calibration)
+        use = PassUse(parameters, before, version, spec.ep.name, has_calibration)
         try:
             return known.objection(use)
         except Exception as error:

@@ -62,8 +62,8 @@ class Limits:
     :param run_s: for running; :param apply_s: for a pass, or for making samples. Each phase has its own clock.
     :param exit_s: seconds that a process may take to end once its result is complete.
     :param memory: bytes of resident memory, over the process and all that it starts.
-    :param address_space: also limit the address space (with room for code, stacks and malloc's arenas), so that one huge
-        allocation fails at once. Off for EPs that reserve huge ranges.
+    :param address_space: also limit the address space (with room for code, stacks and malloc's arenas), so that one
+        huge allocation fails at once. Off for EPs that reserve huge ranges.
     """
 
     memory: int
@@ -95,8 +95,8 @@ class Ended(Exception):  # noqa: N818 - an end is an event, not always an error
 class _Spawner:
     """Starts processes from a thread that never ends.
 
-    A worker asks the kernel to be killed when its parent dies (PR_SET_PDEATHSIG), and "parent" there means the thread that
-    started it. A thread of a pool may end while its worker goes on.
+    A worker asks the kernel to be killed when its parent dies (PR_SET_PDEATHSIG), and "parent" there means the thread
+    that started it. A thread of a pool may end while its worker goes on.
     """
 
     def __init__(self) -> None:
@@ -196,7 +196,7 @@ class WorkerProcess:
         self.kill()
 
     def send(self, command: Mapping[str, Any]) -> None:
-        """Send one command; it is written while :meth:`receive` waits, so a worker that does not read cannot block us."""
+        """Send one command. It is written while :meth:`receive` waits: a worker that does not read cannot block us."""
         if not self._outbox and not self._stdin.closed:
             self._selector.register(self._stdin, selectors.EVENT_WRITE)
         self._outbox += (json.dumps(command, allow_nan=False) + "\n").encode()

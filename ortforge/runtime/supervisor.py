@@ -1,7 +1,7 @@
 """Runs worker jobs so that whatever happens in them, crash, hang, hunger or garbage, becomes an outcome with a reason.
 
-:func:`run_job` does one job in one process; :class:`WorkerSession` keeps a process for interactive jobs. Both may be used from
-several threads. The protocol is described in docs/formats.md.
+:func:`run_job` does one job in one process; :class:`WorkerSession` keeps a process for interactive jobs. Both may be
+used from several threads. The protocol is described in docs/formats.md.
 """
 
 from __future__ import annotations

@@ -154,7 +154,7 @@ def make_venv(python: Path, folder: Path) -> None:
 
 
 def install_lock(lock: Path, venv: Path) -> None:
-    """Install a lock's wheels, each checked against its sha256: out of uv's cache where it has them all, else downloaded.
+    """Install a lock's wheels, each checked against its sha256; without the network where uv's cache has them all.
 
     Files are copied out of uv's cache, not linked: with links a change in one environment would be one in all
     of them and in the cache. A copy costs about 0.4 s for 130 MB more, once for each environment.

@@ -69,7 +69,9 @@ def canonical(value: Any) -> bytes:
         # json writes {1: …} as {"1": …}: two different values would share one key.
         if _string_keys(value):
             return text.encode()
-    except (TypeError, ValueError, RecursionError) as error:
+    except RecursionError:
+        reason = "value is nested too deeply to be written as JSON"
+    except (TypeError, ValueError) as error:
         reason = _complaint(value) or f"it has no canonical JSON form: {error}"
     else:
         reason = _complaint(value)

@@ -12,6 +12,9 @@ from .protocol import JobError
 
 __all__ = ["classify", "short"]
 
+_LONGEST = 400
+"""Characters of a message; the log has all of it."""
+
 _MEMORY = (
     "Failed to allocate memory",
     "bad_alloc",
@@ -37,7 +40,8 @@ _UNSUPPORTED = (
     "Kernel not found",
     "NOT_IMPLEMENTED",
     "not implemented",
-    "not supported by this EP",
+    "doesn't support",
+    "does not support",
     "explicitly disabled fallback",
     "No corresponding Numpy type",
 )
@@ -110,16 +114,53 @@ def classify(error: BaseException, phase: str) -> JobError:
 
 
 def short(text: str) -> str:
-    """Return the first line of ORT's message without status codes, source files and C++ signatures.
+    """Return what ORT's message says, in one line, without status codes, source files and C++ signatures.
 
     >>> short("[ONNXRuntimeError] : 1 : FAIL : /src/onnxruntime/core/a.cc:17 void onnxruntime::F(int) Bad x")
     'Bad x'
     """
-    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    said = ""
+    for line in text.splitlines():
+        cleaned = _clean(line)
+        said = f"{said} {cleaned}" if said and cleaned else said or cleaned
+        if said and not said.endswith(":"):  # "Exception while loading:" goes on in the next line
+            break
+    return said if len(said) <= _LONGEST else said[: _LONGEST - 1] + "…"
+
+
+def _clean(line: str) -> str:
     line = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
-    # "path.cc:17 type onnxruntime::Class::Function(types) const " before the words of an ORT_ENFORCE
-    line = re.sub(r"\S+\.(?:cc|h|cpp|hpp|cu):\d+ +[^()]*?[\w:~>]+(\((?:[^()]|\([^()]*\))*\))(?: const)? *", "", line)
-    line = re.sub(r"\S+\.(?:cc|h|cpp|hpp|cu):\d+ ", "", line)
-    line = re.sub(r"Failed to load model with error: (?=\S)", "", line)
-    line = line.replace("with node name ''", "(a node without a name)").strip()
-    return line if len(line) <= 400 else line[:397] + "…"
+    line = re.sub(r"Exception from \S+:\d+:\s*|Check '.*?' failed at \S+:\d+:\s*", "", line)
+    while found := re.search(r"\S+\.(?:cc|h|cpp|hpp|cu):\d+ +", line):
+        line = line[: found.start()] + _after_signature(line[found.end() :])
+    line = re.sub(r"Failed to load model with error: (?=\S)|Exception during initialization: (?=\S)", "", line)
+    line = re.sub(
+        r"Non-zero status code returned while running (\S+) node\. Name:'(.*?)' Status Message: ", _in_node, line
+    )
+    return line.replace("with node name ''", "(a node without a name)").strip()
+
+
+def _in_node(found: re.Match[str]) -> str:
+    name = f" {found[2]!r}" if found[2] else ""
+    return f"{found[1]} node{name}: "
+
+
+def _after_signature(text: str) -> str:
+    """Skip a C++ signature: up to the end of the word that closes its parameters, ``const`` and ``[with …]``.
+
+    Text without parentheses has no signature and is returned as it is.
+    """
+    depth, closed, position = 0, False, 0
+    for position, letter in enumerate(text):
+        if letter in "([{":
+            depth += 1
+        elif letter in ")]}":
+            depth -= 1
+            closed = closed or depth == 0
+        elif letter == " " and depth == 0 and closed:
+            rest = text[position + 1 :]
+            if rest.startswith("const "):
+                continue
+            if not rest.startswith("[with "):
+                return rest
+    return "" if closed and depth == 0 and position else text

@@ -1,7 +1,8 @@
 """inspect: what a model is made of, read without running it and without trusting it.
 
-A model names the files of its weights. A path out of its folder would make ortforge read, copy and hash what the model's author
-chose, so it is refused here, before any runtime sees the model; and a file shorter than the model says would later be a SIGBUS.
+A model names the files of its weights. A path out of its folder would make ortforge read, copy and hash what the
+model's author chose, so it is refused here, before any runtime sees the model; and a file shorter than the model says
+would later be a SIGBUS.
 """
 
 from __future__ import annotations
@@ -57,12 +58,13 @@ def _inspect_ort(path: Path, channel: Channel) -> dict[str, Any]:
 
 def _inspect_onnx(path: Path, root: Path, channel: Channel) -> dict[str, Any]:
     import onnx
-    from google.protobuf.message import DecodeError
 
     channel.phase("load")
     try:
         model = onnx.load(str(path), load_external_data=False)
-    except DecodeError as error:
+    except Exception as error:
+        if type(error).__name__ != "DecodeError":  # protobuf's, which need not be importable by that name
+            raise
         size = path.stat().st_size
         raise JobError(
             "model", f"{path.name} is no ONNX model, or a damaged or truncated one: {size} bytes do not parse"
@@ -159,8 +161,8 @@ def _external_files(tensors: Iterable[Any], folder: Path, root: Path) -> set[str
         if begin + length > files[location]:
             raise JobError(
                 "model",
-                f"the external data of {tensor.name!r} is bytes {begin} to {begin + length} of {location}, which has only "
-                f"{files[location]}: the file is truncated, or belongs to another model",
+                f"the external data of {tensor.name!r} is bytes {begin} to {begin + length} of {location}, which has "
+                f"only {files[location]}: the file is truncated, or belongs to another model",
             )
     return set(files)
 

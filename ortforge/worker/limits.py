@@ -37,9 +37,9 @@ def settle() -> None:
 def limit_address_space(memory: int) -> None:
     """Limit what this process may map, so that memory for ``memory`` bytes of data is surely there.
 
-    Resident memory is what the supervisor limits exactly, but only by looking now and then. This one acts at once, on the single
-    huge allocation that would take the machine down in between, and as an error that can be reported. What the
-    interpreter has mapped already, code, stacks and malloc's arenas do not count as the job's.
+    Resident memory is what the supervisor limits exactly, but only by looking now and then. This one acts at once, on
+    the single huge allocation that would take the machine down in between, and as an error that can be reported.
+    What the interpreter has mapped already, code, stacks and malloc's arenas do not count as the job's.
     """
     mapped = 0
     if sys.platform == "linux":

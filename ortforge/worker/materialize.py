@@ -19,10 +19,11 @@ class DatasetJob:
     """What a dataset's ``materialize`` is given.
 
     :param reference: the reference without its scheme; :param base: folder that relative paths start from.
-    :param inputs: the model's inputs: ``name``, ``dtype`` and ``shape``, in which a free dimension is a symbol or ``None``.
+    :param inputs: the model's inputs: ``name``, ``dtype`` and ``shape``, where a free dimension is a symbol or
+        ``None``.
     :param limit: most samples wanted; 0 for no limit.
-    :param write: ``write(feeds, label=None)`` keeps one sample and says whether more are wanted; beyond the limit nothing
-        is kept.
+    :param write: ``write(feeds, label=None)`` keeps one sample and says whether more are wanted; beyond the limit
+        nothing is kept.
     """
 
     reference: str

@@ -32,7 +32,8 @@ def load_module(path: str | Path, function: str) -> ModuleType:
     except ModuleNotFoundError as error:
         raise JobError(
             "failed",
-            f"{file.name} imports {error.name}, which this environment lacks: the plugin should name it in its requires",
+            f"{file.name} imports {error.name}, which this environment lacks: "
+            "the plugin should name it in its requires",
         ) from error
     if not callable(getattr(module, function, None)):
         raise JobError("failed", f"{file.name} does not define {function}(job)")

@@ -1,11 +1,11 @@
 """Which nodes ran on which EP, from ORT itself, by two sources.
 
 - The profile says what executed, on which EP and for how long. A subgraph that an EP fused is one event there.
-- The assignment (ORT 1.24 and newer) says which nodes each EP took when the graph was partitioned, also inside what was fused;
-  later optimizations may still fuse or remove nodes.
+- The assignment (ORT 1.24 and newer) says which nodes each EP took when the graph was partitioned, also inside what
+  was fused; later optimizations may still fuse or remove nodes.
 
-Nodes are counted from the assignment where there is one, time is taken from the profile. ``get_providers()`` is no source: it
-lists EPs that took nothing.
+Nodes are counted from the assignment where there is one, time is taken from the profile. ``get_providers()`` is no
+source: it lists EPs that took nothing.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ def assigned(session: Any) -> dict[str, Counter[str]] | None:
 def placement(ep: str, ran: Executed | None, took: Mapping[str, Counter[str]] | None) -> dict[str, Any]:
     """Put both sources together; the form is in docs/formats.md.
 
-    :param ep: the EP that was asked for. :param ran: the profile, or ``None``; :param took: the assignment, or ``None``.
+    :param ep: the EP that was asked for.
+    :param ran: the profile, or ``None``; :param took: the assignment, or ``None``.
     """
     notes = []
     ops = took if took else (ran.ops if ran else {})
@@ -110,7 +111,7 @@ def placement(ep: str, ran: Executed | None, took: Mapping[str, Counter[str]] | 
             else:
                 agree = False
                 notes.append(
-                    f"{ep} took {in_assignment} nodes when the graph was partitioned, and ran {in_profile} in the profile"
+                    f"{ep} took {in_assignment} nodes when the graph was partitioned, and ran {in_profile} by the profile"
                 )
     return {
         "nodes": {name: counted.total() for name, counted in ops.items() if counted},

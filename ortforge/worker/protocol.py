@@ -108,8 +108,8 @@ class Channel:
     def finish(self, result: Mapping[str, Any]) -> None:
         """Put ``result.json`` in place and say so.
 
-        Called while sessions and models are still alive: some runtimes crash when they are torn down, and by then the result must
-        be safe.
+        Called while sessions and models are still alive: some runtimes crash when they are torn down, and by then the
+        result must be safe.
         """
         if self.result is None:
             raise JobError("failed", "the job names no place for its result")

@@ -1,8 +1,8 @@
 """run: a model answers all samples; its outputs, start-up times, memory and placement are kept.
 
 Placement comes from the same session as the outputs: it is profiled during the first sample and then
-``end_profiling()`` switches that off, so nothing is loaded twice (the cost that matters for a big model) and what is said
-about placement is said about the very session that answered.
+``end_profiling()`` switches that off, so nothing is loaded twice (the cost that matters for a big model) and what is
+said about placement is said about the very session that answered.
 """
 
 from __future__ import annotations
@@ -103,13 +103,16 @@ class _Answer:
 
         make = self._ort.OrtValue.ortvalue_from_numpy
         values = self._session.run_with_ort_values(None, {name: make(array) for name, array in feeds.items()})
-        return [widen(value) if name in self.widened else value.numpy() for name, value in zip(self._names, values)]
+        return [
+            widen(value) if name in self.widened else value.numpy()
+            for name, value in zip(self._names, values, strict=True)
+        ]
 
 
 def _flat(outputs: list[Any], answered: list[Any]) -> Iterator[tuple[str, Any]]:
     from .tensors import flatten
 
-    for entry, value in zip(outputs, answered):
+    for entry, value in zip(outputs, answered, strict=True):
         yield from flatten(entry.name, value).items()
 
 

@@ -70,8 +70,8 @@ def open_session(
         if name not in in_force:
             raise JobError(
                 "unsupported",
-                f"{name} fell away when the session was made (left: {', '.join(in_force)}): its libraries or its device "
-                "are missing, see the log",
+                f"{name} fell away when the session was made (left: {', '.join(in_force)}): its libraries or its "
+                "device are missing, see the log",
             )
     return Opened(made, names[0] if names else "")
 
@@ -104,7 +104,7 @@ def register_plugin(ort: Any, session: Mapping[str, Any]) -> str:
         raise JobError("unsupported", f"onnxruntime {ort.__version__} takes no plugin EPs: that began with 1.23")
     library = session.get("library")
     if not library:
-        # The module brings the library; some preload what it needs when they are imported, which is why it is done here.
+        # The module brings the library; some preload what it needs when imported, which is why it is done here.
         import importlib
 
         module = str(session["module"])

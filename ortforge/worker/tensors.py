@@ -44,7 +44,8 @@ def ort_dtype(kind: str) -> str:
 def check_feeds(inputs: list[Any], overridable: list[Any], feeds: Mapping[str, Array], sample: int) -> None:
     """Check that a sample fits the model, before ORT sees it. Nothing is cast to make it fit.
 
-    :param inputs: the session's inputs (``NodeArg``: name, type, shape); :param overridable: initializers that a feed may replace.
+    :param inputs: the session's inputs (``NodeArg``: name, type, shape).
+    :param overridable: initializers that a feed may replace.
     :raises JobError: kind ``input``, naming the input, what the model wants and what the data gives.
     """
     known = {entry.name: entry for entry in [*overridable, *inputs]}
@@ -52,7 +53,7 @@ def check_feeds(inputs: list[Any], overridable: list[Any], feeds: Mapping[str, A
         if name not in known:
             raise JobError(
                 "input",
-                f"sample {sample} gives input {name!r}, which the model does not have: its inputs are {_listed(inputs)}",
+                f"sample {sample} gives input {name!r}, which the model does not have: it has {_listed(inputs)}",
             )
     for entry in inputs:
         if entry.name not in feeds and not entry.type.startswith("optional("):
@@ -65,7 +66,8 @@ def check_feeds(inputs: list[Any], overridable: list[Any], feeds: Mapping[str, A
             given = f"{_dtype(array)} {list(array.shape)}"
             raise JobError(
                 "input",
-                f"input {name!r} does not fit ({trouble}): the model wants {_wanted(known[name])}, and sample {sample} gives {given}",
+                f"input {name!r} does not fit ({trouble}): the model wants {_wanted(known[name])}, "
+                f"and sample {sample} gives {given}",
             )
 
 
@@ -83,7 +85,7 @@ def _misfit(entry: Any, array: Array) -> str:
         return ""
     if len(shape) != array.ndim:
         return "another number of dimensions"
-    for size, given in zip(shape, array.shape):
+    for size, given in zip(shape, array.shape, strict=True):
         if isinstance(size, int) and size >= 0 and size != given:
             return "another shape"
     return ""
@@ -103,7 +105,7 @@ def _listed(inputs: list[Any]) -> str:
 
 
 def flatten(name: str, value: Any) -> dict[str, Any]:
-    """Return the tensors inside one output, by name: ``name`` itself, or ``name/0``, ``name/1`` … for a sequence or map.
+    """Return the tensors inside one output, by name: ``name`` itself, or ``name/0``, ``name/1`` … of a sequence or map.
 
     A map's tensor holds its values in the order of its sorted keys; an empty optional output gives nothing.
     """
@@ -146,8 +148,8 @@ def widen(value: Any) -> Array:
 def _float8_table(kind: str) -> NDArray[np.float32]:
     """Return the values of all 256 bytes of a float8 type.
 
-    Source: ONNX's documentation of float 8 (Micikevicius et al., "FP8 formats for deep learning", 2022): FN has no infinities
-    and NaN at S.1111.111; UZ has neither infinities nor -0, NaN at 0x80, and a bias one higher.
+    Source: ONNX's documentation of float 8 (Micikevicius et al., "FP8 formats for deep learning", 2022): FN has no
+    infinities and NaN at S.1111.111; UZ has neither infinities nor -0, NaN at 0x80, and a bias one higher.
     """
     mantissa_bits = 3 if "e4m3" in kind else 2
     fnuz = kind.endswith("fnuz")

@@ -18,8 +18,8 @@ from .protocol import Channel, JobError
 __all__ = ["run"]
 
 SPINNING_STOP = "session.force_spinning_stop"
-"""ORT's threads spin for a while after a run, waiting for the next. Told to stop, they leave the cores to the other side
-during its turn. Known since ORT 1.12, so by every version that is served here."""
+"""ORT's threads spin for a while after a run, waiting for the next. Told to stop, they leave the cores to the other
+side during its turn. Known since ORT 1.12, so by every version that is served here."""
 
 MOST_FEED_BYTES = 1 << 30
 """Feeds are held in memory, so that reading files is no part of a turn; samples beyond this are left out."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -255,7 +256,7 @@ def test_an_endless_function_ends_at_the_limit(functions: Path) -> None:
     ("function", "words"),
     [
         ("wrong_name", "X, which is no input of the model"),
-        ("needs", "needs needs? path|needs path"),
+        ("needs", "needs path; it can be given limit"),
         ("returns_dict", "returned a dict"),
         ("objects", "Python objects for x"),
         ("nothing", "gave no samples"),
@@ -380,3 +381,22 @@ def test_every_source_is_listed_with_an_example_of_its_scheme() -> None:
     assert [source.scheme for source in sources] == ["path", "python", "random"]
     assert [source.random for source in sources] == [False, False, True]
     assert all(source.example.startswith(f"{source.scheme}:") and Path(source.module).is_file() for source in sources)
+
+
+# The default matrix's inputs: what needs no pictures or recordings.
+
+
+def test_files_for_magika_are_repeatable_and_kept_apart() -> None:
+    source = Path(__file__).parents[2] / "examples" / "default" / "inputs.py"
+    spec = importlib.util.spec_from_file_location("default_inputs", source)
+    assert spec is not None
+    assert spec.loader is not None
+    inputs = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(inputs)
+    validation, again, calibration = (
+        [(feeds["bytes"].tobytes(), label) for feeds, label in inputs.magika(24, 0, split)]
+        for split in ("validation", "validation", "calibration")
+    )
+    assert validation == again
+    assert not {tokens for tokens, _ in validation} & {tokens for tokens, _ in calibration}
+    assert len({label for _, label in validation}) > 5

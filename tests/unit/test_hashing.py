@@ -131,7 +131,7 @@ def test_deep_nesting_is_refused_and_does_not_kill_the_process() -> None:
     deep: list[Any] = []
     for _ in range(100_000):
         deep = [deep]
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="nested too deeply"):
         canonical(deep)
 
 

@@ -296,7 +296,7 @@ rounds = 0
         (
             '[recipes.r]\npasses = [{ use = "quantize-static", per_channel = 2020-01-01 }]',
             "recipes.r.passes[0].per_channel",
-            "must be a string",
+            "is a date",
         ),
         ('[recipes.r]\npasses = ["quantize-static"]\ngoal = "latecy"', "recipes.r.goal", 'meant "latency"'),
         ("[devices.x]\ncores = 1.5", "devices.x.cores", "must be a whole number"),
@@ -309,6 +309,7 @@ rounds = 0
         ('[baseline]\nep = "cuda"', "baseline.ep", "Its EPs: cpu"),
         ('[limits]\nmemory = "4 elephants"', "limits.memory", '"4GB"'),
         ("[limits]\nload_s = -1", "limits.load_s", "must be more than 0"),
+        ("[tolerance]\nsqnr_db = 0x" + "F" * 5000, "tolerance.sqnr_db", "64 bits"),
         ("[limits]\ntiming_s = inf", "limits.timing_s", "finite"),
         ("[tolerance]\nagreement = 95", "tolerance.agreement", "at most 1"),
         ("[tolerance]\ncosine = true", "tolerance.cosine", "or false"),

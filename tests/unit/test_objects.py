@@ -106,7 +106,7 @@ def test_a_file_with_a_second_hard_link_is_copied_so_that_nobody_can_write_the_o
 
 
 def test_an_object_from_another_filesystem_is_copied(objects: ObjectStore, tmp_path: Path) -> None:
-    memory = Path("/dev/shm")  # noqa: S108
+    memory = Path("/dev/shm")
     if not os.access(memory, os.W_OK) or memory.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("there is no second filesystem that may be written")
     source = make_folder(memory / f"ortforge-test-{os.getpid()}")
@@ -561,12 +561,12 @@ print(sorted({"sqlite3", "platformdirs", "numpy"} & set(sys.modules)), store.obj
 
 
 HOLDER = """
-import sys
+import sys, time
 from pathlib import Path
 from ortforge.store import open_store
 with open_store(Path(sys.argv[1])).lock("timing"):
     print("held", flush=True)
-    sys.stdin.readline()
+    time.sleep(60)
 """
 
 
@@ -575,7 +575,10 @@ def test_a_lock_is_told_of_while_it_is_waited_for_and_dies_with_its_holder(tmp_p
     process = start(HOLDER, tmp_path)
     assert process.stdout is not None
     process.stdout.readline()
-    with pytest.raises(StoreError, match=f"timing is held by process {process.pid} on "), store.lock("timing", wait=False):
+    with (
+        pytest.raises(StoreError, match=f"timing is held by process {process.pid} on "),
+        store.lock("timing", wait=False),
+    ):
         pass
     told: list[str] = []
 
