@@ -32,7 +32,7 @@ STYLES: Final = {
 }
 """A colour for each status; the word itself always stands beside it, so no meaning hangs on the colour."""
 
-_ASCII: Final = str.maketrans({TIMES: "x", "±": "+/-", "µ": "u", "·": "-", "…": "...", "→": "->", "—": "-"})
+_ASCII: Final = str.maketrans({TIMES: "x", "±": "+/-", "µ": "u", "·": "-", "…": "...", "→": "->", "—": "-", "─": "-"})
 
 ANY_WIDTH: Final = 100_000
 

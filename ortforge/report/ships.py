@@ -4,7 +4,7 @@ The rules, in order, for the cells of one model on one (target, EP, device):
 
 1. Of the variants that pass, the fastest. Speeds are ratios to the unoptimized model there; where those were not
    measured, ratios to the matrix's baseline. Variants whose speed cannot be told from the fastest one's (their
-   intervals overlap) are equals, and of equals the smallest ships.
+   intervals overlap) are equals. Of equals the smallest ships, and of those of about one size the quickest to load.
 2. The unoptimized model, when it is correct, and no passing variant is faster than it or as fast. It is correct also
    with the status ``slower``: that compares it with another runtime, which is no help to who must use this one.
 3. Nothing.
@@ -25,6 +25,11 @@ __all__ = ["what_ships"]
 UNOPTIMIZED: Final = "none"
 """Name of the recipe that changes nothing."""
 
+ABOUT_ONE_SIZE: Final = 1.05
+"""A twentieth more bytes is no reason to choose."""
+ABOUT_ONE_LOAD_TIME: Final = 1.2
+"""Load times are measured a few times only; a fifth is within what they vary by."""
+
 Entry = Mapping[str, Any]
 
 
@@ -40,6 +45,11 @@ class _Runner:
     @property
     def bytes(self) -> float:
         value = self.cell.get("bytes")
+        return float("inf") if value is None else float(value)
+
+    @property
+    def load(self) -> float:
+        value = self.cell.get("load_s")
         return float("inf") if value is None else float(value)
 
     def equals(self, other: _Runner) -> bool:
@@ -92,24 +102,39 @@ def _choose(cells: Sequence[Entry]) -> dict[str, Any]:
     equals = [runner for runner in runners if runner.equals(best)]
     if any(runner.cell["status"] == "pass" for runner in equals):
         equals = [runner for runner in equals if runner.cell["status"] == "pass"]
-    # Of equals the smallest; then the fastest number; then the one that changes nothing.
-    chosen = min(equals, key=lambda runner: (runner.bytes, -(runner.ratio or 0.0), not _is_unoptimized(runner.cell)))
+    chosen, because = _of_equals(equals)
     others = [runner for runner in equals if runner is not chosen]
-    why = _why_plain(cells, passing) if _is_unoptimized(chosen.cell) and not others else _why(chosen, others, passing)
+    if _is_unoptimized(chosen.cell) and not others:
+        why = _why_plain(cells, passing)
+    else:
+        why = _why(chosen, others, because, passing)
     if not correct_plain and plain is not None:
         why += f" The unoptimized model itself is {plain['status']} here."
     return {"cell": chosen.cell["id"], "why": why, "equals": [runner.cell["id"] for runner in others]}
 
 
+def _of_equals(equals: Sequence[_Runner]) -> tuple[_Runner, str]:
+    """Choose among variants of one speed; return the choice and what told it from the others."""
+    least = min(runner.bytes for runner in equals)
+    small = [runner for runner in equals if runner.bytes <= least * ABOUT_ONE_SIZE]
+    loads = [runner.load for runner in small]
+    quick = [runner for runner in small if runner.load <= min(loads) * ABOUT_ONE_LOAD_TIME]
+    # What changes nothing needs no trust; else the better number.
+    chosen = max(quick, key=lambda runner: (_is_unoptimized(runner.cell), runner.ratio or 0.0))
+    if len(small) == 1:
+        return chosen, "it is the smallest of them"
+    if len(quick) == 1:
+        return chosen, "of the smallest it is the quickest to load"
+    return chosen, "it is as small and as quick to load as any of them"
+
+
 def _on_one_scale(cells: Sequence[Entry], plain: Entry | None) -> list[_Runner]:
     """Give every cell a ratio to one baseline: the unoptimized model here, or else the matrix's."""
     local = [_local(cell, plain) for cell in cells]
-    timed = [cell for cell in cells if cell.get("timing")]
-    if all(found.ratio is not None for found in local if found.cell in timed):
-        return local
     overall = [_overall(cell) for cell in cells]
-    if all(found.ratio is not None for found in overall if found.cell in timed):
-        return overall
+    for scale in (local, overall):
+        if all(runner.ratio is not None for runner in scale if runner.cell.get("timing")):
+            return scale
     return local
 
 
@@ -135,14 +160,14 @@ def _runner(cell: Entry, numbers: Mapping[str, Any]) -> _Runner:
     return _Runner(cell, ratio, low, high)
 
 
-def _why(chosen: _Runner, others: Sequence[_Runner], passing: Sequence[Entry]) -> str:
+def _why(chosen: _Runner, others: Sequence[_Runner], because: str, passing: Sequence[Entry]) -> str:
     said = speed(chosen.cell.get("timing"))
-    numbers = f" ({said})" if said and said != "baseline" else ""
-    if chosen.ratio is None:
-        return "It passes; no variant was timed here, so the smallest is taken."
+    numbers = f" ({said})" if said[:1].isdigit() else ""
+    if chosen.ratio is None and others:
+        return f"It passes; nothing was timed here, and {because}."
     if others:
         names = ", ".join(f'"{runner.cell["recipe"]}"' for runner in others)
-        return f"It passes{numbers}; its speed cannot be told from that of {names}, and it is the smallest of them."
+        return f"It passes{numbers}; its speed cannot be told from that of {names}, and {because}."
     if len(passing) == 1:
         return f"The only variant that passes{numbers}."
     return f"The fastest of {len(passing)} variants that pass{numbers}."

@@ -11,10 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from ortforge.api.wording import (
@@ -107,7 +105,7 @@ SHRINKING: Final[tuple[Shrink, ...]] = (
 """What is given up, in this order, until the table fits: numbers that others imply before numbers that judge."""
 
 GAP: Final = 2
-"""Spaces between columns: one of padding, and one where other boxes draw a line."""
+"""Spaces between columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,20 +120,22 @@ class _Layout:
 class _Widths:
     """How wide columns are for some cells; each is looked at once, however many layouts are tried."""
 
-    def __init__(self, cells: Sequence[Cell]) -> None:
+    def __init__(self, screen: Screen, cells: Sequence[Cell]) -> None:
+        self.screen = screen
         self.cells = cells
         self.known: dict[_Column, int] = {}
 
-    def of(self, layout: _Layout) -> int:
-        """Return a layout's width in characters."""
+    def list(self, layout: _Layout) -> list[int]:
+        """Return the width of each of a layout's columns."""
         for column in layout.columns:
             if column not in self.known:
-                said = (column.of(cell) for cell in self.cells)
-                self.known[column] = max(cell_len(column.title), max(map(cell_len, said), default=0))
-        widths = [self.known[column] for column in layout.columns]
-        if layout.sections:
-            widths[0] = max(widths[0], *(cell_len(cell["model"]) for cell in self.cells))
-        return sum(width + GAP for width in widths) - GAP
+                said = (self.screen.text(column.of(cell)).cell_len for cell in self.cells)
+                self.known[column] = max(cell_len(column.title), max(said, default=0))
+        return [self.known[column] for column in layout.columns]
+
+    def of(self, layout: _Layout) -> int:
+        """Return a layout's width in characters."""
+        return sum(wide + GAP for wide in self.list(layout)) - GAP
 
 
 def _shrink(layout: _Layout, step: Shrink) -> _Layout:
@@ -157,7 +157,7 @@ def _shrink(layout: _Layout, step: Shrink) -> _Layout:
     return replace(layout, columns=fewer, left_out=(*layout.left_out, column.title))
 
 
-def _layout(cells: Sequence[Cell], width: int | None) -> _Layout:
+def _layout(cells: Sequence[Cell], width: int | None, widths: _Widths) -> _Layout:
     """Return the widest layout that fits; ``None`` means any width will do."""
     always = {"model", "target", "ep", "recipe", "status"}
     several_devices = len({cell["device"] for cell in cells}) > 1
@@ -168,7 +168,7 @@ def _layout(cells: Sequence[Cell], width: int | None) -> _Layout:
         or (column.key == "device" and several_devices)
         or (column.key not in ("variant", "device") and any(column.of(cell) for cell in cells))
     )
-    layout, widths = _Layout(columns), _Widths(cells)
+    layout = _Layout(columns)
     for step in SHRINKING:
         if width is None or widths.of(layout) <= width:
             break
@@ -176,20 +176,31 @@ def _layout(cells: Sequence[Cell], width: int | None) -> _Layout:
     return layout
 
 
-def _table(screen: Screen, cells: Sequence[Cell], layout: _Layout) -> Table:
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0), header_style="bold")
-    for column in layout.columns:
-        justify: Literal["right", "left"] = "right" if column.right else "left"
-        table.add_column(screen.text(column.title), justify=justify, overflow="fold", no_wrap=False)
+def _table(screen: Screen, cells: Sequence[Cell], layout: _Layout, widths: _Widths) -> Text:
+    """Lay the table out by hand: all widths are known, and measuring again cell by cell takes rich milliseconds a row."""
+    columns = layout.columns
+    sizes = widths.list(layout)
+    head = [screen.text(column.title, "bold") for column in columns]
+    lines = [_line(head, sizes, columns), screen.text("─" * widths.of(layout), "bright_black")]
     model = None
     for cell in cells:
         if cell["model"] != model:
+            lines += [Text()] if model is not None else []
             model = cell["model"]
-            table.add_section()
-            if layout.sections:
-                table.add_row(screen.text(model, "bold"))
-        table.add_row(*(_value(screen, column, cell) for column in layout.columns))
-    return table
+            lines += [screen.text(model, "bold")] if layout.sections else []
+        lines.append(_line([_value(screen, column, cell) for column in columns], sizes, columns))
+    return Text("\n").join(lines)
+
+
+def _line(values: Sequence[Text], sizes: Sequence[int], columns: Sequence[_Column]) -> Text:
+    line = Text()
+    for number, (value, wide, column) in enumerate(zip(values, sizes, columns, strict=True)):
+        space = " " * (wide - value.cell_len)
+        last = number == len(columns) - 1
+        line.append(space if column.right else "")
+        line.append_text(value)
+        line.append("" if last else (GAP * " " if column.right else space + GAP * " "))
+    return line
 
 
 def _value(screen: Screen, column: _Column, cell: Cell) -> Text:
@@ -212,8 +223,10 @@ def show(report: Mapping[str, Any], written: Sequence[Path] = (), console: Conso
     screen = Screen(console)
     cells: Sequence[Cell] = report["cells"]
     if cells:
-        layout = _layout(cells, screen.console.width if screen.console.is_terminal else None)
-        screen.table(_table(screen, cells, layout))
+        widths = _Widths(screen, cells)
+        layout = _layout(cells, screen.console.width if screen.console.is_terminal else None, widths)
+        # A line too long for the narrowest layout is wrapped by the terminal: names are never cut.
+        screen.console.print(_table(screen, cells, layout, widths), soft_wrap=True, highlight=False)
         if layout.left_out:
             missing = ", ".join(layout.left_out)
             screen.line(f"Left out at this width: {missing}. The report files have them.", style="bright_black")

@@ -154,7 +154,7 @@ class WorkerProcess:
         self.returncode: int | None = None
         self._cancel = cancel
         self._log_path = folder / "stderr.log"
-        self._log_cut = False
+        self._log_kept = ""
         self._inbox: deque[dict[str, Any]] = deque()
         self._outbox = b""
         self._partial = b""
@@ -231,10 +231,9 @@ class WorkerProcess:
         """Return the end of what it wrote to standard error (and to standard output, which leads there)."""
         with self._log_path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 4 * LOG_TAIL))
+            file.seek(max(0, size - 4 * LOG_TAIL))  # a character has four bytes at most
             text = file.read().decode("utf-8", "replace")
-        cut = "[earlier lines were dropped]\n" if self._log_cut and len(text) < LOG_TAIL else ""
-        return cut + text[-LOG_TAIL:]
+        return (self._log_kept + text)[-LOG_TAIL:]
 
     def finish(self, seconds: float) -> str:
         """Let it end by itself after its last message; return a note when it did not end well, else ``""``."""
@@ -258,6 +257,7 @@ class WorkerProcess:
             return
         # Before it is waited for: until then its number, and its group's, cannot be another's.
         if self.returncode is None:
+            self._family.search()
             self._kill_group()
             self._await_end()
         self._family.kill_strays()
@@ -354,8 +354,8 @@ class WorkerProcess:
         self._next_look = now + self._look_every
         self._look_every = min(LAST_LOOK_S, self._look_every * 1.25)
         if os.fstat(self._log).st_size > MOST_LOG_BYTES:
+            self._log_kept = self.log()
             os.ftruncate(self._log, 0)  # it writes with O_APPEND, so it goes on at the new end
-            self._log_cut = True
         rss = self._family.rss(now)
         self.peak_rss = max(self.peak_rss, rss)
         if rss > self.limits.memory:
@@ -407,16 +407,19 @@ class _Family:
 
     def rss(self, now: float) -> int:
         """Return the resident bytes of all members together; pages that forks share count once for each."""
-        if self._members and now >= self._next_search:
+        if now >= self._next_search:
             self._next_search = now + FAMILY_LOOK_S
-            self._search()
+            self.search()
         total = 0
         for member in self._members:
             with contextlib.suppress(psutil.Error):
                 total += member.memory_info().rss
         return total
 
-    def _search(self) -> None:
+    def search(self) -> None:
+        """Find what the process has started until now."""
+        if not self._members:
+            return
         known = {member.pid for member in self._members}
         with contextlib.suppress(psutil.Error):
             found = self._members[0].children(recursive=True)

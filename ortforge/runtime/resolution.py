@@ -45,7 +45,8 @@ class EnvironmentRequest:
     @property
     def title(self) -> str:
         """What it is an environment of, in words."""
-        return ", ".join([*self.requires, *(path.name for path in self.wheels)]) or ", ".join(self.extra)
+        runtime = ", ".join([*self.requires, *(path.name for path in self.wheels)])
+        return " with ".join(part for part in (runtime, ", ".join(self.extra)) if part)
 
     @property
     def names(self) -> frozenset[str]:

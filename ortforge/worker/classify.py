@@ -137,6 +137,7 @@ def _clean(line: str) -> str:
     line = re.sub(
         r"Non-zero status code returned while running (\S+) node\. Name:'(.*?)' Status Message: ", _in_node, line
     )
+    line = re.sub(r"ONNX Runtime only \*guarantees\* support .*? onnx opset versions\. (?=\S)", "", line)
     return line.replace("with node name ''", "(a node without a name)").strip()
 
 

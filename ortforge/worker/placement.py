@@ -111,7 +111,7 @@ def placement(ep: str, ran: Executed | None, took: Mapping[str, Counter[str]] | 
             else:
                 agree = False
                 notes.append(
-                    f"{ep} took {in_assignment} nodes when the graph was partitioned, and ran {in_profile} by the profile"
+                    f"{ep} took {in_assignment} nodes when the graph was partitioned, and the profile has {in_profile}"
                 )
     return {
         "nodes": {name: counted.total() for name, counted in ops.items() if counted},

@@ -104,8 +104,8 @@ figcaption { font-size: 0.86rem; color: var(--soft); }
   background: var(--page); padding: 10px 0; z-index: 1; }
 .tools[hidden] { display: none; }
 .tools label { font-size: 0.78rem; color: var(--soft); display: grid; gap: 2px; }
-.tools input, .tools select, .tools button { font: inherit; color: var(--ink); background: var(--panel);
-  border: 1px solid var(--line); border-radius: 7px; padding: 5px 9px; max-width: 13rem; }
+.tools input, .tools select, .tools button { font: inherit; font-size: 0.9rem; color: var(--ink);
+  background: var(--panel); border: 1px solid var(--line); border-radius: 7px; padding: 5px 9px; max-width: 13rem; }
 .tools button, .copy, .toggle { cursor: pointer; }
 .tools output { margin-left: auto; color: var(--soft); font-size: 0.9rem; padding: 6px 0; }
 .wide { overflow-x: auto; }
@@ -124,11 +124,11 @@ figcaption { font-size: 0.86rem; color: var(--soft); }
 .js #cells tr.more summary { display: none; }
 tr.more summary { color: var(--soft); font-size: 0.86rem; cursor: pointer; padding: 4px 0; }
 .toggle { font: inherit; color: var(--link); background: none; border: 0; padding: 0; text-align: left; }
-.toggle::before { content: "\\25B8"; display: inline-block; width: 1.1em; transition: transform 0.1s; }
-.open .toggle::before { transform: rotate(90deg); }
+.toggle::before { content: "\\25B8"; display: inline-block; width: 1.1em; }
+.open .toggle::before { content: "\\25BE"; }
 .detail { background: var(--panel); border: 1px solid var(--line); border-radius: 10px; margin: 8px 0 22px;
   padding: 4px 22px 18px; max-width: calc(100vw - 72px); }
-.detail .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); gap: 0 44px; }
+.detail .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); gap: 0 44px; }
 .detail td, .detail th { font-size: 0.86rem; padding: 4px 12px 4px 0; }
 .detail dl, .facts { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 2px 18px; margin: 4px 0;
   font-size: 0.9rem; }
@@ -149,6 +149,7 @@ footer { padding-top: 40px; padding-bottom: 48px; color: var(--soft); font-size:
   .model { padding: 16px; }
   .ship { grid-template-columns: minmax(0, 1fr); }
   .tools { position: static; }
+  .pareto { font-size: 18px; }
   #cells thead { display: none; }
   #cells, #cells tbody, #cells tr { display: block; width: 100%; }
   #cells tbody { border-bottom: 1px solid var(--line); padding: 10px 0; }

@@ -118,7 +118,7 @@ def _model(
     )
     entries = (report.get("ships") or {}).get(model) or ()
     by_id = {cell["id"]: cell for cell in cells}
-    ships = (_ship(entry, by_id.get(entry["cell"]), report, anchors) for entry in entries)
+    ships = (_ship(entry, by_id, report, anchors) for entry in entries)
     words = tag(
         "div",
         tag("h3", model),
@@ -132,7 +132,7 @@ def _model(
 
 
 def _ship(
-    entry: Mapping[str, Any], cell: Mapping[str, Any] | None, report: Report, anchors: Mapping[str, str]
+    entry: Mapping[str, Any], cells: Mapping[str, Mapping[str, Any]], report: Report, anchors: Mapping[str, str]
 ) -> Markup:
     version = ((report.get("runtimes") or {}).get(entry["target"]) or {}).get("ort_version")
     where = tag(
@@ -141,13 +141,14 @@ def _ship(
         tag("span", f"ONNX Runtime {version}", class_="soft") if version else "",
         class_="where",
     )
+    cell = cells.get(entry["cell"])
     if cell is None:
         return tag("div", where, tag("div", _nothing(entry)), class_="ship")
     timing, overall = cell.get("timing") or {}, cell.get("overall") or {}
-    numbers = [speed(timing) if timing.get("outcome") != "baseline" else "the baseline"]
+    numbers = [_speed(cell, cells)]
     numbers += [latency(timing.get("p50_s")), size(cell.get("bytes")), parity_text(cell.get("parity"))]
     if overall.get("ratio") is not None and overall.get("ratio") != timing.get("ratio"):
-        numbers.insert(1, f"{speed(overall)} overall")
+        numbers.insert(1, f"{speed(overall)} vs. the matrix's baseline")
     link = tag(
         "a", "the unoptimized model" if cell["recipe"] == "none" else cell["recipe"], href=f"#{anchors[cell['id']]}"
     )
@@ -159,6 +160,16 @@ def _ship(
         _marks(cell),
     )
     return tag("div", where, said, class_="ship")
+
+
+def _speed(cell: Mapping[str, Any], cells: Mapping[str, Mapping[str, Any]]) -> str:
+    """Say the speed and against what: the same words mean another thing for a recipe and for the plain model."""
+    timing = cell.get("timing") or {}
+    said, base = speed(timing), cells.get(timing.get("baseline") or "")
+    if not said or timing.get("outcome") == "baseline" or base is None:
+        return "the matrix's baseline" if said == "baseline" else said
+    here = all(base[part] == cell[part] for part in ("target", "ep", "device"))
+    return f"{said} vs. {'unoptimized' if here else base['target'] + ':' + base['ep']}"
 
 
 def _nothing(entry: Mapping[str, Any]) -> Markup:

@@ -152,7 +152,7 @@ def plot(model: str, measure: str, points: Sequence[Point], number: int) -> Mark
     labels = _labels(points, places, radii, height)
     # Large bubbles first, so that small ones lie on top and stay within reach of the pointer.
     drawn = [
-        _bubble(point, places[point.number], radii[point.number], labels[point.number], best, runtimes)
+        _bubble(point, places[point.number], radii[point.number], point.number in best, runtimes)
         for point in sorted(points, key=lambda point: -radii[point.number])
     ]
     return tag(
@@ -160,6 +160,7 @@ def plot(model: str, measure: str, points: Sequence[Point], number: int) -> Mark
         tag("title", f"Latency, error and size of {model}", id=f"plot-{number}-title"),
         _grid(measure, points, x, y, exact, height),
         *drawn,
+        tag("g", *(_number(point, places, radii, labels) for point in points), aria_hidden="true"),
         viewBox=f"0 0 {WIDTH} {height}",
         role="group",
         aria_labelledby=f"plot-{number}-title",
@@ -215,16 +216,17 @@ def _grid(measure: str, points: Sequence[Point], x: _Axis, y: _Axis, exact: floa
 def _labels(
     points: Sequence[Point], places: Mapping[int, tuple[float, float]], radii: Mapping[int, float], height: int
 ) -> dict[int, tuple[float, float]]:
-    """Place each number near its bubble, where no other number stands."""
+    """Place each number in its bubble when that is free-standing, and else around it where no other number is."""
     taken: list[tuple[float, float]] = []
     found = {}
     for point in points:
         x, y = places[point.number]
         radius = radii[point.number]
-        middle = [(x, y)] if radius >= 9 else []
+        crowd = (math.dist((x, y), places[other.number]) for other in points if other is not point)
+        middle = [(x, y)] if radius >= 9 and all(distance > radius + 4 for distance in crowd) else []
         ring = [
             (x + (radius + far) * math.cos(angle), y - (radius + far) * math.sin(angle))
-            for far in (9, 20, 32)
+            for far in (10, 22, 34, 46)
             for angle in (math.pi / 2, math.pi / 4, 3 * math.pi / 4, 0, math.pi, -math.pi / 2)
         ]
         free = [
@@ -240,32 +242,36 @@ def _labels(
     return found
 
 
-def _bubble(
-    point: Point,
-    place: tuple[float, float],
-    radius: float,
-    label: tuple[float, float],
-    best: set[int],
-    runtimes: Sequence[str],
-) -> Markup:
-    x, y = (round(value, 1) for value in place)
-    label_x, label_y = (round(value, 1) for value in label)
+def _bubble(point: Point, place: tuple[float, float], radius: float, on_front: bool, runtimes: Sequence[str]) -> Markup:
     kinds = [f"colour-{runtimes.index(point.runtime) % COLOURS}"]
-    kinds += ["best"] if point.number in best else []
+    kinds += ["best"] if on_front else []
     kinds += [] if point.correct else ["wrong"]
-    said = title_of(point, point.number in best)
-    moved = math.hypot(label_x - x, label_y - y) > radius + 12
+    said = title_of(point, on_front)
     return tag(
         "g",
         tag("title", said),
-        tag("line", x1=x, y1=y, x2=label_x, y2=label_y, class_="leader") if moved else "",
-        tag("circle", cx=x, cy=y, r=round(radius, 1)),
-        tag("text", point.number, x=label_x, y=label_y + 4, text_anchor="middle", class_="number"),
+        tag("circle", cx=round(place[0], 1), cy=round(place[1], 1), r=round(radius, 1)),
         tag("text", said, x=WIDTH - RIGHT, y=14, text_anchor="end", class_="tip", aria_hidden="true"),
-        class_=join("point ", " ".join(kinds)),
+        class_=f"point {' '.join(kinds)}",
         tabindex="0",
         role="img",
         aria_label=said,
+    )
+
+
+def _number(
+    point: Point,
+    places: Mapping[int, tuple[float, float]],
+    radii: Mapping[int, float],
+    labels: Mapping[int, tuple[float, float]],
+) -> Markup:
+    """Draw a number above all bubbles, with a line to its own where it stands outside."""
+    (x, y), (at_x, at_y) = places[point.number], labels[point.number]
+    x, y, at_x, at_y = (round(value, 1) for value in (x, y, at_x, at_y))
+    outside = math.dist((x, y), (at_x, at_y)) > radii[point.number]
+    return join(
+        tag("line", x1=x, y1=y, x2=at_x, y2=at_y, class_="leader") if outside else "",
+        tag("text", point.number, x=at_x, y=at_y + 4, text_anchor="middle", class_="number"),
     )
 
 

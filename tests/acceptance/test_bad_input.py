@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import Result, ortforge
+from command import Result, ortforge
 from models import classifier, samples
 from onnx import TensorProto, helper
 
@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 def run(folder: Path, store: Path, text: str, *more: str, **environment: str) -> Result:
     (folder / "matrix.toml").write_text(HEAD + MODEL + text, encoding="utf-8")
     done = ortforge(folder, "run", "--store", str(store), "--json", *more, **environment)
-    assert "Traceback" not in done.err + done.out
+    assert "Traceback" not in done.err
     return done
 
 
@@ -128,7 +128,7 @@ def test_external_data(folder: Path, store: Path) -> None:
     [
         ("names", {"input": np.zeros((1, 32), np.float32)}, "x"),
         ("shapes", {"x": np.zeros((1, 31), np.float32)}, "31"),
-        ("dtypes", {"x": np.zeros((1, 32), np.float64)}, "float"),
+        ("dtypes", {"x": np.full((1, 32), "text")}, "float"),
     ],
 )
 def test_data_that_do_not_fit(folder: Path, store: Path, name: str, feeds: dict[str, np.ndarray], hint: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from conftest import ortforge
+from command import ortforge
 from models import classifier, samples, stub_runtime
 
 MATRIX = """

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from conftest import ORTFORGE, ortforge
+from command import ORTFORGE, ortforge
 from models import classifier, samples
 
 MATRIX = """

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Result, ortforge
+from command import ROOT, Result, ortforge
 
 STATUSES = {
     "pass", "slower", "inaccurate", "misplaced", "unsupported", "crashed", "out-of-memory", "timeout", "failed", "blocked",

@@ -9,7 +9,7 @@ import os
 import random
 from pathlib import Path
 
-from conftest import ortforge
+from command import ortforge
 from models import classifier, samples
 
 COUNT = int(os.environ.get("ORTFORGE_MUTANTS", "30"))

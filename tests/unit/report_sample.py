@@ -144,6 +144,7 @@ def sample_cells() -> list[dict[str, Any]]:
         "slower",
         error=0.0,
         speed=1.0,
+        p50_ms=0.21,
         size=2_300_000,
         reasons=("The recipe changed nothing, so the unoptimized model is what ships.",),
     )

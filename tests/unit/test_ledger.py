@@ -245,11 +245,12 @@ def test_killed_in_the_middle_of_records_only_the_one_in_flight_is_lost(tmp_path
         process = start(WRITER, path, name)
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        time.sleep(rng.uniform(0.0, 0.1))
+        theirs = [process.stdout.readline().strip() for _ in range(rng.randrange(10))]
+        time.sleep(rng.uniform(0.0, 0.01))
         process.kill()
         output, _ = process.communicate()
         assert process.returncode == -signal.SIGKILL
-        theirs = [line.strip() for line in output.splitlines(keepends=True) if line.endswith("\n")]
+        theirs += [line.strip() for line in output.splitlines(keepends=True) if line.endswith("\n")]
         recorded += theirs
         ledger = Ledger(path)
         assert {key: found.result["key"] for key, found in ledger.done_many(recorded).items()} == {
@@ -262,7 +263,7 @@ def test_killed_in_the_middle_of_records_only_the_one_in_flight_is_lost(tmp_path
         assert len(kept) <= len(theirs) + 1
         assert ledger._connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         ledger.close()
-    assert len(recorded) > 20
+    assert len(recorded) >= 20
 
 
 COMPANION = """
