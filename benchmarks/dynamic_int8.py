@@ -37,11 +37,19 @@ def main() -> None:
         (folder / "matrix.toml").write_text(MATRIX, encoding="utf-8")
         argv = [ORTFORGE, "run", "--store", "store", "--json"]
         subprocess.run(argv, cwd=folder, capture_output=True, check=False)
-        plan = subprocess.run([ORTFORGE, "plan", "--store", "store", "--json"], cwd=folder, capture_output=True, text=True, check=True)
+        plan = subprocess.run(
+            [ORTFORGE, "plan", "--store", "store", "--json"], cwd=folder, capture_output=True, text=True, check=True
+        )
         transform = next(step["id"] for step in json.loads(plan.stdout)["steps"] if step["kind"] == "transform")
         prepare = Path(__file__).with_name("one_step.py")
         python = json.loads(
-            subprocess.run([sys.executable, str(prepare), "store", "tools:stock"], cwd=folder, capture_output=True, text=True, check=True).stdout
+            subprocess.run(
+                [sys.executable, str(prepare), "store", "tools:stock"],
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
         )["environment"]["python"]
         pairs = []
         for _ in range(7):
@@ -49,7 +57,11 @@ def main() -> None:
             subprocess.run([python, "-c", BARE], cwd=folder, check=True, capture_output=True)
             bare = time.perf_counter() - started
             done = subprocess.run(
-                [sys.executable, str(prepare), "store", transform, "--run"], cwd=folder, capture_output=True, text=True, check=True
+                [sys.executable, str(prepare), "store", transform, "--run"],
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                check=True,
             )
             pairs.append((json.loads(done.stdout)["seconds"], bare))
     ours, bare = median(a for a, _ in pairs), median(b for _, b in pairs)

@@ -38,9 +38,9 @@ def small_model(path: Path, *, width: int = 64, layers: int = 3, seed: int = 0) 
 
 
 def grid(folder: Path, *, models: int, recipes: int, targets: int, timing_s: float = 0.3, rounds: int = 1) -> Path:
-    """Write a matrix of ``models × recipes × targets`` cells and its models; return the file.
+    """Write a matrix of ``models`` by ``recipes`` by ``targets`` cells and its models; return the file.
 
-    Each target is the same package under another EP label, each recipe another exclusion of dynamic int8,
+    Each target is the same package with another session option, each recipe another exclusion of dynamic int8,
     so all cells are real and cheap. ``recipes`` counts the built-in "none".
     """
     lines = [f"[limits]\ntiming_s = {timing_s}\nrounds = {rounds}\nsamples = 4\n"]
@@ -51,12 +51,12 @@ def grid(folder: Path, *, models: int, recipes: int, targets: int, timing_s: flo
         threads = number + 1
         lines.append(
             f'[targets.t{number}]\nfrom = "package"\nrequires = ["onnxruntime==1.32.0"]\n'
-            f"session = {{ config = {{ \"session.dynamic_block_base\" = \"{threads}\" }} }}\n"
+            f'session = {{ config = {{ "session.dynamic_block_base" = "{threads}" }} }}\n'
         )
-    for number in range(1, recipes):
-        lines.append(
-            f'[recipes.r{number}]\npasses = [{{ use = "quantize-dynamic", nodes_to_exclude = ["none{number}"] }}]\n'
-        )
+    lines.extend(
+        f'[recipes.r{number}]\npasses = [{{ use = "quantize-dynamic", nodes_to_exclude = ["none{number}"] }}]\n'
+        for number in range(1, recipes)
+    )
     lines.append('[[matrix]]\ntargets = ["*"]\nmodels = ["*"]\nrecipes = ["*"]\n')
     path = folder / "matrix.toml"
     path.write_text("\n".join(lines), encoding="utf-8")

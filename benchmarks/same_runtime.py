@@ -49,7 +49,10 @@ def main() -> None:
                 within = abs(timing["ratio"] - 1) <= 0.03 or timing["outcome"] == "can't tell"
                 good += within
                 interval = f"{timing['ratio']:.3f} [{timing['low']:.3f}, {timing['high']:.3f}]"
-                print(f"{trial + 1:>2}: {interval} noise {timing['noise']:.3f} {timing['outcome']} ({timing['trust']})", flush=True)
+                print(
+                    f"{trial + 1:>2}: {interval} noise {timing['noise']:.3f} {timing['outcome']} ({timing['trust']})",
+                    flush=True,
+                )
         finally:
             for process in load:
                 process.kill()

@@ -39,9 +39,20 @@ def one(folder: Path, matrix: Path) -> dict[str, float]:
     results = {
         "fetch": {"bytes": 1000},
         "transform": {"bytes": 500, "warnings": [], "changed": {}},
-        "provision": {"environment": {"packages": []}, "probe": {"ort_version": "1.32.0", "python": "3.11", "providers": []}},
+        "provision": {
+            "environment": {"packages": []},
+            "probe": {"ort_version": "1.32.0", "python": "3.11", "providers": []},
+        },
         "check": {"placement": None, "load_s": 0.1, "first_run_s": 0.1, "peak_rss": 1 << 26, "note": ""},
-        "compare": {"samples": 4, "identical": False, "finite": True, "outputs": {}, "worst": worst, "problems": [], "tasks": {}},
+        "compare": {
+            "samples": 4,
+            "identical": False,
+            "finite": True,
+            "outputs": {},
+            "worst": worst,
+            "problems": [],
+            "tasks": {},
+        },
         "noise": {**timing, "noise": {"floor": 0.03, "pairs": 30, "rounds": 3}},
         "time": timing,
     }
@@ -51,7 +62,9 @@ def one(folder: Path, matrix: Path) -> dict[str, float]:
 
         def submit(self, run: object, task: Task) -> Future[TaskOutcome]:
             future: Future[TaskOutcome] = Future()
-            future.set_result(TaskOutcome("ok", digest_json([task.kind, task.step_id]), results.get(task.kind, {"metadata": {}})))
+            future.set_result(
+                TaskOutcome("ok", digest_json([task.kind, task.step_id]), results.get(task.kind, {"metadata": {}}))
+            )
             return future
 
         def shutdown(self, *, cancel: bool) -> None:
@@ -64,8 +77,14 @@ def one(folder: Path, matrix: Path) -> dict[str, float]:
     planned = time.perf_counter()
     with make_progress(quiet=True) as listener:
         report = execute(
-            plan, matrix_file=matrix, store=open_store(folder / "store"), plugins=plugins, device=here,
-            executor=Stub(), listener=listener, options=WalkOptions(),
+            plan,
+            matrix_file=matrix,
+            store=open_store(folder / "store"),
+            plugins=plugins,
+            device=here,
+            executor=Stub(),
+            listener=listener,
+            options=WalkOptions(),
         )
     finished = time.perf_counter()
     return {
@@ -88,7 +107,8 @@ def main() -> None:
             argv = [sys.executable, __file__, name, str(matrix)]
             found = json.loads(subprocess.run(argv, check=True, capture_output=True, text=True).stdout)
             each = 1000 * (found["plan_s"] + found["walk_s"]) / found["cells"]
-            print(f"{found['cells']:>7} {found['plan_s']:>8.2f} {found['walk_s']:>8.2f} {each:>8.2f} {found['peak_mb']:>8.0f}")
+            times = f"{found['plan_s']:>8.2f} {found['walk_s']:>8.2f} {each:>8.2f}"
+            print(f"{found['cells']:>7} {times} {found['peak_mb']:>8.0f}")
 
 
 if __name__ == "__main__":

@@ -34,12 +34,15 @@ def main() -> None:
         argv = [ORTFORGE, "run", "--store", "store"]
         first, _ = timed(argv, folder, {0, 1})
         again = [timed(argv, folder, {0, 1}) for _ in range(5)]
-        print(f"first run of 100 cells {first:.1f} s; second {median(s for s, _ in again):.2f} s (limit 1.0), median of 5")
+        print(
+            f"first run of 100 cells {first:.1f} s; second {median(s for s, _ in again):.2f} s (limit 1.0), median of 5"
+        )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         grid(folder, models=40, recipes=25, targets=10)
         found = [timed([ORTFORGE, "plan", "--store", "store"], folder, {0}) for _ in range(3)]
-        print(f"plan of 10,000 cells {median(s for s, _ in found):.2f} s (limit 3), {max(m for _, m in found):.0f} MB (limit 300)")
+        seconds, megabytes = median(s for s, _ in found), max(m for _, m in found)
+        print(f"plan of 10,000 cells {seconds:.2f} s (limit 3), {megabytes:.0f} MB (limit 300)")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,10 @@ def run(title: str, *argv: str) -> None:
     started = time.monotonic()
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     code = subprocess.run(argv, cwd=ROOT, env={**os.environ, "PATH": path}, check=False).returncode
-    print(f"== {title}: {'passed' if code == 0 else f'failed (exit {code})'} in {time.monotonic() - started:.0f} s", flush=True)
+    print(
+        f"== {title}: {'passed' if code == 0 else f'failed (exit {code})'} in {time.monotonic() - started:.0f} s",
+        flush=True,
+    )
     if code:
         sys.exit(code)
 
@@ -37,18 +40,36 @@ def browser() -> None:
         return
     packages = ["chromium", "chromium-driver"]
     subprocess.run(["apt-get", "update", "-qq"], check=False)
-    subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages], check=False, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages],
+        check=False,
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def main() -> None:
     """Set up, then run every stage."""
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - whoever starts this may have an older one
         sys.exit(f"the tests need Python 3.11 or newer; this is {sys.version.split()[0]}")
     if not (BIN / "python").exists():
         venv.create(ENVIRONMENT, with_pip=True)
     python = str(BIN / "python")
     run("install uv", python, "-m", "pip", "install", "--quiet", "uv>=0.9")
-    run("install ortforge", python, "-m", "uv", "pip", "install", "--quiet", "--python", python, "-e", ".", "--group", "dev")
+    run(
+        "install ortforge",
+        python,
+        "-m",
+        "uv",
+        "pip",
+        "install",
+        "--quiet",
+        "--python",
+        python,
+        "-e",
+        ".",
+        "--group",
+        "dev",
+    )
     browser()
     run("ruff", "ruff", "check", ".")
     run("ruff format", "ruff", "format", "--check", ".")

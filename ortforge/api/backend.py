@@ -18,6 +18,7 @@ __all__ = [
     "unavailable",
 ]
 
+
 @dataclass(frozen=True, slots=True)
 class Gpu:
     """One GPU, as its driver names it. ``memory`` is in bytes."""

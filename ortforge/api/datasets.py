@@ -14,8 +14,8 @@ class DatasetSource:
     """Makes samples for references that start with ``scheme:``.
 
     :param module: path of a Python file that defines ``materialize(job) -> dict``, run in a tools environment (numpy
-        and onnx are there, ortforge is not). ``job`` has ``reference`` (without the scheme), ``base``, ``options`` (from
-        ``matrix.toml``), ``inputs`` (the model's inputs: name, dtype, shape with ``None`` or a symbol where it is
+        and onnx are there, ortforge is not). ``job`` has ``reference`` (without the scheme), ``base``, ``options``
+        (from ``matrix.toml``), ``inputs`` (the model's inputs: name, dtype, shape with ``None`` or a symbol where it is
         dynamic), ``limit`` (most samples wanted) and ``write(feeds, label=None)``, which keeps one sample.
     :param fingerprint: ``(reference, base) -> str``: what identifies the content before it is made.
     :param random: the samples are made up. They are labelled so everywhere, and are never enough for

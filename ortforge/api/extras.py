@@ -23,9 +23,7 @@ class Metric:
 
     name: str
     summary: str
-    compute: Callable[
-        [Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]], Sequence[Any] | None], float | None
-    ]
+    compute: Callable[[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]], Sequence[Any] | None], float | None]
     higher_is_better: bool = True
     needs_labels: bool = False
 

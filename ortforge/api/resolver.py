@@ -60,7 +60,8 @@ class Resolver:
     """Resolves references that start with ``scheme:``; serves models and ORT sources alike.
 
     :param fingerprint: ``(reference without the scheme, base folder) -> str``: what identifies the content
-        before it is fetched. For local files a digest of them (so that a change is seen); for pinned references the reference itself.
+        before it is fetched. For local files a digest of them (so that a change is seen); for pinned references the
+        reference itself.
     :param fetch: brings the file. :raises FetchError: see :class:`FetchContext`.
     :param sha256_required: the user must give the digest in ``matrix.toml``.
     """

@@ -57,7 +57,10 @@ def printable(text: object) -> str:
     >>> printable("\x1b[31mred\x1b[0m\x07")
     'red'
     """
-    return _CONTROL.sub("", _ESCAPE_SEQUENCE.sub("", str(text).replace("\r\n", "\n")))
+    said = str(text)
+    if said.isprintable():
+        return said
+    return _CONTROL.sub("", _ESCAPE_SEQUENCE.sub("", said.replace("\r\n", "\n")))
 
 
 def size(count: float | None) -> str:

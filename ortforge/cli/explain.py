@@ -22,8 +22,8 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Show one cell's verdict with its reasons, numbers, placement and log."""
-    from ortforge.report.saved import load_report
     from ortforge.report.cell import show_cell
+    from ortforge.report.saved import load_report
     from ortforge.store import open_store
 
     report = load_report(open_store(store).ledger, run)

@@ -17,7 +17,9 @@ def register(app: typer.Typer) -> None:
 
 def init(
     models: Annotated[list[Path], typer.Argument(metavar="MODEL.onnx...", help="The models to begin with.")],
-    out: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")] = Path("matrix.toml"),
+    out: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")] = Path(
+        "matrix.toml"
+    ),
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
     """Write a first matrix.toml for the given models, ready for 'ortforge run'."""

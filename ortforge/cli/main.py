@@ -67,7 +67,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Which model variant is correct and fast on which ONNX Runtime build: one file, one run, one verdict per cell.",
+    help="Which model variant is correct and fast on which ONNX Runtime build: one file, one run, a verdict per cell.",
     epilog="First steps: 'ortforge init model.onnx', then 'ortforge run'.",
 )
 

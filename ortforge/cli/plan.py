@@ -39,12 +39,24 @@ def plan(
                 "matrix_digest": prepared.plan.matrix_digest,
                 "notes": list(prepared.plan.notes),
                 "cells": [
-                    {"id": entry.id, "unsupported": entry.unsupported, "baseline": entry.baseline, "steps": dict(entry.steps)}
+                    {
+                        "id": entry.id,
+                        "unsupported": entry.unsupported,
+                        "baseline": entry.baseline,
+                        "steps": dict(entry.steps),
+                    }
                     for entry in prepared.plan.cells
                 ],
                 "steps": [
-                    {"id": item.step.id, "kind": item.step.kind, "key": item.key, "state": item.state, "why": item.why,
-                     "inputs": list(item.step.inputs), "after": list(item.step.after)}
+                    {
+                        "id": item.step.id,
+                        "kind": item.step.kind,
+                        "key": item.key,
+                        "state": item.state,
+                        "why": item.why,
+                        "inputs": list(item.step.inputs),
+                        "after": list(item.step.after),
+                    }
                     for item in found
                 ],
             }
@@ -56,7 +68,9 @@ def plan(
     typer.echo(f"{'step':<12}" + "".join(f"{state:>9}" for state in states))
     for kind in dict.fromkeys(item.step.kind for item in found):
         typer.echo(f"{kind:<12}" + "".join(f"{counts[kind, state] or '·':>9}" for state in states))
-    typer.echo("run: no result under this key; retry: failed last time; unknown: waits for a step that has no result yet")
+    typer.echo(
+        "run: no result under this key; retry: failed last time; unknown: waits for a step that has no result yet"
+    )
     for note in prepared.plan.notes:
         typer.echo(f"note: {note}")
     if cells:

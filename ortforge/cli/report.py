@@ -19,7 +19,9 @@ def report(
     ctx: typer.Context,
     run: Annotated[str, typer.Argument(metavar="[RUN]", help="A run's id, or 'latest'.")] = "latest",
     store: StoreFolder = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Write report files there.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Write report files there.")
+    ] = None,
     formats: Annotated[
         list[str] | None, typer.Option("--format", "-f", help="A report format; repeatable (default: all).")
     ] = None,
@@ -27,12 +29,14 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Show the verdicts of an earlier run, or write its report files again."""
-    from ortforge.report.saved import load_report
+    from ortforge.report.saved import REPRO, load_report
     from ortforge.store import open_store
 
     opened = open_store(store)
     if runs:
         for entry in opened.ledger.runs():
+            if entry.matrix == REPRO:
+                continue
             code = "unfinished" if entry.exit_code is None else f"exit {entry.exit_code}"
             typer.echo(f"{entry.id}  {entry.started}  {code}  {entry.matrix}")
         return

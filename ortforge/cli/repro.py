@@ -30,9 +30,11 @@ def repro(
     runtime's own Python, so the case can be handed to others.
     """
     from ortforge.engine.repro import reproduce
+    from ortforge.store.store import RUN_LOCK
 
     prepared = prepare(ctx, matrix, store, [cell.replace("[", "[[]")])
-    outcome = reproduce(prepared.plan, cell, prepared.store, keep, say=typer.echo)
+    with prepared.store.lock(RUN_LOCK, shared=True):
+        outcome = reproduce(prepared.plan, cell, prepared.store, keep, say=typer.echo)
     typer.echo(f"{outcome.status}" + (f": {outcome.reason}" if outcome.reason else ""))
     if outcome.log:
         typer.echo(outcome.log)

@@ -22,9 +22,12 @@ def run(
     cell: Only = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Where report.html, .json and .xml go (default: ortforge-report)."),
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Where report.html, .json and .xml go (default: ortforge-report)."
+        ),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Do every step again, whatever is known.")] = False,
+    retime: Annotated[bool, typer.Option("--retime", help="Measure all times again, on a quieter machine.")] = False,
     retry: Annotated[
         bool, typer.Option("--retry/--no-retry", help="Try again what failed last time, or let it stand.")
     ] = True,
@@ -38,9 +41,9 @@ def run(
     from ortforge.engine.local import LocalExecutor
     from ortforge.engine.run import execute
     from ortforge.engine.walk import WalkOptions
+    from ortforge.plan.graph import EXCLUSIVE_KINDS
     from ortforge.report.progress import make_progress
     from ortforge.report.writing import write_reports
-
     from ortforge.store.store import RUN_LOCK
 
     prepared = prepare(ctx, matrix, store, cell)
@@ -55,7 +58,7 @@ def run(
             device=prepared.device,
             executor=LocalExecutor(budget),
             listener=listener,
-            options=WalkOptions(fresh=fresh, retry=retry),
+            options=WalkOptions(fresh=fresh, fresh_kinds=EXCLUSIVE_KINDS if retime else frozenset(), retry=retry),
         )
     written = write_reports(report, prepared.plugins, output or Path("ortforge-report"))
     if as_json:

@@ -45,7 +45,8 @@ def judge_cell(cell: Cell, plan: Plan, settled: Mapping[str, Settled], matrix_fi
         baseline_bytes=steps["fetch"].result["bytes"] if artefact else None,
         tolerance=Tolerance(**cell.facts.get("tolerance", {})),
         warnings=tuple(artefact["warnings"]) if artefact else (),
-        notes=tuple(note for note in (check.get("note"), _timing_failure(steps)) if note),
+        notes=tuple(note for note in (check.get("note"),) if note),
+        untimed=_timing_failure(steps),
     )
     verdict = judge(facts)
     return {
@@ -122,9 +123,15 @@ def _timing(cell: Cell, steps: Mapping[str, Settled]) -> dict[str, Any] | None:
             return None
         facts = dict(noise.result)
         floor = facts.pop("noise")
-        return {**facts, "baseline": "", "ratio": 1.0, "low": 1.0, "high": 1.0, "outcome": "baseline", "noise": floor["floor"]} | {
-            "pairs": floor["pairs"], "rounds": floor.get("rounds", 1)
-        }
+        return {
+            **facts,
+            "baseline": "",
+            "ratio": 1.0,
+            "low": 1.0,
+            "high": 1.0,
+            "outcome": "baseline",
+            "noise": floor["floor"],
+        } | {"pairs": floor["pairs"], "rounds": floor.get("rounds", 1)}
     timed = steps.get("time")
     return {**timed.result, "baseline": cell.baseline} if timed is not None and timed.ok else None
 
@@ -133,7 +140,7 @@ def _timing_failure(steps: Mapping[str, Settled]) -> str:
     for role in ("time", "noise"):
         step = steps.get(role)
         if step is not None and not step.ok and steps["check"].ok:
-            return f"it was not timed: {step.reason}"
+            return step.reason
     return ""
 
 

@@ -79,9 +79,7 @@ class LocalExecutor:
         future.set_running_or_notify_cancel()
         threading.Thread(target=self._work, args=(run, task, future, cost), name=task.step_id, daemon=True).start()
 
-    def _work(
-        self, run: Callable[[Task], TaskOutcome], task: Task, future: Future[TaskOutcome], cost: int
-    ) -> None:
+    def _work(self, run: Callable[[Task], TaskOutcome], task: Task, future: Future[TaskOutcome], cost: int) -> None:
         try:
             outcome = run(task)
         except BaseException as error:

@@ -16,6 +16,7 @@ from ortforge.engine.local import LocalExecutor
 from ortforge.engine.walk import Settled, walk
 from ortforge.engine.work import run_task
 from ortforge.plan.graph import Plan, key_of
+from ortforge.report.saved import REPRO
 from ortforge.store import Store
 from ortforge.store.atomic import write_bytes, write_json
 
@@ -50,9 +51,7 @@ for sample in sorted((here / "samples").glob("*.npz")):
 '''
 
 
-def reproduce(
-    plan: Plan, cell_id: str, store: Store, keep: Path | None, *, say: Callable[[str], None]
-) -> TaskOutcome:
+def reproduce(plan: Plan, cell_id: str, store: Store, keep: Path | None, *, say: Callable[[str], None]) -> TaskOutcome:
     """Make what the cell's check needs, then check it again whatever is known.
 
     :param keep: a folder to leave the model, the samples and a script in.
@@ -62,7 +61,7 @@ def reproduce(
         return TaskOutcome("unsupported", reason=cell.unsupported)
     check = plan.steps[cell.steps["check"]]
     wanted = plan.needed_by([replace(cell, steps={name: name for name in check.inputs})])
-    run_id = store.ledger.start_run(matrix="repro", matrix_digest=plan.matrix_digest, host="", argv=["repro", cell_id])
+    run_id = store.ledger.start_run(matrix=REPRO, matrix_digest=plan.matrix_digest, host="", argv=["repro", cell_id])
     executor = LocalExecutor(1)
     settled = walk(wanted, store, executor, run_id)
     executor.shutdown(cancel=False)
@@ -73,9 +72,7 @@ def reproduce(
     if keep is not None:
         _keep(keep, store, check.parameters, [settled[name] for name in check.inputs], say)
     key = key_of(check, (identity for _, identity, _ in inputs))
-    return run_task(
-        Task(check.id, check.kind, key, check.parameters, inputs, str(store.root), context=check.context)
-    )
+    return run_task(Task(check.id, check.kind, key, check.parameters, inputs, str(store.root), context=check.context))
 
 
 def _keep(

@@ -35,9 +35,7 @@ class Listener(Protocol):
     def step_started(self, step_id: str, kind: str, text: str) -> None:
         """Be told that a step began."""
 
-    def step_finished(
-        self, step_id: str, kind: str, status: str, seconds: float, *, cached: bool, reason: str
-    ) -> None:
+    def step_finished(self, step_id: str, kind: str, status: str, seconds: float, *, cached: bool, reason: str) -> None:
         """Be told that a step ended."""
 
     def cell_judged(self, cell: Mapping[str, Any]) -> None:
@@ -167,7 +165,9 @@ class _Desk(Events):
         self.settled = dict(settled)
         for cell in self.plan.cells:
             entry = self.judged.get(cell.id)
-            keys = {role: settled[name].key for role, name in cell.steps.items() if role in {"check", "compare", "time"}}
+            keys = {
+                role: settled[name].key for role, name in cell.steps.items() if role in {"check", "compare", "time"}
+            }
             if entry is None or entry["keys"] != keys:
                 self.judge(cell)
 

@@ -63,11 +63,12 @@ class Events:
 class WalkOptions:
     """How a walk treats what the ledger knows.
 
-    :param fresh: do every step again; only what this very run made is used twice.
+    :param fresh: do every step again; only what this very run made is used twice. :param fresh_kinds: so for some kinds.
     :param retry: try again what failed last time; otherwise the recorded failure stands.
     """
 
     fresh: bool = False
+    fresh_kinds: frozenset[str] = frozenset()
     retry: bool = True
 
 
@@ -113,9 +114,7 @@ class _Walk:
     remakes: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     checked: dict[str, bool] = field(default_factory=dict)
     ready: deque[str] = field(default_factory=deque)
-    finished: queue.SimpleQueue[tuple[str, str, float, Future[TaskOutcome]]] = field(
-        default_factory=queue.SimpleQueue
-    )
+    finished: queue.SimpleQueue[tuple[str, str, float, Future[TaskOutcome]]] = field(default_factory=queue.SimpleQueue)
 
     def finish(self) -> dict[str, Settled]:
         if not self.options.fresh:
@@ -159,7 +158,7 @@ class _Walk:
         """Return what is already known under this key: made in this run, or recorded before."""
         if key in self.made:
             return replace(self.settled[self.made[key]], step=step)
-        if self.options.fresh:
+        if self.options.fresh or step.kind in self.options.fresh_kinds:
             return None
         record = self.known.get(key) or self.store.ledger.done(key)
         if record is None and not self.options.retry:
@@ -210,9 +209,7 @@ class _Walk:
                 stack.append(user)
 
     def submit(self, step: Step, key: str) -> None:
-        inputs = tuple(
-            (name, self.settled[name].identity, self.settled[name].result) for name in step.inputs
-        )
+        inputs = tuple((name, self.settled[name].identity, self.settled[name].result) for name in step.inputs)
         task = Task(
             step.id,
             step.kind,

@@ -19,6 +19,7 @@ from ortforge.runtime import workerfiles
 from ortforge.runtime.environment import Environment
 from ortforge.runtime.supervisor import Interpreter, JobOutcome, Limits
 from ortforge.store import Store, open_store
+from ortforge.store.hashing import canonical
 from ortforge.store.objects import CorruptObjectError
 
 __all__ = ["CANCEL", "CORRUPT", "Work", "failed_job", "limits_of", "run_task", "share"]
@@ -68,6 +69,7 @@ def run_task(task: Task) -> TaskOutcome:
     try:
         module = import_module(f"ortforge.engine.steps.{task.kind}")
         outcome: TaskOutcome = module.run(task, _work(task.store))
+        canonical(outcome.result)  # what has no JSON form is this step's failure, not the ledger's
     except CorruptObjectError as error:
         outcome = TaskOutcome(CORRUPT, reason=str(error), result={"digest": error.digest})
     except OrtforgeError as error:

@@ -108,6 +108,7 @@ class _Planner:
         if name in self.steps:
             return name
         wheels: list[Path] = []
+        refused = ""
         if target == REFERENCE:
             requires, python = self.matrix.reference.requires, self.matrix.reference.python
         else:
@@ -115,14 +116,25 @@ class _Planner:
             requires, python = getattr(config, "requires", ()), config.python
             if config.from_ == "wheel":
                 wheels = [self.matrix.base / config.wheel]
+                found = sha256_file(wheels[0])
+                if config.sha256 and config.sha256.lower() != found:
+                    refused = (
+                        f"{config.wheel} is not what its sha256 says: {config.sha256} was asked for, {found} is there"
+                    )
+        digests = [[wheel.name, sha256_file(wheel)] for wheel in wheels]
         parameters = {
             "requires": sorted(requires),
-            "wheels": [[wheel.name, sha256_file(wheel)] for wheel in wheels],
+            "wheels": digests,
             "python": python or "",
             "platform": f"{self.device.system}-{self.device.machine}",
             "worker": self.worker,
         }
-        context = {"requires": list(requires), "python": python or "", "wheels": [str(wheel) for wheel in wheels]}
+        context: dict[str, Any] = {
+            "requires": list(requires),
+            "python": python or "",
+            "wheels": [str(wheel) for wheel in wheels],
+        }
+        context["refused"] = refused
         return self.step(name, "provision", parameters, context=context)
 
     def tools(self, target: str, extra: Sequence[str] = ()) -> str:
@@ -267,7 +279,12 @@ class _Planner:
 
     def limits(self, phase: str) -> dict[str, Any]:
         limits = self.matrix.limits
-        return {"import_s": limits.import_s, "load_s": limits.load_s, "run_s": getattr(limits, phase), "memory": limits.memory}
+        return {
+            "import_s": limits.import_s,
+            "load_s": limits.load_s,
+            "run_s": getattr(limits, phase),
+            "memory": limits.memory,
+        }
 
     def cell(self, spec: CellSpec) -> Cell:
         name = _cell_id(spec.model, spec.recipe, spec)
@@ -298,7 +315,17 @@ class _Planner:
         facts = self.facts(spec, backend, is_baseline)
         baseline = "" if is_baseline else (plain if spec.recipe != "none" else self.baseline_cell(spec))
         return Cell(
-            name, spec.model, spec.recipe, spec.target, spec.ep.label, spec.device, baseline, "", steps, transforms, facts
+            name,
+            spec.model,
+            spec.recipe,
+            spec.target,
+            spec.ep.label,
+            spec.device,
+            baseline,
+            "",
+            steps,
+            transforms,
+            facts,
         )
 
     def timing(self, spec: CellSpec, candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> dict[str, Any]:
@@ -404,9 +431,7 @@ class _Planner:
             before.append(known.kind)
         return ""
 
-    def objection(
-        self, known: Pass, parameters: object, before: tuple[str, ...], version: str, spec: CellSpec
-    ) -> str:
+    def objection(self, known: Pass, parameters: object, before: tuple[str, ...], version: str, spec: CellSpec) -> str:
         if known.versions and version and version not in SpecifierSet(known.versions, prereleases=True):
             return f"needs ONNX Runtime {known.versions}; target {spec.target} has {version}"
         has_calibration = self.matrix.models[spec.model].calibration is not None

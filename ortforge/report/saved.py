@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ortforge.errors import UsageError, nearest
 from ortforge.store.ledger import Ledger
 
-__all__ = ["load_report"]
+__all__ = ["REPRO", "load_report"]
+
+REPRO: Final = "repro"
+"""What stands for the matrix file in the runs that ``ortforge repro`` makes: they have no report."""
 
 
 def load_report(ledger: Ledger, name: str) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class Screen:
         for part in parts:
             whole.append_text(part if isinstance(part, Text) else self.text(part, style))
         if self.console.is_terminal:
-            self.console.print(Padding(whole, (0, 0, 0, indent)), highlight=False)
+            self.console.print(Padding(whole, (0, 0, 0, indent), expand=False), highlight=False)
         else:
             self.console.print(Text(" " * indent).append_text(whole), soft_wrap=True, highlight=False)
 

@@ -177,7 +177,7 @@ def _layout(cells: Sequence[Cell], width: int | None, widths: _Widths) -> _Layou
 
 
 def _table(screen: Screen, cells: Sequence[Cell], layout: _Layout, widths: _Widths) -> Text:
-    """Lay the table out by hand: all widths are known, and measuring again cell by cell takes rich milliseconds a row."""
+    """Lay the table out by hand: all widths are known, and measuring them again costs rich milliseconds a row."""
     columns = layout.columns
     sizes = widths.list(layout)
     head = [screen.text(column.title, "bold") for column in columns]

@@ -139,11 +139,11 @@ def _clean(
     objects = [item for item in stored if wanted(item)]
     environments = [item for item in _environments(store) if wanted(item)]
     # Results that are objects go by the objects' last use, of which an attempt's own age says nothing.
-    aging = {kind for item in stored for kind in item.kinds} if older_than else set()
+    aging = {kind for item in stored for kind in item.kinds} if older_than is not None else set()
     kinds_too = {kind.kind for kind in store.ledger.kinds() if everything or (kinds and kind.kind in kinds - aging)}
     if environments:
         kinds_too.add(_PROVISION)
-    before = None if everything or not older_than else now - older_than
+    before = None if everything or older_than is None else now - older_than
     with store.ledger.rehearsal() if dry_run else nullcontext():
         # Forgotten before they are removed: killed in between, objects are left over, which the next cleaning finds.
         for kind, number in _forget(store.ledger, [item.name for item in objects], kinds_too, before).items():
@@ -156,7 +156,8 @@ def _clean(
             sums[ENVIRONMENT].add(item)
     if not dry_run:
         store.objects.sweep()
-        store.ledger.shrink()
+        if any(found.results for found in sums.values()):
+            store.ledger.shrink()
     return [found.row(kind) for kind, found in sorted(sums.items()) if found.objects or found.results]
 
 

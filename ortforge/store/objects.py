@@ -126,8 +126,8 @@ class ObjectStore:
         return False
 
     def bytes(self, digest: str) -> int:
-        """Return the size of an object in bytes: the sum of its files. 0 when it is not there."""
-        with suppress(FileNotFoundError):
+        """Return the size of an object in bytes: the sum of its files. 0 when it is not there, or damaged."""
+        with suppress(FileNotFoundError, StoreError):
             return sum(entry.stat.st_size for entry in list_tree(self._place(digest)) if not entry.is_folder)
         return 0
 

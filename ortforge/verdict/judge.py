@@ -41,7 +41,8 @@ class Facts:
     :param parity: result of :func:`ortforge.verdict.parity.compare`.
     :param placement: the worker's placement (``docs/formats.md``), or ``None`` when it is not known.
     :param ep_name: ORT's name of the EP that the cell wants, or ``""`` for ORT's own CPU EP.
-    :param timing: the report's ``timing`` (``docs/formats.md``), or ``None`` when it was not timed.
+    :param timing: the report's ``timing`` (``docs/formats.md``), or ``None`` when it was not timed; ``untimed`` says
+        why not, where that is known.
     :param is_baseline: the cell is what others are compared with.
     :param no_op: the recipe changed nothing.
     :param quantized_static: the model was quantized with calibration data.
@@ -58,6 +59,7 @@ class Facts:
     placement: Mapping[str, Any] | None = None
     ep_name: str = ""
     timing: Mapping[str, Any] | None = None
+    untimed: str = ""
     is_baseline: bool = False
     no_op: bool = False
     quantized_static: bool = False
@@ -234,7 +236,7 @@ def _goal(facts: Facts) -> _Speed:
 def _latency(facts: Facts) -> _Speed:
     timing = facts.timing
     if timing is None or timing.get("ratio") is None:
-        return _Speed("unknown", "It was not timed.")
+        return _Speed("unknown", _untimed(facts))
     floor = timing.get("noise") or MINIMUM_FLOOR
     numbers = (
         f"{timing['ratio']:.3g} times its baseline's speed (95 % interval {timing['low']:.3g} to {timing['high']:.3g})"
@@ -244,6 +246,10 @@ def _latency(facts: Facts) -> _Speed:
     if timing["outcome"] == "slower":
         return _Speed("worse", f"It runs at {numbers}: slower than its baseline.")
     return _Speed("same", f"It runs at {numbers}: no difference that can be told from the noise of {floor:.1%}.")
+
+
+def _untimed(facts: Facts) -> str:
+    return f"It was not timed: {facts.untimed}" if facts.untimed else "It was not timed."
 
 
 def _load(facts: Facts) -> _Speed:
@@ -284,7 +290,7 @@ def _notes(facts: Facts) -> Iterator[str]:
         yield "The validation data are random: what real inputs would give is not known."
     timing = facts.timing
     if timing is None and not facts.is_baseline and facts.goal != "latency":
-        yield "It was not timed."
+        yield _untimed(facts)
     if timing is not None and timing.get("trust") in ("noisy", "contended"):
         why = f": {timing['trust_reason']}" if timing.get("trust_reason") else ""
         yield f"The timing is {timing['trust']}{why}."

@@ -78,8 +78,9 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     details = module.apply(pass_job)
     if not isinstance(details, Mapping):
         raise JobError("failed", f"apply(job) must return a dict, and returned {type(details).__name__}")
-    if not output.is_file():
-        raise JobError("failed", f"the pass said it was done and wrote no {output.name}")
+    made = output.parent / str(details.get("file", output.name))
+    if not made.is_file():
+        raise JobError("failed", f"the pass said it was done and wrote no {made.name}")
     channel.finish({"details": dict(details)})
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from .protocol import Channel, JobError
 
-__all__ = ["run"]
+__all__ = ["inspect", "run"]
 
 _BLOCK = 1 << 20
 
@@ -27,16 +27,25 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     root = Path(job.get("root") or model.parent)
     if not model.is_file():
         raise JobError("model", f"there is no file {model.name}")
-    channel.finish(_inspect_ort(model, channel) if model.suffix == ".ort" else _inspect_onnx(model, root, channel))
+    channel.phase("load")
+    channel.finish(inspect(model, root))
 
 
-def _inspect_ort(path: Path, channel: Channel) -> dict[str, Any]:
+def inspect(model: Path, root: Path) -> dict[str, Any]:
+    """Describe a model file; the form is in docs/formats.md.
+
+    :param root: the folder that the model and its external data must not leave.
+    :raises JobError: kind ``model``.
+    """
+    return _inspect_ort(model) if model.suffix == ".ort" else _inspect_onnx(model, root)
+
+
+def _inspect_ort(path: Path) -> dict[str, Any]:
     """An ORT-format model: what a session tells. Its nodes and opsets are not readable from outside."""
     import onnxruntime as ort
 
     from .run import described
 
-    channel.phase("load")
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -56,10 +65,9 @@ def _inspect_ort(path: Path, channel: Channel) -> dict[str, Any]:
     }
 
 
-def _inspect_onnx(path: Path, root: Path, channel: Channel) -> dict[str, Any]:
+def _inspect_onnx(path: Path, root: Path) -> dict[str, Any]:
     import onnx
 
-    channel.phase("load")
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:
@@ -266,9 +274,9 @@ def _digest(model: Any, tensors: Iterable[Any], folder: Path) -> str:
         _replace_data(tensor, folder)
     for graph in _graphs(model.graph):
         del graph.value_info[:]
-        graph.doc_string = ""
+        graph.ClearField("doc_string")
         for node in graph.node:
-            node.doc_string = ""
+            node.ClearField("doc_string")
             if "metadata_props" in node.DESCRIPTOR.fields_by_name:
                 del node.metadata_props[:]
         if "metadata_props" in graph.DESCRIPTOR.fields_by_name:
@@ -290,10 +298,10 @@ def _replace_data(tensor: Any, folder: Path) -> None:
         begin, length = _range(tensor.name, where, path.stat().st_size)
         tensor.raw_data = _file_digest(path, begin, length).encode()
         del tensor.external_data[:]
-        tensor.data_location = tensor.DEFAULT
     elif tensor.raw_data:
         tensor.raw_data = hashlib.blake2b(tensor.raw_data, digest_size=32).hexdigest().encode()
-    tensor.doc_string = ""
+    tensor.ClearField("data_location")  # also where it says "in the model", which is the same as saying nothing
+    tensor.ClearField("doc_string")
 
 
 def _file_digest(path: Path, begin: int = 0, length: int | None = None) -> str:

@@ -26,7 +26,11 @@ SLACK = 1 << 30
 
 
 def settle() -> None:
-    """Die with the supervisor, leave no core file, and say where in Python a crash happened."""
+    """Die with the supervisor, leave no core file, and say where in Python a crash happened.
+
+    The kernel's signal ends this process even while C code hangs with the interpreter's lock held (ORT loads models
+    that way). It does not reach children: those go with the group when the channel sees its end of input first.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

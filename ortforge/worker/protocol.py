@@ -67,7 +67,7 @@ class Channel:
             *lines, pending = (pending + block).split(b"\n")
             for line in lines:
                 self._commands.put(line.decode("utf-8", "replace"))
-        # The supervisor is gone. PR_SET_PDEATHSIG says so too, but not to children, nor inside a container.
+        # The supervisor is gone. PR_SET_PDEATHSIG acts on that too, but not on children, nor inside a container.
         if self._open:
             end_group()
 

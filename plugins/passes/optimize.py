@@ -160,7 +160,7 @@ def _save_optimized(job: PassJob, wanted: Parameters, source: Path, saved: Path,
         if "compiled nodes" not in str(problem):
             raise RuntimeError(f"ONNX Runtime could not optimize the model for {job.ep_name}: {why}") from problem
         if wanted.level != "basic":
-            raise RuntimeError(
+            raise NotImplementedError(
                 f"{job.ep_name} compiles parts of the graph for itself, and such a graph cannot be saved ({why}). "
                 "Use level = 'basic', or leave this pass out for this EP."
             ) from problem

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -166,6 +166,10 @@ class Samples:
         return []
 
 
+class BiasScaleError(Exception):
+    """ONNX Runtime's quantizer met a weight with a scale per channel where it expects a single one."""
+
+
 def apply(job: PassJob) -> dict[str, Any]:
     """Calibrate and quantize ``job.model`` into ``job.output``.
 
@@ -189,7 +193,16 @@ def apply(job: PassJob) -> dict[str, Any]:
     samples = Samples(job.feeds(), len(job.samples), inputs)
     masks = _quantizing.mask_constants(prepared.model)
     written = workdir / "quantized.onnx"
-    _quantize(wanted, prepared, samples, written)
+    adjusting = ""
+    try:
+        _quantize(wanted, prepared, samples, written)
+    except BiasScaleError:
+        # The quantizer widens the scales of weights whose bias would not fit into 32 bits, and compares a whole
+        # channel axis with one number while doing so. Without that step the result is the usual one.
+        adjusting = "Weight scales were not widened for 32-bit biases: ONNX Runtime fails at that for this model."
+        samples = Samples(job.feeds(), len(job.samples), inputs)
+        options = {**wanted.extra_options, "QDQDisableWeightAdjustForInt32Bias": True}
+        _quantize(replace(wanted, extra_options=options), prepared, samples, written)
     model = _model_file.load(written)
     if not _graph.quantized_ops(model):
         what = " or ".join(wanted.op_types) or "operators that the quantizer takes"
@@ -199,6 +212,7 @@ def apply(job: PassJob) -> dict[str, Any]:
         source, model, output, prepared, advice="Put preprocess before this pass, or use format = 'QDQ'."
     )
     warnings = [*_quantizing.lint_scales(model, masks=masks), *samples.complaints()]
+    warnings += [adjusting] if adjusting else []
     return {**result, "calibration_samples": samples.read, "warnings": warnings}
 
 
@@ -232,6 +246,9 @@ def _quantize(wanted: Parameters, prepared: _quantizing.Prepared, samples: Sampl
     except ValueError as problem:
         if str(problem).startswith("Calibration sample"):
             raise
+        already = "QDQDisableWeightAdjustForInt32Bias" in wanted.extra_options
+        if "truth value of an array" in str(problem) and not samples.running and not already:
+            raise BiasScaleError from problem
         raise _failed(problem, samples) from problem
     except Exception as problem:
         raise _failed(problem, samples) from problem

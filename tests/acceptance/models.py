@@ -47,7 +47,7 @@ def samples(folder: Path, *, count: int = 8, width: int = 32, seed: int = 1) -> 
     return folder
 
 
-STUB = '''
+STUB = """
 import ctypes, os, time
 
 __version__ = "1.99.0"
@@ -111,7 +111,7 @@ class InferenceSession:
 
     def run(self, outputs, feeds, options=None):
         self.misbehave("run")
-'''
+"""
 
 MISBEHAVIOUR = {
     "segfault": 'when == "run" and ctypes.string_at(0)',

@@ -57,7 +57,8 @@ def test_all_configuration_errors_at_once(folder: Path, store: Path) -> None:
     done = run(
         folder,
         store,
-        '[modles.x]\npath = "path:x.onnx"\n[recipes.q]\npasses = [{ use = "quantise-dynamic" }]\n[targets.t]\nfrom = "pakage"\n',
+        '[modles.x]\npath = "path:x.onnx"\n[recipes.q]\npasses = [{ use = "quantise-dynamic" }]\n'
+        '[targets.t]\nfrom = "pakage"\n',
     )
     assert done.code == 2
     for expected in ("modles", "models", "quantise-dynamic", "quantize-dynamic", "pakage", "package"):
@@ -88,7 +89,9 @@ def test_unknown_operator_and_opset(folder: Path, store: Path) -> None:
         graph = helper.make_graph([helper.make_node(operator, ["x"], ["y"])], "g", value[:1], value[1:])
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
         onnx.save(model, folder / f"{name}.onnx")
-    models = "".join(f'[models.{name}]\npath = "path:{name}.onnx"\nvalidation = "path:data"\n' for name in ("op", "opset"))
+    models = "".join(
+        f'[models.{name}]\npath = "path:{name}.onnx"\nvalidation = "path:data"\n' for name in ("op", "opset")
+    )
     done = run(folder, store, models + "[[matrix]]\n")
     for name, hint in (("op", "Frobnicate"), ("opset", "99")):
         status, reason = verdict(done, name)
@@ -141,7 +144,9 @@ def test_data_that_do_not_fit(folder: Path, store: Path, name: str, feeds: dict[
 
 
 def test_unknown_ep(folder: Path, store: Path) -> None:
-    done = run(folder, store, '[targets.t]\nfrom = "package"\nrequires = ["onnxruntime==1.32.0"]\neps = ["openvinno"]\n')
+    done = run(
+        folder, store, '[targets.t]\nfrom = "package"\nrequires = ["onnxruntime==1.32.0"]\neps = ["openvinno"]\n'
+    )
     assert done.code == 2
     assert "openvino" in done.err
 
@@ -150,7 +155,8 @@ def test_eps_of_other_devices_are_unsupported_with_a_reason(folder: Path, store:
     done = run(
         folder,
         store,
-        '[targets.t]\nfrom = "package"\nrequires = ["onnxruntime-directml==1.23.0"]\neps = ["directml", "coreml"]\n[[matrix]]\n',
+        '[targets.t]\nfrom = "package"\nrequires = ["onnxruntime-directml==1.23.0"]\n'
+        'eps = ["directml", "coreml"]\n[[matrix]]\n',
     )
     found = {cell["ep"]: cell for cell in done.report["cells"] if cell["target"] == "t"}
     assert {cell["status"] for cell in found.values()} == {"unsupported"}
@@ -204,7 +210,9 @@ def test_unwritable_store(folder: Path) -> None:
 
 def test_broken_and_doubled_plugins(folder: Path, store: Path, tmp_path: Path) -> None:
     extra = tmp_path / "extra"
-    for number, (name, body) in enumerate((("boom", "import nothing_of_that_name"), ("twin", "def ortforge_metrics(): return []"))):
+    for number, (name, body) in enumerate(
+        (("boom", "import nothing_of_that_name"), ("twin", "def ortforge_metrics(): return []"))
+    ):
         info = extra / f"dist{number}-1.0.dist-info"
         info.mkdir(parents=True)
         (extra / f"{name}_plugin.py").write_text(body)

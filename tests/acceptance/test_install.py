@@ -26,14 +26,18 @@ def test_clean_environment(tmp_path: Path, editable: bool) -> None:
     flags = ["-e", str(source)] if editable else [str(source)]
     subprocess.run([str(python), "-m", "pip", "install", "--quiet", *flags], check=True, env=environment)
     command = str(python.with_name("ortforge"))
-    listed = subprocess.run([command, "plugins", "list", "--json"], check=True, capture_output=True, cwd=tmp_path, env=environment)
+    listed = subprocess.run(
+        [command, "plugins", "list", "--json"], check=True, capture_output=True, cwd=tmp_path, env=environment
+    )
     rows = json.loads(listed.stdout)
     names = {row["name"] for row in rows}
     expected = {path.stem for path in (ROOT / "plugins").rglob("*.py") if not path.stem.startswith("_")}
     assert len(names) >= len(expected)
     assert all(row["status"] == "loaded" for row in rows), [row for row in rows if row["error"]]
     inside = "import importlib.resources as r; print([p.name for p in r.files('ortforge.dockerfiles').iterdir()])"
-    shown = subprocess.run([str(python), "-c", inside], check=True, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    shown = subprocess.run(
+        [str(python), "-c", inside], check=True, capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
     for dockerfile in (ROOT / "dockerfiles").glob("*.Dockerfile"):
         assert dockerfile.name in shown.stdout
     if not editable:

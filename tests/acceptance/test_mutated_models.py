@@ -41,7 +41,8 @@ def test_every_mutant_gets_a_verdict(tmp_path: Path, store: Path) -> None:
     samples(tmp_path / "data", count=2)
     good = (tmp_path / "good.onnx").read_bytes()
     chance = random.Random(4)
-    lines = ['[limits]\ntiming_s = 0\nload_s = 20\nrun_s = 20\n[targets.stock]\nfrom = "package"\nrequires = ["onnxruntime==1.32.0"]\n']
+    lines = ["[limits]\ntiming_s = 0\nload_s = 20\nrun_s = 20\n"]
+    lines.append('[targets.stock]\nfrom = "package"\nrequires = ["onnxruntime==1.32.0"]\n')
     for number in range(COUNT):
         (tmp_path / f"m{number}.onnx").write_bytes(mutate(good, chance))
         lines.append(f'[models.m{number}]\npath = "path:m{number}.onnx"\nvalidation = "path:data"\n')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def environment(store: Store, name: str, age: timedelta = timedelta()) -> Path:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: Path) -> Iterator[Store]:
     """A fetched model, a transform made of it, a measured time, an environment, and an object nobody recorded."""
     store = Store(tmp_path / "store")
     for kind, content in (("fetch", b"f" * 1000), ("transform", b"t" * 300)):
@@ -59,7 +60,8 @@ def store(tmp_path: Path) -> Store:
     record(store, "transform", "", status="crashed")
     unused_for(store, put(store, b"orphan"), 2 * timedelta(hours=1))
     environment(store, "0123")
-    return store
+    yield store
+    store.close()
 
 
 def kinds(store: Store) -> dict[str, tuple[int, int]]:
@@ -185,6 +187,17 @@ def test_nothing_is_removed_under_a_run(store: Store) -> None:
     with Store(store.root).lock(RUN_LOCK, shared=True), pytest.raises(StoreError, match="in use"):
         clean(store, everything=True)
     assert len(list(store.objects)) == 3
+
+
+def test_a_damaged_object_is_in_nobodys_way(store: Store) -> None:
+    digest = next(iter(store.objects))
+    path = store.root / "objects" / digest[:2] / digest[2:]
+    path.chmod(0o755)
+    (path / "link").symlink_to("/etc/passwd")
+    assert sum(row.objects for row in usage(store)) == 4
+    clean(store, everything=True)
+    assert list(store.objects) == []
+    assert Path("/etc/passwd").exists()
 
 
 def test_forgotten_rows_give_their_space_back(store: Store) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from ortforge.api import Device
 from ortforge.cli.shared import known
 from ortforge.matrix import load
@@ -60,9 +61,17 @@ def keys(plan: Plan) -> dict[str, str]:
     def done(wanted: object) -> dict[str, StepRecord]:
         return {
             key: StepRecord(
-                key=key, step_id="", kind="", status="ok", identity=f"made-{key}", result={}, reason="", log="",
-                seconds=0.0, started="2026-01-01T00:00:00",
-            )  # fmt: skip
+                key=key,
+                step_id="",
+                kind="",
+                status="ok",
+                identity=f"made-{key}",
+                result={},
+                reason="",
+                log="",
+                seconds=0.0,
+                started="2026-01-01T00:00:00",
+            )
             for key in wanted  # type: ignore[attr-defined]
         }
 
@@ -113,7 +122,11 @@ def test_two_runtimes_never_share_a_measurement(tmp_path: Path, plugins: Plugins
     ("old", "new", "changes"),
     [
         ("onnxruntime==1.21.1", "onnxruntime==1.23.2", {"provision:older", "check:small/none@older:cpu/here"}),
-        ('"random:"\ncalibration', '{ source = "random:", seed = 7 }\ncalibration', {"dataset:small/validation", "reference:small"}),
+        (
+            '"random:"\ncalibration',
+            '{ source = "random:", seed = 7 }\ncalibration',
+            {"dataset:small/validation", "reference:small"},
+        ),
         ('use = "quantize-dynamic", per', 'use = "quantize-dynamic", reduce_range = true, per', set()),
         ("[[matrix]]", "# a comment\n[[matrix]]", set()),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -373,17 +374,9 @@ def test_a_child_that_outlives_its_job_is_ended(supervise: Supervise, apply_job:
 
 
 def test_a_worker_does_not_outlive_its_supervisor(apply_job: ApplyJob, worker_folder: Path, tmp_path: Path) -> None:
-    pids = tmp_path / "pids"
-    job = apply_job(
-        f"""
-        import subprocess
-        child = subprocess.Popen(["sleep", "600"])
-        with open({str(pids)!r} + ".new", "w") as file:
-            file.write(f"{{os.getpid()}} {{child.pid}}")
-        os.rename({str(pids)!r} + ".new", {str(pids)!r})
-        time.sleep(600)
-        """
-    )
+    pid = tmp_path / "pid"
+    # It holds the interpreter's lock, so nothing in Python can end this one.
+    job = apply_job(f"open({str(pid)!r}, 'w').write(str(os.getpid()))\nctypes.PyDLL(None).sleep(600)")
     script = f"""
     from pathlib import Path
     from ortforge.runtime.supervisor import *
@@ -394,11 +387,36 @@ def test_a_worker_does_not_outlive_its_supervisor(apply_job: ApplyJob, worker_fo
     environment = {**os.environ, "PYTHONPATH": root}
     supervisor = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], env=environment)
     try:
-        started = eventually(pids.read_text).split()
+        started = int(eventually(pid.read_text))
     finally:
         supervisor.kill()
         supervisor.wait()
-    assert all(gone(int(pid)) for pid in started)
+    assert gone(started)
+
+
+def test_a_worker_and_its_children_end_with_its_input(
+    apply_job: ApplyJob, interpreter: Interpreter, tmp_path: Path
+) -> None:
+    """As in a container, where the kernel's signal does not reach."""
+    pid = tmp_path / "pid"
+    child_pid = "str(subprocess.Popen(['sleep', '600']).pid)"
+    body = f"import subprocess\nopen({str(pid)!r}, 'w').write({child_pid})\ntime.sleep(600)"
+    worker = subprocess.Popen(
+        [*interpreter.argv, "-m", "ortforge_worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        env=dict(interpreter.environment),
+        cwd=tmp_path,
+        start_new_session=True,
+    )
+    assert worker.stdin is not None
+    with worker:
+        worker.stdin.write(json.dumps(apply_job(body)).encode() + b"\n")
+        worker.stdin.flush()
+        child = int(eventually(pid.read_text))
+        worker.stdin.close()
+        assert worker.wait(10) == -signal.SIGKILL
+    assert gone(child)
 
 
 def test_siblings_go_on(apply_job: ApplyJob, interpreter: Interpreter, tmp_path: Path) -> None:

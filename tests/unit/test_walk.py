@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
+
 from ortforge.api import Task, TaskOutcome
 from ortforge.engine.local import LocalExecutor
 from ortforge.engine.walk import WalkOptions, walk
@@ -128,7 +129,9 @@ def test_what_is_gone_is_made_again_when_it_is_needed(store: Store) -> None:
 
 def test_other_bytes_the_second_time_are_another_input(store: Store) -> None:
     go(store, Maker(store, {"time:a": "timeout"}))
-    lost = next(record for record in store.ledger.attempts(store.ledger.runs()[0].id) if record.step_id == "transform:a")
+    lost = next(
+        record for record in store.ledger.attempts(store.ledger.runs()[0].id) if record.step_id == "transform:a"
+    )
     store.objects.drop(lost.identity)
     again = Maker(store)
     again.salt = "other"

@@ -40,8 +40,8 @@ def run(task: Task, work: Work) -> TaskOutcome:
         outcome = run_job(interpreter, job, limits=limits_of(task.context), workdir=jobdir, cancel=CANCEL)
         if outcome.status != "ok":
             return failed_job(outcome, f"pass {parameters['pass']}")
-        if not target.is_file():
-            return TaskOutcome("failed", reason=f"pass {parameters['pass']} said it was done and wrote no model")
+        details = dict(outcome.result["details"])
+        target = output / details.pop("file", target.name)
         if _same_bytes(source, target):
             # Nothing changed: keep the input's own folder, so that the artefact is the same object.
             shutil.rmtree(output)
@@ -49,7 +49,6 @@ def run(task: Task, work: Work) -> TaskOutcome:
             size = before["bytes"]
         else:
             size = seal(output, target.name)
-        details = dict(outcome.result["details"])
         facts = {
             "bytes": size,
             "warnings": [*before.get("warnings", []), *details.pop("warnings", [])],
@@ -61,4 +60,8 @@ def run(task: Task, work: Work) -> TaskOutcome:
 
 
 def _same_bytes(left: Path, right: Path) -> bool:
-    return left.name == right.name and left.stat().st_size == right.stat().st_size and left.read_bytes() == right.read_bytes()
+    return (
+        left.name == right.name
+        and left.stat().st_size == right.stat().st_size
+        and left.read_bytes() == right.read_bytes()
+    )

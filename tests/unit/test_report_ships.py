@@ -1,0 +1,132 @@
+"""What ships: the fastest variant that passes; else the unoptimized model when it is correct; else nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ortforge.api.wording import STATUSES
+from ortforge.report.ships import what_ships
+
+from .report_sample import sample_report
+
+PLAIN = "m/none@stock:cpu/here"
+
+
+def variant(recipe: str, status: str, ratio: float | None = None, *, half: float = 0.01, **more: Any) -> dict[str, Any]:
+    timing = None
+    if ratio is not None:
+        outcome = (
+            "baseline" if recipe == "none" else "faster" if ratio > 1.03 else "slower" if ratio < 0.97 else "can't tell"
+        )
+        timing = {"ratio": ratio, "low": ratio - half, "high": ratio + half, "outcome": outcome, "noise": 0.03}
+        timing["baseline"] = "" if recipe == "none" else PLAIN
+    place = {"model": "m", "target": "stock", "ep": "cpu", "device": "here"}
+    cell = {
+        "id": f"m/{recipe}@stock:cpu/here",
+        "recipe": recipe,
+        "status": status,
+        "reasons": ["Why."],
+        "timing": timing,
+    }
+    return {**place, **cell, "bytes": 1000, "load_s": 0.04, **more}
+
+
+def shipped(*cells: dict[str, Any]) -> tuple[str | None, str]:
+    (entry,) = what_ships({"cells": list(cells)})["m"]
+    return entry["cell"], entry["why"]
+
+
+def test_the_fastest_variant_that_passes_ships() -> None:
+    cell, why = shipped(
+        variant("none", "pass", 1.0),
+        variant("int8", "pass", 1.83),
+        variant("fp16", "pass", 1.2),
+        variant("static", "inaccurate", 2.2),
+    )
+    assert cell == "m/int8@stock:cpu/here"
+    assert "fastest of 3" in why
+    assert "1.83" in why
+
+
+def test_the_unoptimized_model_ships_when_no_recipe_passes() -> None:
+    cell, why = shipped(variant("none", "pass", 1.0), variant("int8", "inaccurate", 2.0))
+    assert cell == PLAIN
+    assert '"int8" inaccurate' in why
+
+
+def test_an_unoptimized_model_that_is_slower_than_another_runtime_is_still_correct_here() -> None:
+    assert shipped(variant("none", "slower", 1.0), variant("int8", "crashed"))[0] == PLAIN
+
+
+def test_a_passing_variant_slower_than_the_unoptimized_model_does_not_ship() -> None:
+    cell, why = shipped(variant("none", "slower", 1.0), variant("int4", "pass", 0.6))
+    assert cell == PLAIN
+    assert "faster than every recipe that passes" in why
+
+
+def test_nothing_ships_and_it_says_why() -> None:
+    cell, why = shipped(variant("none", "crashed"), variant("int8", "blocked"))
+    assert cell is None
+    assert '"none" crashed, "int8" blocked' in why
+    cell, why = shipped(variant("none", "unsupported"))
+    assert (cell, why) == (None, "Unsupported. Why.")
+
+
+def test_of_variants_whose_speed_cannot_be_told_apart_the_smallest_ships() -> None:
+    large = variant("fp16", "pass", 1.52, half=0.05)
+    small = variant("int8", "pass", 1.50, half=0.05, bytes=500)
+    (entry,) = what_ships({"cells": [variant("none", "pass", 1.0), large, small]})["m"]
+    assert entry["cell"] == small["id"]
+    assert entry["equals"] == [large["id"]]
+    assert "cannot be told" in entry["why"]
+    assert "smallest" in entry["why"]
+
+
+def test_of_equals_of_one_size_the_quickest_to_load_ships_and_else_the_unoptimized_one() -> None:
+    plain = variant("none", "pass", 1.0)
+    assert shipped(plain, variant("saved", "pass", 1.01, load_s=0.012))[0] == "m/saved@stock:cpu/here"
+    assert shipped(plain, variant("saved", "pass", 1.01, load_s=0.041))[0] == PLAIN
+
+
+def test_without_timings_a_passing_variant_still_ships() -> None:
+    assert shipped(variant("none", "crashed"), variant("int8", "pass"))[0] == "m/int8@stock:cpu/here"
+
+
+def test_each_runtime_of_each_model_gets_its_own_answer() -> None:
+    ships = what_ships(sample_report())
+    assert [entry["cell"] for entry in ships["minilm"]] == ["minilm/int8@stock:cpu/here"]
+    assert [(entry["target"], entry["cell"] is None) for entry in ships["silero-vad"]] == [
+        ("stock", False),
+        ("openvino", True),
+        ("gpu", True),
+    ]
+    assert all(entry["why"] for entries in ships.values() for entry in entries)
+
+
+VARIANTS = st.lists(
+    st.tuples(st.sampled_from(STATUSES), st.none() | st.floats(0.1, 10), st.floats(0, 0.09), st.integers(1, 10**9)),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(VARIANTS)
+def test_only_correct_cells_ever_ship(drawn: list[tuple[str, float | None, float, int]]) -> None:
+    recipes = ["none", "a", "b", "c", "d", "e"]
+    cells = [
+        variant(recipe, status, ratio, half=half, bytes=size)
+        for recipe, (status, ratio, half, size) in zip(recipes, drawn, strict=False)
+    ]
+    cell, why = shipped(*cells)
+    by_id = {entry["id"]: entry for entry in cells}
+    assert why
+    correct = [
+        entry
+        for entry in cells
+        if entry["status"] == "pass" or (entry["recipe"], entry["status"]) == ("none", "slower")
+    ]
+    assert (cell is None) == (not correct)
+    assert cell is None or by_id[cell] in correct

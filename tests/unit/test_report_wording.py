@@ -1,0 +1,81 @@
+"""How numbers are said: without claiming more than was measured."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ortforge.api.wording import (
+    TIMES,
+    cosine,
+    duration,
+    latency,
+    marks,
+    parity_text,
+    percent,
+    placement_text,
+    printable,
+    short_speed,
+    size,
+    speed,
+    task_drop,
+)
+
+FASTER = {"ratio": 1.83, "low": 1.79, "high": 1.87, "outcome": "faster", "noise": 0.03}
+
+
+def test_a_ratio_is_said_with_its_interval() -> None:
+    assert speed(FASTER) == f"1.83{TIMES} [1.79, 1.87]"
+    assert short_speed(FASTER) == f"1.83{TIMES} ±3%"
+
+
+def test_what_cannot_be_told_is_never_said_as_a_ratio() -> None:
+    unclear = {"ratio": 1.02, "low": 0.99, "high": 1.04, "outcome": "can't tell", "noise": 0.03}
+    assert speed(unclear) == "can't tell (±3.0%)"
+    assert short_speed(unclear) == "can't tell"
+    wide = {**unclear, "low": 0.9, "high": 1.2}
+    assert speed(wide) == "can't tell (±15.0%)"
+
+
+def test_missing_numbers_are_said_as_nothing() -> None:
+    assert [size(None), latency(None), duration(None), percent(None), cosine(None), speed(None)] == [""] * 6
+    assert [parity_text(None), placement_text(None), task_drop(None), short_speed(None)] == [""] * 4
+
+
+def test_sizes_and_times_at_the_edges_of_their_units() -> None:
+    assert [size(0), size(999), size(1000), size(999_960)] == ["0 B", "999 B", "1.0 kB", "1.0 MB"]
+    assert [latency(0.0009999), latency(0.999), latency(0)] == ["1 ms", "999 ms", "0 µs"]
+    assert [duration(59.99), duration(3599.9), duration(3600)] == ["1 min 0 s", "1 h 0 min", "1 h 0 min"]
+
+
+@given(st.floats(0, 1))
+def test_only_equality_is_said_as_one(value: float) -> None:
+    assert (cosine(value) == "1") == (value == 1.0)
+    if 0 < value < 1:
+        assert percent(value) not in ("0%", "100%")
+
+
+@given(st.text())
+def test_printable_text_moves_no_cursor(text: str) -> None:
+    said = printable(text)
+    assert printable(said) == said
+    assert all(letter in "\n\t" or not (ord(letter) < 32 or 127 <= ord(letter) < 160) for letter in said)
+
+
+def test_marks_say_what_to_know_before_trusting_a_number() -> None:
+    cell = {
+        "status": "pass",
+        "random": ["validation"],
+        "artefact": {"no_op": True},
+        "parity": {"identical": True},
+        "timing": {"trust": "contended"},
+    }
+    assert marks(cell) == ("contended", "random data", "no-op")
+    assert marks({"status": "pass", "parity": {}, "timing": None}) == ()
+    assert marks({"status": "pass", "parity": {"identical": True}, "timing": None}) == ("not timed",)
+
+
+def test_placement_falls_back_on_nodes_and_says_when_sources_disagree() -> None:
+    nodes = {"OpenVINOExecutionProvider": 3, "CPUExecutionProvider": 1}
+    assert placement_text({"nodes": nodes, "time_share": {}}) == "OpenVINO 75.0%, CPU 25.0%"
+    assert placement_text({"nodes": nodes, "agree": False}).endswith("(sources disagree)")
