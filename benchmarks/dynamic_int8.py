@@ -33,7 +33,7 @@ BARE = "from onnxruntime.quantization import quantize_dynamic; quantize_dynamic(
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        small_model(folder / "m.onnx", width=1024, layers=6)
+        small_model(folder / "m.onnx", width=1024, layers=22)
         (folder / "matrix.toml").write_text(MATRIX, encoding="utf-8")
         argv = [ORTFORGE, "run", "--store", "store", "--json"]
         subprocess.run(argv, cwd=folder, capture_output=True, check=False)
@@ -65,7 +65,7 @@ def main() -> None:
             )
             pairs.append((json.loads(done.stdout)["seconds"], bare))
     ours, bare = median(a for a, _ in pairs), median(b for _, b in pairs)
-    print(f"dynamic int8 of a 25 MB model: pass {ours:.2f} s, bare script {bare:.2f} s")
+    print(f"dynamic int8 of a 92 MB model (the size of MiniLM): pass {ours:.2f} s, bare script {bare:.2f} s")
     print(f"ratio {median(a / b for a, b in pairs):.2f} (limit 1.25), median of {len(pairs)} pairs")
 
 

@@ -9,17 +9,17 @@ from pathlib import Path
 
 from ortforge.api import Task
 from ortforge.cli.shared import known
-from ortforge.engine.work import run_task
+from ortforge.engine.work import ready, run_task
 from ortforge.matrix import load
 from ortforge.plan.lookup import look_up
 from ortforge.plan.planner import make_plan
-from ortforge.plugin_manager import load_plugins
+from ortforge.plugin_manager import Plugins
 from ortforge.runtime import device, workerfiles
 from ortforge.store import open_store
 
 
 def main() -> None:
-    plugins, store = load_plugins(), open_store(Path(sys.argv[1]))
+    plugins, store = Plugins(), open_store(Path(sys.argv[1]))
     plan = make_plan(load(Path("matrix.toml"), known(plugins)), plugins, device.probe(), worker=workerfiles.digest())
     keys, records = look_up(plan, store.ledger.done_many)
     step = plan.steps[sys.argv[2]]
@@ -28,6 +28,7 @@ def main() -> None:
         return
     inputs = tuple((name, records[name].identity, records[name].result) for name in step.inputs)
     task = Task(step.id, step.kind, keys[step.id], step.parameters, inputs, str(store.root), context=step.context)
+    ready(str(store.root))  # once per run, not per pass
     started = time.perf_counter()
     outcome = run_task(task)
     print(json.dumps({"status": outcome.status, "reason": outcome.reason, "seconds": time.perf_counter() - started}))

@@ -25,7 +25,7 @@ def one(folder: Path, matrix: Path) -> dict[str, float]:
     from ortforge.engine.walk import WalkOptions
     from ortforge.matrix import load
     from ortforge.plan.planner import make_plan
-    from ortforge.plugin_manager import load_plugins
+    from ortforge.plugin_manager import Plugins
     from ortforge.report.progress import make_progress
     from ortforge.runtime import device, workerfiles
     from ortforge.store import open_store
@@ -70,7 +70,7 @@ def one(folder: Path, matrix: Path) -> dict[str, float]:
         def shutdown(self, *, cancel: bool) -> None:
             pass
 
-    plugins = load_plugins()
+    plugins = Plugins()
     here = device.probe()
     started = time.perf_counter()
     plan = make_plan(load(matrix, known(plugins)), plugins, here, worker=workerfiles.digest())

@@ -115,8 +115,8 @@ class Pass:
     ``ep_options``, ``ort_version``, ``cpu_flags`` and ``workdir``. What it returns is kept with the artefact: JSON
     only. The keys ``warnings`` (a list of sentences), ``stamp`` (conditions that must hold where the artefact runs)
     and ``file`` (name of the model written beside ``output`` instead of it, for a pass that can write ``.ort`` too)
-    are understood. What the runtime or EP cannot do is raised as ``NotImplementedError`` (the cell is ``unsupported``), any
-    other failure as ``ValueError`` or ``RuntimeError``: each with a sentence that says what to do.
+    are understood. What the runtime or EP cannot do is raised as ``NotImplementedError`` (the cell is
+    ``unsupported``), any other failure as ``ValueError`` or ``RuntimeError``, with a sentence that says what to do.
     """
 
     name: str

@@ -26,6 +26,7 @@ __all__ = [
     "short_speed",
     "size",
     "speed",
+    "spread",
     "summary_text",
     "task_drop",
 ]
@@ -133,39 +134,56 @@ def percent(share: float | None) -> str:
     return f"{value:.2f}%" if abs(value) < 1 else f"{value:.1f}%" if abs(value) < 100 else f"{value:.3g}%"
 
 
+def spread(share: float | None) -> str:
+    """Say how far something may be off to either side.
+
+    >>> spread(0.031), spread(0.4811)
+    ('±3.1%', '±48%')
+    """
+    if share is None:
+        return ""
+    return f"±{percent(share)}" if share < 0.1 else f"±{100 * share:.0f}%"
+
+
 def cosine(value: float | None) -> str:
     """Say a cosine, rounded down so that only equality is said as 1.
 
     >>> cosine(0.9999999), cosine(1.0), cosine(0.945)
-    ('0.99999', '1', '0.94500')
+    ('>0.99999', '1', '0.94500')
     """
     if value is None:
         return ""
+    if 0.99999 < value < 1.0:
+        return ">0.99999"
+    # 0.945 * 1e5 is 94499.99999999999.
     return "1" if value >= 1.0 else f"{math.floor(value * 1e5 + 1e-9) / 1e5:.5f}"
 
 
 def speed(timing: Mapping[str, Any] | None, *, interval: bool = True) -> str:
     """Say a speed-up over the baseline, or that it cannot be told.
 
-    A ratio is said as ``1.83`` and the multiplication sign, with its interval as ``[1.79, 1.87]``.
+    Without an outcome (a composed ratio has none) an interval that holds 1 tells nothing. A ratio is said as ``1.83``
+    and the multiplication sign, with its interval as ``[1.79, 1.87]``.
 
     >>> speed({"ratio": 1.01, "low": 0.99, "high": 1.02, "outcome": "can't tell", "noise": 0.03})
     "can't tell (±3.0%)"
     """
     if not timing or timing.get("ratio") is None:
         return ""
+    low, high = timing.get("low"), timing.get("high")
     outcome = timing.get("outcome")
+    if outcome is None and low is not None and high is not None and low <= 1.0 <= high:
+        outcome = "can't tell"
     if outcome == "baseline":
         return "baseline"
     if outcome == "can't tell":
-        low, high = timing.get("low"), timing.get("high")
         # The wider of the two things that hide a difference: this pair's interval, and the device's noise floor.
-        spread = 0.0 if low is None or high is None else (high - low) / 2
-        noise = max(spread, timing.get("noise") or 0.0)
-        return f"can't tell (±{percent(noise)})" if interval and noise else "can't tell"
+        width = 0.0 if low is None or high is None else (high - low) / 2
+        noise = max(width, timing.get("noise") or 0.0)
+        return f"can't tell ({spread(noise)})" if interval and noise else "can't tell"
     text = f"{timing['ratio']:.2f}{TIMES}"
-    if interval and timing.get("low") is not None and timing.get("high") is not None:
-        text += f" [{timing['low']:.2f}, {timing['high']:.2f}]"
+    if interval and low is not None and high is not None:
+        text += f" [{low:.2f}, {high:.2f}]"
     return text
 
 

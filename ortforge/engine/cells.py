@@ -59,6 +59,7 @@ def judge_cell(cell: Cell, plan: Plan, settled: Mapping[str, Settled], matrix_fi
         "status": verdict.status,
         "reasons": list(verdict.reasons),
         "notes": list(verdict.notes),
+        "random": [split for split in ("validation", "calibration") if cell.facts.get(f"random_{split}")],
         "runtime_hash": steps["provision"].identity if "provision" in steps else "",
         "artefact": artefact,
         "parity": compare,

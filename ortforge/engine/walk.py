@@ -63,7 +63,8 @@ class Events:
 class WalkOptions:
     """How a walk treats what the ledger knows.
 
-    :param fresh: do every step again; only what this very run made is used twice. :param fresh_kinds: so for some kinds.
+    :param fresh: do every step again; only what this very run made is used twice.
+    :param fresh_kinds: the same for some kinds alone.
     :param retry: try again what failed last time; otherwise the recorded failure stands.
     """
 

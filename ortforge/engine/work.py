@@ -22,7 +22,7 @@ from ortforge.store import Store, open_store
 from ortforge.store.hashing import canonical
 from ortforge.store.objects import CorruptObjectError
 
-__all__ = ["CANCEL", "CORRUPT", "Work", "failed_job", "limits_of", "run_task", "share"]
+__all__ = ["CANCEL", "CORRUPT", "Work", "failed_job", "limits_of", "ready", "run_task", "share"]
 
 CANCEL: Final = threading.Event()
 """Set when the run is being interrupted: supervisors then end their processes at once."""
@@ -54,7 +54,8 @@ def share(plugins: Plugins) -> None:
 
 
 @cache
-def _work(store: str) -> Work:
+def ready(store: str) -> Work:
+    """Return what steps on a store work with; made once per process."""
     opened = open_store(Path(store))
     folder, _ = workerfiles.install(opened.root)
     return Work(opened, _shared.get("plugins") or Plugins(), folder)
@@ -68,7 +69,7 @@ def run_task(task: Task) -> TaskOutcome:
         return TaskOutcome("failed", reason=refused)
     try:
         module = import_module(f"ortforge.engine.steps.{task.kind}")
-        outcome: TaskOutcome = module.run(task, _work(task.store))
+        outcome: TaskOutcome = module.run(task, ready(task.store))
         canonical(outcome.result)  # what has no JSON form is this step's failure, not the ledger's
     except CorruptObjectError as error:
         outcome = TaskOutcome(CORRUPT, reason=str(error), result={"digest": error.digest})

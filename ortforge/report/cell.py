@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ortforge.api.wording import cosine, latency, marks, percent, placement_text, size, speed, task_drop
+from ortforge.api.wording import cosine, latency, marks, percent, placement_text, size, speed, spread, task_drop
 from ortforge.report.screen import Screen
 
 __all__ = ["show_cell"]
@@ -52,10 +52,10 @@ def _timing(cell: Facts) -> Iterator[tuple[str, str]]:
     if timing:
         against = f" against {timing['baseline']}" if timing.get("baseline") else ""
         yield "speed", speed(timing) + against
-        spread = [f"p{share} {latency(timing.get(f'p{share}_s')) or '-'}" for share in (50, 90, 99)]
-        yield "latency", ", ".join(spread) + f"; {timing.get('pairs')} pairs in {timing.get('rounds')} rounds"
+        figures = [f"p{share} {latency(timing.get(f'p{share}_s')) or '-'}" for share in (50, 90, 99)]
+        yield "latency", ", ".join(figures) + f"; {timing.get('pairs')} pairs in {timing.get('rounds')} rounds"
         why = f": {timing['trust_reason']}" if timing.get("trust_reason") else ""
-        yield "trust", f"{timing.get('trust')}{why}; noise floor {percent(timing.get('noise'))}"
+        yield "trust", f"{timing.get('trust')}{why}; noise floor {spread(timing.get('noise'))}"
     overall = cell.get("overall") or {}
     if overall.get("ratio") is not None:
         yield "overall", f"{speed(overall)} against the matrix's baseline"

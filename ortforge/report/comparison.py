@@ -85,7 +85,8 @@ def _latency_rows(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]
     for entry in entries:
         sides = []
         for side in ("before", "after"):
-            parts = (latency(entry[f"p50_{side}"]), speed(entry[f"ratio_{side}"]))
+            ratio = entry[f"ratio_{side}"]
+            parts = (latency(entry[f"p50_{side}"]), speed({**ratio, "outcome": ""}) if ratio else "")
             sides.append(", ".join(part for part in parts if part))
         other = f" Other {' and '.join(entry['differs'])}." if entry["differs"] else ""
         rows.append((entry["id"], *sides, entry["outcome"], entry["why"] + other))

@@ -26,6 +26,7 @@ from ortforge.api.wording import (
     short_speed,
     size,
     speed,
+    spread,
     summary_text,
     task_drop,
 )
@@ -279,7 +280,7 @@ def _show_summary(screen: Screen, report: Mapping[str, Any], written: Sequence[P
     screen.line(screen.text(summary_text(report), "bold"), done, f" (steps: {', '.join(parts)})" if parts else "", ".")
     device, noise = device_text(report.get("device")), report.get("noise") or {}
     floors = [entry["floor"] for entry in noise.values() if entry.get("floor") is not None]
-    floor = f"; differences below {percent(max(floors))} cannot be told" if floors else ""
+    floor = f"; noise floor up to {spread(max(floors))}" if floors else ""
     if device:
         screen.line(f"Measured on {device}{floor}.")
     if run.get("id"):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import queue
 import selectors
 import signal
 import subprocess
@@ -18,23 +17,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
-
+from ortforge.runtime.family import Family
 from ortforge.runtime.signals import read_death
+from ortforge.runtime.spawner import SPAWNER
 
 __all__ = ["Ended", "Limits", "WorkerProcess", "human_bytes"]
 
 FIRST_LOOK_S: Final = 0.1
 LAST_LOOK_S: Final = 0.5
 """Memory is looked at this often: soon after the start, when most is allocated, and more seldom later."""
-
-FAMILY_LOOK_S: Final = 2.0
-"""Finding a process's children reads all of /proc, so it is done less often than reading their memory."""
 
 LOG_TAIL: Final = 4000
 """Characters of standard error that an outcome keeps."""
@@ -92,44 +87,6 @@ class Ended(Exception):  # noqa: N818 - an end is an event, not always an error
         self.reason = reason
 
 
-class _Spawner:
-    """Starts processes from a thread that never ends.
-
-    A worker asks the kernel to be killed when its parent dies (PR_SET_PDEATHSIG), and "parent" there means the thread
-    that started it. A thread of a pool may end while its worker goes on.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._owner = 0
-        self._requests: queue.SimpleQueue[tuple[Future[Any], Sequence[str], Mapping[str, Any]]] = queue.SimpleQueue()
-
-    def start(self, argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-        """Do what ``subprocess.Popen`` does, and raise what it raises."""
-        with self._lock:
-            if self._owner != os.getpid():  # the first call, or the first after a fork, which takes no threads along
-                self._requests = queue.SimpleQueue()
-                self._owner = os.getpid()
-                threading.Thread(
-                    target=self._serve, args=(self._requests,), name="ortforge-spawner", daemon=True
-                ).start()
-        future: Future[subprocess.Popen[bytes]] = Future()
-        self._requests.put((future, argv, options))
-        return future.result()
-
-    @staticmethod
-    def _serve(requests: queue.SimpleQueue[tuple[Future[Any], Sequence[str], Mapping[str, Any]]]) -> None:
-        while True:
-            future, argv, options = requests.get()
-            try:
-                future.set_result(subprocess.Popen(argv, **options))
-            except BaseException as error:
-                future.set_exception(error)
-
-
-_SPAWNER: Final = _Spawner()
-
-
 class WorkerProcess:
     """A running worker. Use as a context manager: leaving it leaves no process behind.
 
@@ -155,12 +112,13 @@ class WorkerProcess:
         self._cancel = cancel
         self._log_path = folder / "stderr.log"
         self._log_kept = ""
+        self._ended: Ended | None = None
         self._inbox: deque[dict[str, Any]] = deque()
         self._outbox = b""
         self._partial = b""
         self._log = os.open(self._log_path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         try:
-            self._popen = _SPAWNER.start(
+            self._popen = SPAWNER.start(
                 argv,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -185,7 +143,7 @@ class WorkerProcess:
         self._pidfd = _open_pidfd(self.pid)
         if self._pidfd >= 0:
             self._selector.register(self._pidfd, selectors.EVENT_READ)
-        self._family = _Family(self.pid)
+        self._family = Family(self.pid)
         self._look_every = FIRST_LOOK_S
         self._next_look = self.started + FIRST_LOOK_S
 
@@ -211,12 +169,14 @@ class WorkerProcess:
         while True:
             while self._inbox:
                 message = self._inbox.popleft()
+                if message["type"] == "garbage":
+                    self._end("failed", message["reason"])
                 if message["type"] != "phase":
                     return message
                 self.phase = str(message.get("phase", "run"))
                 self._phase_began = time.monotonic()
             if self.returncode is not None:
-                raise self._death()
+                raise self._ended or self._death()
             now = time.monotonic()
             limit = self.limits.of_phase(self.phase) if timeout is None else timeout
             deadline = (self._phase_began if timeout is None else asked) + limit
@@ -237,19 +197,24 @@ class WorkerProcess:
 
     def finish(self, seconds: float) -> str:
         """Let it end by itself after its last message; return a note when it did not end well, else ``""``."""
-        self._look(time.monotonic())
-        self._close_stdin()
-        deadline = time.monotonic() + seconds
-        while self.returncode is None and (left := deadline - time.monotonic()) > 0:
-            self._wait(min(left, LAST_LOOK_S))
+        try:
+            self._look(time.monotonic())
+            self._close_stdin()
+            deadline = time.monotonic() + seconds
+            while self.returncode is None and (left := deadline - time.monotonic()) > 0:
+                self._wait(min(left, LAST_LOOK_S))
+        except Ended as end:  # too much memory or an interruption: too late to matter
+            return f"after its result was complete: {end.reason}"
         if self.returncode is None:
             self.kill()
             return f"it did not end within {seconds:g} s after its result was complete, and was killed"
-        returncode = self.returncode
         self.kill()
-        if returncode < 0:
-            return f"crashed at exit with {_signal(returncode)} after its result was complete"
-        return f"ended with exit code {returncode} after its result was complete" if returncode else ""
+        if self.returncode < 0:
+            return f"crashed at exit with {_signal(self.returncode)} after its result was complete"
+        if self.returncode:
+            return f"ended with exit code {self.returncode} after its result was complete"
+        late = next((message for message in self._inbox if message["type"] == "garbage"), None)
+        return f"after its result was complete {late['reason']}" if late else ""
 
     def kill(self) -> None:
         """End it and everything it started, wait for it, and free what it held here. Can be called twice."""
@@ -282,8 +247,9 @@ class WorkerProcess:
             pause = min(0.05, pause * 2)
 
     def _end(self, status: str, reason: str) -> None:
+        self._ended = Ended(status, reason)
         self.kill()
-        raise Ended(status, reason)
+        raise self._ended
 
     def _death(self) -> Ended:
         assert self.returncode is not None
@@ -332,22 +298,10 @@ class WorkerProcess:
                 break
             *lines, self._partial = (self._partial + block).split(b"\n")
             for line in lines:
-                self._inbox.append(self._message(line))
+                self._inbox.append(_message(line))
             if len(self._partial) > MOST_LINE_BYTES:
-                self._garbage(self._partial)
-
-    def _message(self, line: bytes) -> dict[str, Any]:
-        try:
-            message = json.loads(line)
-        except ValueError:
-            self._garbage(line)
-        if not isinstance(message, dict) or message.get("type") not in _TYPES:
-            self._garbage(line)
-        return dict(message)
-
-    def _garbage(self, line: bytes) -> None:
-        shown = line[:80].decode("utf-8", "backslashreplace")
-        self._end("failed", f"it answered with something that is no message of a worker, beginning with {shown!r}")
+                self._inbox.append(_message(self._partial))
+                self._partial = b""
 
     def _look(self, now: float) -> None:
         """Look at its memory and at the length of its log."""
@@ -396,40 +350,17 @@ class WorkerProcess:
             self._stdin.close()
 
 
-class _Family:
-    """A process and what it started, for reading their memory."""
-
-    def __init__(self, pid: int) -> None:
-        self._members: list[psutil.Process] = []
-        self._next_search = 0.0
-        with contextlib.suppress(psutil.Error):
-            self._members.append(psutil.Process(pid))
-
-    def rss(self, now: float) -> int:
-        """Return the resident bytes of all members together; pages that forks share count once for each."""
-        if now >= self._next_search:
-            self._next_search = now + FAMILY_LOOK_S
-            self.search()
-        total = 0
-        for member in self._members:
-            with contextlib.suppress(psutil.Error):
-                total += member.memory_info().rss
-        return total
-
-    def search(self) -> None:
-        """Find what the process has started until now."""
-        if not self._members:
-            return
-        known = {member.pid for member in self._members}
-        with contextlib.suppress(psutil.Error):
-            found = self._members[0].children(recursive=True)
-            self._members.extend(child for child in found if child.pid not in known)
-
-    def kill_strays(self) -> None:
-        """Kill members that left the process group; psutil knows when a number has become another process's."""
-        for member in self._members[1:]:
-            with contextlib.suppress(psutil.Error):
-                member.kill()
+def _message(line: bytes) -> dict[str, Any]:
+    """Read one line. What is no message becomes one of type ``garbage``, in its place among the others."""
+    try:
+        message = json.loads(line)
+    except ValueError:
+        message = None
+    if isinstance(message, dict) and message.get("type") in _TYPES:
+        return message
+    shown = line[:80].decode("utf-8", "backslashreplace")
+    reason = f"it answered with something that is no message of a worker, beginning with {shown!r}"
+    return {"type": "garbage", "reason": reason}
 
 
 def _open_pidfd(pid: int) -> int:

@@ -132,7 +132,7 @@ def run_job(
         return replace(
             second,
             attempts=2,
-            reason=f"{second.reason}; so did a second try" if second.reason == first.reason else second.reason,
+            reason=f"{second.reason}; a second try did the same" if second.reason == first.reason else second.reason,
         )
     flaky = f"flaky: the first try {first.reason}"
     return replace(second, attempts=2, note="; ".join(part for part in (flaky, second.note) if part))

@@ -130,6 +130,7 @@ def short(text: str) -> str:
 
 def _clean(line: str) -> str:
     line = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
+    line = re.sub(r"Load model from .*? failed:\s*(?=\S)", "", line)
     line = re.sub(r"Exception from \S+:\d+:\s*|Check '.*?' failed at \S+:\d+:\s*", "", line)
     while found := re.search(r"\S+\.(?:cc|h|cpp|hpp|cu):\d+ +", line):
         line = line[: found.start()] + _after_signature(line[found.end() :])

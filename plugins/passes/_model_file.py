@@ -129,7 +129,8 @@ def size(path: Path) -> int:
     """Return the bytes of a model and of its external data."""
     import onnx
 
-    if path.suffix == ".ort":
+    beside = any(entry.name not in (path.name, "index.json") for entry in path.parent.iterdir())
+    if path.suffix == ".ort" or not beside:
         return path.stat().st_size
     names = external_files(onnx.load(str(path), load_external_data=False))
     return path.stat().st_size + sum((path.parent / name).stat().st_size for name in names)

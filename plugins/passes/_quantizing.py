@@ -39,7 +39,7 @@ HEAVY_OPS: Final = frozenset({"Conv", "ConvTranspose", "GRU", "Gemm", "LSTM", "M
 class Prepared:
     """A model made ready for a quantizer.
 
-    :param path: the file to quantize, in the work folder.
+    :param path: the file to quantize: in the work folder, or the model as it came when nothing had to be done.
     :param opset: of the model as it came; :param ir_version: the same.
     :param said: what was done to it, for the result.
     """
@@ -83,6 +83,8 @@ def prepare(
         model = _graph.raise_opset(model, least_opset, why)
     if constants and (moved := _graph.constants_to_initializers(model)):
         said["constants_to_initializers"] = moved
+    if not said and _graph.opset(model) == opset and ir_version >= _model_file.OLDEST_IR:
+        return Prepared(model, source, opset, ir_version, said)  # nothing was changed, so nothing is written twice
     path = workdir / "prepared.onnx"
     _model_file.save(model, path, ir_version=ir_version)
     return Prepared(model, path, opset, ir_version, said)

@@ -12,7 +12,7 @@ __all__ = ["SCRIPT", "STYLE"]
 STYLE: Final = """
 :root {
   color-scheme: light dark;
-  --page: #fbfbf9; --panel: #ffffff; --ink: #1d1f21; --soft: #b0b0b0; --line: #e3e3de; --faint: #f1f1ec;
+  --page: #fbfbf9; --panel: #ffffff; --ink: #1d1f21; --soft: #5d6166; --line: #e3e3de; --faint: #f1f1ec;
   --link: #0b5cad; --pass: #14713f; --slower: #855c00; --inaccurate: #b03a0e; --misplaced: #7a3f98;
   --broken: #a8152c; --idle: #5d6166; --front: #1d1f21;
   --c0: #4477aa; --c1: #ee6677; --c2: #228833; --c3: #ccbb44; --c4: #66ccee; --c5: #aa3377; --c6: #999999;

@@ -17,6 +17,7 @@ from ortforge.api.wording import (
     placement_text,
     size,
     speed,
+    spread,
     task_drop,
 )
 
@@ -226,7 +227,7 @@ def _timing_facts(cell: Cell, anchors: Mapping[str, str]) -> Iterator[tuple[str,
     yield "measured", f"{counted}, {len(timing.get('samples') or ())} samples"
     for share in (50, 90, 99):
         yield f"p{share}", latency(timing.get(f"p{share}_s")) or "too few samples to say"
-    yield "noise floor", f"±{percent(timing['noise'])}" if timing.get("noise") is not None else ""
+    yield "noise floor", spread(timing.get("noise"))
     why = f": {timing['trust_reason']}" if timing.get("trust_reason") else ""
     yield "trust", f"{timing.get('trust')}{why}"
 

@@ -13,9 +13,9 @@ from ortforge.api.wording import (
     duration,
     latency,
     parity_text,
-    percent,
     size,
     speed,
+    spread,
 )
 
 from ._assets import SCRIPT, STYLE
@@ -212,7 +212,7 @@ def _all_cells(report: Report, anchors: Mapping[str, str]) -> Markup:
     noise = report.get("noise") or {}
     floors = [entry["floor"] for entry in noise.values() if entry.get("floor") is not None]
     if floors:
-        said += f" Differences below {percent(max(floors))} cannot be told from noise here."
+        said += f" Differences up to the noise floor, {spread(max(floors))} at most here, cannot be told."
     return tag("section", tag("h2", "All cells"), tag("p", said, class_="soft"), matrix(report, anchors), id="all")
 
 

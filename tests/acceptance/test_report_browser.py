@@ -124,6 +124,9 @@ def test_a_status_in_the_header_filters_by_it(page: Any) -> None:
 
 
 def test_columns_sort_both_ways_and_missing_values_stay_last(page: Any) -> None:
+    for _ in "ab":  # what failed, and has no latency, comes first
+        click(page, "#cells th:nth-child(5) button")
+    assert values(page, "p50")[0] == ""
     click(page, "#cells th:nth-child(8) button")
     up = values(page, "p50")
     known = [float(value) for value in up if value]

@@ -184,6 +184,23 @@ def test_a_hang_at_exit_does_not_cost_the_result(supervise: Supervise, apply_job
     assert "did not end within 0.5 s" in outcome.note
 
 
+def test_garbage_after_the_result_does_not_cost_it(supervise: Supervise, apply_job: ApplyJob) -> None:
+    late = """
+    import atexit
+    def write_everywhere():
+        for number in os.listdir("/proc/self/fd"):
+            try:
+                os.write(int(number), b"late words\\n")
+            except OSError:
+                pass
+    atexit.register(write_everywhere)
+    """
+    outcome = supervise(apply_job(late))
+    assert outcome.status == "ok"
+    assert "after its result was complete" in outcome.note
+    assert "late words" in outcome.note
+
+
 # Memory
 
 
@@ -271,7 +288,7 @@ def test_cancelling_ends_a_job_soon(supervise: Supervise, apply_job: ApplyJob) -
 def test_waiting_costs_next_to_no_processor_time(supervise: Supervise, apply_job: ApplyJob) -> None:
     supervise(apply_job("pass"))
     before = time.process_time()
-    outcome = supervise(apply_job("time.sleep(2)"))
+    outcome = supervise(apply_job("time.sleep(1.5)"))
     assert outcome.status == "ok"
     assert (time.process_time() - before) / outcome.seconds < 0.05
 
@@ -506,6 +523,16 @@ def test_a_session_that_answers_too_late(interpreter: Interpreter, time_job: dic
         session.ask({"op": "turn", "iterations": 1 << 40}, timeout=0.5)
     assert death.value.outcome.status == "timeout"
     assert "waiting for the answer to 'turn' after 0.5 s" in death.value.outcome.reason
+
+
+def test_a_session_that_is_gone_keeps_its_reason(
+    interpreter: Interpreter, time_job: dict[str, object], tmp_path: Path
+) -> None:
+    with WorkerSession(interpreter, time_job, limits=LIMITS, workdir=tmp_path) as session:
+        for _ in range(2):
+            with pytest.raises(WorkerDied) as death:
+                session.ask({"op": "turn", "iterations": 1 << 40}, timeout=0.3)
+            assert death.value.outcome.status == "timeout"
 
 
 def test_a_session_that_is_told_nonsense(interpreter: Interpreter, time_job: dict[str, object], tmp_path: Path) -> None:

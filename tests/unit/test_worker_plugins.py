@@ -211,6 +211,13 @@ Fail.__module__ = "onnxruntime.capi.onnxruntime_pybind11_state"
             "[OpenVINO-EP] Exception while Loading Network: "
             "Unexpected: CPU plug-in doesn't support Parameter operation with dynamic rank.",
         ),
+        (
+            "[ONNXRuntimeError] : 1 : FAIL : Load model from /a b/m.onnx failed:/src/onnxruntime/graph/graph.cc:9 "
+            "onnxruntime::Status onnxruntime::Check(int) Model local function definitions must not be recursive.",
+            "load",
+            "model",
+            "Model local function definitions must not be recursive.",
+        ),
         ("[ONNXRuntimeError] : 1 : FAIL : something odd", "run", "failed", "something odd"),
     ],
 )

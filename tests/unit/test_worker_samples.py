@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,7 +83,8 @@ def test_a_pickle_is_never_read(tmp_path: Path) -> None:
     writer = SampleWriter(tmp_path)
     writer.write({"x": np.ones(1)})
     writer.close()
-    np.savez(tmp_path / "000000.npz", **{"0": np.array([object()], dtype=object)})
+    pickled: dict[str, Any] = {"0": np.array([object()], dtype=object)}
+    np.savez(tmp_path / "000000.npz", **pickled)
     with pytest.raises(JobError, match="sample 0 cannot be read"):
         Samples(tmp_path)[0]
 
