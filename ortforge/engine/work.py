@@ -101,6 +101,7 @@ def limits_of(context: Mapping[str, Any]) -> Limits:
         import_s=limits["import_s"],
         load_s=limits["load_s"],
         run_s=limits["run_s"],
+        apply_s=limits["run_s"],
         memory=memory,
         address_space=context.get("address_space", True),
     )

@@ -264,7 +264,7 @@ class _Planner:
                 providers.append(["CPUExecutionProvider", {}])
             session = {"graph_optimization_level": "all", "intra_op_threads": self.device.cores, **spec.ep.session}
             if backend.plugin is not None:
-                session |= {"library": backend.plugin.module, "registration": backend.plugin.registration}
+                session |= {"module": backend.plugin.module, "registration": backend.plugin.registration}
             target = self.matrix.targets[spec.target]
             self.sessions[key] = {
                 "ep": backend.name,

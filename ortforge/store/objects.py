@@ -14,6 +14,7 @@ import shutil
 import stat
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -109,6 +110,25 @@ class ObjectStore:
                 todo="Run again: it is made again. If this repeats, check the disk.",
             )
         return path
+
+    @contextmanager
+    def reading(self, digest: str) -> Iterator[Path]:
+        """Give an object's place while its content is checked beside whatever reads it.
+
+        What was read is good only when this ends without an error; a large model is not read twice in a row.
+
+        :raises CorruptObjectError: as :meth:`get`, at the end at the latest, in place of what a damaged object caused.
+        """
+        path = self._place(digest)
+        if digest in self._verified or not path.exists():
+            yield self.get(digest)
+            return
+        with ThreadPoolExecutor(1) as pool:
+            checked = pool.submit(self.get, digest)
+            try:
+                yield path
+            finally:
+                checked.result()
 
     def has(self, digest: str) -> bool:
         """Whether an object is there. Reads none of it: :meth:`get` does."""

@@ -21,6 +21,7 @@ __all__ = [
     "check_names",
     "constants_to_initializers",
     "demote_weight_inputs",
+    "fit_imports",
     "float_weights",
     "graphs",
     "has_onnx_operators",
@@ -28,12 +29,13 @@ __all__ = [
     "nodes",
     "op_counts",
     "opset",
-    "prune_imports",
     "quantized_ops",
     "raise_opset",
 ]
 
 DEFAULT_DOMAINS: Final = ("", "ai.onnx")
+CONTRIB_DOMAIN: Final = "com.microsoft"
+"""ONNX Runtime's own operators; there is one version of this domain."""
 
 MASK_MAGNITUDE: Final = 1e30
 """Constants beyond it are a mask's "minus infinity" (-3.4e38 in most exports), not data."""
@@ -95,16 +97,19 @@ def opset(model: ModelProto) -> int:
     return max((entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS), default=1)
 
 
-def prune_imports(model: ModelProto) -> None:
-    """Drop imports of operator domains that no node uses.
+def fit_imports(model: ModelProto) -> None:
+    """Make a model import the operator domains that its nodes use, and no others.
 
     ORT writes every domain it knows into the models that it saves, and an older ORT refuses versions that it does
-    not know.
+    not know. Its fusions, on the other hand, add ``com.microsoft`` operators without the import: a session takes that,
+    onnx's shape inference (the first thing that the quantizers do) does not.
     """
     used = {node.domain for node in nodes(model)} | {function.domain for function in model.functions}
     kept = [entry for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS or entry.domain in used]
     del model.opset_import[:]
     model.opset_import.extend(kept)
+    if CONTRIB_DOMAIN in used and all(entry.domain != CONTRIB_DOMAIN for entry in kept):
+        model.opset_import.add(domain=CONTRIB_DOMAIN, version=1)
 
 
 def demote_weight_inputs(model: ModelProto) -> int:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING or __package__:
-    from ._graph import demote_weight_inputs, graphs, prune_imports
+    from ._graph import demote_weight_inputs, fit_imports, graphs
 else:
-    from _graph import demote_weight_inputs, graphs, prune_imports
+    from _graph import demote_weight_inputs, fit_imports, graphs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,7 +99,7 @@ def save(model: ModelProto, path: Path, *, ir_version: int) -> None:
         demote_weight_inputs(model)
         ir_version = RAISED_IR
     model.ir_version = ir_version
-    prune_imports(model)
+    fit_imports(model)
     if needs_external_data(model):
         onnx.save_model(
             model,

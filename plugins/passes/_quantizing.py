@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-__all__ = ["Prepared", "finish", "lint_scales", "mask_constants", "prepare", "unchanged"]
+__all__ = ["Prepared", "finish", "lint_scales", "mask_constants", "prepare", "type_options", "unchanged"]
 
 HUGE_SCALE: Final = 1e6
 """A step of a million between two neighbouring values: no trained activation is spread like that."""
@@ -88,6 +88,18 @@ def prepare(
     path = workdir / "prepared.onnx"
     _model_file.save(model, path, ir_version=ir_version)
     return Prepared(model, path, opset, ir_version, said)
+
+
+def type_options(model: ModelProto) -> dict[str, int]:
+    """Return the quantizers' option for a model with operators whose output types onnx's inference does not know.
+
+    Fused models are full of them. Without a default type the quantizers refuse every operator behind one; the floats
+    of a model that comes here are float32.
+    """
+    from onnx import TensorProto
+
+    foreign = any(node.domain not in (*_graph.DEFAULT_DOMAINS, "ai.onnx.ml") for node in _graph.nodes(model))
+    return {"DefaultTensorType": TensorProto.FLOAT} if foreign else {}
 
 
 def unchanged(source: Path, output: Path, warning: str) -> dict[str, Any]:

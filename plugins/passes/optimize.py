@@ -205,6 +205,6 @@ def _stamp_onnx(saved: Path, before: ModelProto, stamp: dict[str, Any]) -> dict[
         model.metadata_props.remove(entry)
     model.metadata_props.add(key=STAMP_KEY, value=json.dumps(stamp, sort_keys=True))
     model.ir_version = max(before.ir_version, _model_file.OLDEST_IR)
-    _graph.prune_imports(model)
+    _graph.fit_imports(model)
     onnx.save_model(model, str(saved))
     return _graph.op_counts(model)

@@ -610,3 +610,18 @@ def test_digests_of_objects_are_content_alone(tmp_path: Path) -> None:
     (tmp_path / "y").write_bytes(b"x")
     one, other = ObjectStore(tmp_path / "one"), ObjectStore(tmp_path / "other")
     assert one.put(tmp_path / "x") == other.put(tmp_path / "y") != digest_bytes(b"x")
+
+
+def test_an_object_is_checked_beside_its_reader(tmp_path: Path) -> None:
+    store = ObjectStore(tmp_path)
+    (tmp_path / "file").write_text("content")
+    digest = store.put(tmp_path / "file")
+    fresh = ObjectStore(tmp_path)
+    with fresh.reading(digest) as path:
+        assert path.read_text() == "content"
+    damaged = ObjectStore(tmp_path)
+    store.get(digest).chmod(0o644)
+    store.get(digest).write_text("damaged")
+    with pytest.raises(CorruptObjectError), damaged.reading(digest) as path:
+        raise ValueError(path.read_text())
+    assert not damaged.has(digest)

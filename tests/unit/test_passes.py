@@ -736,6 +736,16 @@ def test_attention_is_fused_and_counted(run: Run) -> None:
     assert cosine(model, path, feed) > 0.9999
 
 
+def test_a_fused_model_can_be_quantized(run: Run) -> None:
+    pytest.importorskip("sympy")
+    model = attention()
+    _, fused = run("transformer-optimizer", model, num_heads=2, hidden_size=8)
+    result, path = run("quantize-dynamic", onnx.load(fused), per_channel=True)
+    assert result["quantized"]["QAttention"] == 1
+    feed = {"x": normal(1, 4, 8), "mask": np.array([[1, 1, 1, 0]], np.int64)}
+    assert cosine(model, path, feed) > 0.99
+
+
 def test_an_expected_fusion_that_did_not_happen_is_said(run: Run, tmp_path: Path) -> None:
     pytest.importorskip("sympy")
     model = tmp_path / "model.onnx"

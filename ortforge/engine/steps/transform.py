@@ -16,10 +16,10 @@ def run(task: Task, work: Work) -> TaskOutcome:
     (_, model, before), (_, _, tools), *rest = task.inputs
     parameters = task.parameters
     objects = work.store.objects
-    with objects.scratch() as scratch:
+    with objects.scratch() as scratch, objects.reading(model) as folder:
         output = scratch / "artefact"
         output.mkdir()
-        source = model_file(objects.get(model))
+        source = model_file(folder)
         target = output / f"model{parameters['suffix']}"
         job = {
             "op": "apply",
