@@ -134,8 +134,13 @@ def _on_one_scale(cells: Sequence[Entry], plain: Entry | None) -> list[_Runner]:
     overall = [_overall(cell) for cell in cells]
     for scale in (local, overall):
         if all(runner.ratio is not None for runner in scale if runner.cell.get("timing")):
-            return scale
+            return scale if _compares(scale) else [_Runner(runner.cell, None, 0.0, 0.0) for runner in scale]
     return local
+
+
+def _compares(scale: Sequence[_Runner]) -> bool:
+    """Whether at least two were timed: the unoptimized model's ratio to itself says nothing of the others."""
+    return len(scale) == 1 or sum(runner.ratio is not None for runner in scale) > 1
 
 
 def _local(cell: Entry, plain: Entry | None) -> _Runner:

@@ -91,7 +91,8 @@ def needs_external_data(model: ModelProto) -> bool:
 def save(model: ModelProto, path: Path, *, ir_version: int) -> None:
     """Write a model, with the IR version of the model it came from and imports only of domains that it uses.
 
-    Weights go to ``<name>.data`` beside it when all would not fit into one protobuf message.
+    Weights go to ``<name>.data`` beside it when all would not fit into one protobuf message. The model in memory keeps
+    them.
     """
     import onnx
 
@@ -110,6 +111,8 @@ def save(model: ModelProto, path: Path, *, ir_version: int) -> None:
             size_threshold=1024,
             convert_attribute=False,
         )
+        # onnx takes the weights out of the model in memory, and callers go on using it.
+        onnx.load_external_data_for_model(model, str(path.parent))
     else:
         onnx.save_model(model, str(path))
 

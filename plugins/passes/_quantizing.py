@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-__all__ = ["Prepared", "finish", "lint_scales", "mask_constants", "prepare", "type_options", "unchanged"]
+__all__ = ["Prepared", "finish", "lint_scales", "mask_constants", "prepare", "unchanged"]
 
 HUGE_SCALE: Final = 1e6
 """A step of a million between two neighbouring values: no trained activation is spread like that."""
@@ -83,23 +83,49 @@ def prepare(
         model = _graph.raise_opset(model, least_opset, why)
     if constants and (moved := _graph.constants_to_initializers(model)):
         said["constants_to_initializers"] = moved
-    if not said and _graph.opset(model) == opset and ir_version >= _model_file.OLDEST_IR:
-        return Prepared(model, source, opset, ir_version, said)  # nothing was changed, so nothing is written twice
+    fused = any(node.domain == _graph.CONTRIB_DOMAIN for node in model.graph.node)
+    if fused and (typed := _type_tensors(model, workdir / "typed.onnx")):
+        said["tensors_typed"] = typed
     path = workdir / "prepared.onnx"
-    _model_file.save(model, path, ir_version=ir_version)
+    if not said and _graph.opset(model) == opset and ir_version >= _model_file.OLDEST_IR:
+        # Nothing was changed. The quantizers write files beside the model they read, so it is not read where it lies.
+        _model_file.copy(source, path)
+    else:
+        _model_file.save(model, path, ir_version=ir_version)
     return Prepared(model, path, opset, ir_version, said)
 
 
-def type_options(model: ModelProto) -> dict[str, int]:
-    """Return the quantizers' option for a model with operators whose output types onnx's inference does not know.
+def _type_tensors(model: ModelProto, scratch: Path) -> int:
+    """Write the types of all tensors of the main graph into it, as a session knows them; return how many were missing.
 
-    Fused models are full of them. Without a default type the quantizers refuse every operator behind one; the floats
-    of a model that comes here are float32.
+    onnx's inference stops at ONNX Runtime's own operators, which fused models are full of, and the quantizers leave
+    every tensor behind one as it is, or give up.
     """
-    from onnx import TensorProto
+    import onnxruntime
+    from onnx import TensorProto, helper
 
-    foreign = any(node.domain not in (*_graph.DEFAULT_DOMAINS, "ai.onnx.ml") for node in _graph.nodes(model))
-    return {"DefaultTensorType": TensorProto.FLOAT} if foreign else {}
+    outputs = model.graph.output
+    count = len(outputs)
+    known = {value.name for value in (*model.graph.input, *outputs, *model.graph.value_info)}
+    for node in model.graph.node:
+        for name in node.output:
+            if name and name not in known:
+                outputs.add(name=name)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        _model_file.save(model, scratch, ir_version=model.ir_version)
+        found = onnxruntime.InferenceSession(str(scratch), options, providers=["CPUExecutionProvider"]).get_outputs()
+    except Exception:
+        # A model that does not load is said by what follows, in better words.
+        found = []
+    finally:
+        del outputs[count:]
+    tensors = [value for value in found[count:] if value.type.startswith("tensor(")]
+    for value in tensors:
+        kind = TensorProto.DataType.Value(value.type.removeprefix("tensor(").rstrip(")").upper())
+        model.graph.value_info.append(helper.make_tensor_value_info(value.name, kind, value.shape))
+    return len(tensors)
 
 
 def unchanged(source: Path, output: Path, warning: str) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def apply(job: PassJob) -> dict[str, Any]:
             output,
             "NO-OP: the model has only operators of ai.onnx.ml (trees and the like); none can be quantized.",
         )
-    options: dict[str, Any] = {**_quantizing.type_options(prepared.model), **wanted.extra_options}
+    options: dict[str, Any] = dict(wanted.extra_options)
     if wanted.subgraphs and len(list(_graph.graphs(prepared.model))) > 1:
         options.setdefault("EnableSubgraph", True)
     written = workdir / "quantized.onnx"

@@ -740,10 +740,13 @@ def test_a_fused_model_can_be_quantized(run: Run) -> None:
     pytest.importorskip("sympy")
     model = attention()
     _, fused = run("transformer-optimizer", model, num_heads=2, hidden_size=8)
+    feeds = [{"x": normal(1, 4, 8), "mask": np.array([[1, 1, 1, 0]], np.int64)} for _ in range(8)]
     result, path = run("quantize-dynamic", onnx.load(fused), per_channel=True)
     assert result["quantized"]["QAttention"] == 1
-    feed = {"x": normal(1, 4, 8), "mask": np.array([[1, 1, 1, 0]], np.int64)}
-    assert cosine(model, path, feed) > 0.99
+    assert cosine(model, path, feeds[0]) > 0.99
+    result, path = run("quantize-static", onnx.load(fused), feeds, op_types=("MatMul",))
+    assert result["quantized"]["QuantizeLinear"] >= 2
+    assert cosine(model, path, feeds[0]) > 0.99
 
 
 def test_an_expected_fusion_that_did_not_happen_is_said(run: Run, tmp_path: Path) -> None:
@@ -793,3 +796,6 @@ def test_weights_too_large_for_one_message_go_beside_the_model(
         assert (path.parent / "model.onnx.data").is_file()
         assert result["bytes_after"] == sum(file.stat().st_size for file in path.parent.iterdir())
         assert cosine(model, path, {"x": normal(2, 16)}) > 0.99
+    result, path = run("float16", model)
+    assert result["bytes_after"] == sum(file.stat().st_size for file in path.parent.iterdir() if file.is_file())
+    assert cosine(model, path, {"x": normal(2, 16)}) > 0.99

@@ -95,6 +95,13 @@ def test_without_timings_a_passing_variant_still_ships() -> None:
     assert shipped(variant("none", "crashed"), variant("int8", "pass"))[0] == "m/int8@stock:cpu/here"
 
 
+def test_without_timings_no_variant_is_called_faster() -> None:
+    cell, why = shipped(variant("none", "pass"), variant("int8", "pass", bytes=500))
+    assert cell == "m/int8@stock:cpu/here"
+    assert "nothing was timed" in why
+    assert "smallest" in why
+
+
 def test_each_runtime_of_each_model_gets_its_own_answer() -> None:
     ships = what_ships(sample_report())
     assert [entry["cell"] for entry in ships["minilm"]] == ["minilm/int8@stock:cpu/here"]
