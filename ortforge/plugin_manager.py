@@ -221,6 +221,10 @@ class Plugins:
         rows = [plugin.row() for plugin in self._plugins.values()]
         return tuple(sorted((*rows, *self._refused), key=lambda row: (row.distribution != "ortforge", row.name)))
 
+    def refused(self) -> tuple[PluginRow, ...]:
+        """Return the rows of what was not loaded at all: names that are taken, and names to block that none has."""
+        return tuple(self._refused)
+
     def notify(self, hook_name: str, **arguments: Any) -> None:
         """Tell every plugin that wants to know. A plugin that fails gets a row and a warning, and the run goes on.
 

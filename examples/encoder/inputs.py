@@ -51,14 +51,14 @@ def sentences(limit: int = 64, seed: int = 0, split: str = "validation") -> Iter
 
 
 def _tokenizer() -> Any:
-    from tokenizers import Tokenizer
-
     if not TOKENIZER.is_file():
         raise FileNotFoundError(f"{TOKENIZER} is not there. Make it and the model: python examples/encoder/export.py")
     if hashlib.sha256(TOKENIZER.read_bytes()).hexdigest() != TOKENIZER_SHA256:
         raise ValueError(
             f"{TOKENIZER} is not the model's own. Make it again: python examples/encoder/export.py --force"
         )
+    from tokenizers import Tokenizer
+
     tokenizer = Tokenizer.from_file(str(TOKENIZER))
     tokenizer.enable_truncation(MOST_TOKENS)
     tokenizer.enable_padding(pad_to_multiple_of=PADDED_TO)

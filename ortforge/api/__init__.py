@@ -21,7 +21,7 @@ from ortforge.api.backend import (
 from ortforge.api.datasets import DatasetSource
 from ortforge.api.execution import Executor, Task, TaskOutcome
 from ortforge.api.externaldata import ExternalFile, external_files, locate_external
-from ortforge.api.extras import Check, CheckOutcome, Command, Metric, Report
+from ortforge.api.extras import Check, CheckContext, CheckOutcome, Command, Metric, Report
 from ortforge.api.passes import Pass, PassJob, PassUse
 from ortforge.api.resolver import FetchContext, Fetched, Resolver
 from ortforge.api.spec import hookimpl, hookspec
@@ -35,6 +35,7 @@ __all__ = [
     "Backend",
     "BuildContribution",
     "Check",
+    "CheckContext",
     "CheckOutcome",
     "Command",
     "ConfigurationError",

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Check", "CheckOutcome", "Command", "Metric", "Report"]
+from ortforge.api.backend import Device
+
+__all__ = ["Check", "CheckContext", "CheckOutcome", "Command", "Metric", "Report"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,21 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckContext:
+    """What a doctor check may look at.
+
+    :param store: folder of the store; it need not be there yet.
+    :param device: this machine, as it was probed.
+    :param uv: uv's executable, ``None`` where there is none; :param uv_environ: the variables that it runs with.
+    """
+
+    store: Path
+    device: Device
+    uv: Path | None
+    uv_environ: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class CheckOutcome:
     """What a doctor check found: ``ok``, ``warning`` or ``problem``; ``todo`` says what to do."""
 
@@ -49,12 +66,16 @@ class CheckOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check of ``ortforge doctor``; ``fix`` mends what ``run`` found, where that is safe."""
+    """One check of ``ortforge doctor``: ``run`` looks, and changes nothing.
+
+    :param fix: mends what ``run`` found, where that loses nothing; called by ``--fix`` after an answer that is not
+        ``ok``. ``run`` is asked again after it.
+    """
 
     name: str
     summary: str
-    run: Callable[[], CheckOutcome]
-    fix: Callable[[], CheckOutcome] | None = None
+    run: Callable[[CheckContext], CheckOutcome]
+    fix: Callable[[CheckContext], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

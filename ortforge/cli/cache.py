@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ortforge.cli.shared import Json, StoreFolder, echo_json
+from ortforge.cli.shared import Json, StoreFolder, echo_json, existing_store
 
 
 def register(app: typer.Typer) -> None:
@@ -21,15 +21,15 @@ def register(app: typer.Typer) -> None:
 
 def show(store: StoreFolder = None, as_json: Json = False) -> None:
     """Show what the store holds: objects and environments by kind, their size and when they were made."""
-    from ortforge.store import open_store
     from ortforge.store.cache import usage
 
-    opened = open_store(store)
+    opened = existing_store(store)
     rows = usage(opened)
     if as_json:
         echo_json({"store": str(opened.root), "rows": [asdict(row) for row in rows]})
         return
     typer.echo(str(opened.root))
+    typer.echo(f"{'kind':<14}{'objects':>7}  {'size':>13}  last used")
     for row in rows:
         typer.echo(f"{row.kind:<14}{row.objects:>7}  {row.bytes / 1e6:>10.1f} MB  {row.last_used or ''}")
 
@@ -37,18 +37,23 @@ def show(store: StoreFolder = None, as_json: Json = False) -> None:
 def clean(
     store: StoreFolder = None,
     older_than: Annotated[
-        int | None, typer.Option("--older-than", metavar="DAYS", help="Only what was made before that.")
+        int | None, typer.Option("--older-than", metavar="DAYS", min=0, help="Only what was not used since.")
     ] = None,
     kinds: Annotated[list[str] | None, typer.Option("--kind", help="Only this kind; repeatable.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Results and environments too.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go; remove nothing.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Remove objects that no recorded result needs, or what the options ask for."""
-    from ortforge.store import open_store
     from ortforge.store.cache import clean as cleaning
 
     age = timedelta(days=older_than) if older_than is not None else None
-    freed = cleaning(open_store(store), older_than=age, kinds=kinds, everything=everything, dry_run=dry_run)
+    freed = cleaning(existing_store(store), older_than=age, kinds=kinds, everything=everything, dry_run=dry_run)
+    if as_json:
+        echo_json(
+            {"dry_run": dry_run, "bytes": sum(row.bytes for row in freed), "rows": [asdict(row) for row in freed]}
+        )
+        return
     verb = "would free" if dry_run else "freed"
     for row in freed:
         typer.echo(f"{row.kind:<14}{row.objects:>7}  {row.bytes / 1e6:>10.1f} MB")

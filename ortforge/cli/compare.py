@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ortforge.cli.shared import Json, StoreFolder, echo_json
+from ortforge.cli.shared import Json, StoreFolder, echo_json, existing_store
 from ortforge.errors import ExitCode
 
 
@@ -25,9 +25,8 @@ def compare(
     from ortforge.report import comparison
     from ortforge.report.compare import compare as comparing
     from ortforge.report.saved import load_report
-    from ortforge.store import open_store
 
-    ledger = open_store(store).ledger
+    ledger = existing_store(store).ledger
     found = comparing(load_report(ledger, run_a), load_report(ledger, run_b))
     if as_json:
         echo_json(found)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ortforge.cli.shared import Json, StoreFolder, echo_json
+from ortforge.cli.shared import Json, StoreFolder, echo_json, existing_store
 from ortforge.errors import UsageError, nearest
 
 
@@ -24,9 +24,8 @@ def explain(
     """Show one cell's verdict with its reasons, numbers, placement and log."""
     from ortforge.report.cell import show_cell
     from ortforge.report.saved import load_report
-    from ortforge.store import open_store
 
-    report = load_report(open_store(store).ledger, run)
+    report = load_report(existing_store(store).ledger, run)
     cells = {entry["id"]: entry for entry in report["cells"]}
     if cell not in cells:
         close = nearest(cell, cells)

@@ -6,15 +6,20 @@ import functools
 import sys
 import traceback
 from importlib import import_module
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from ortforge import __version__
-from ortforge.cli import cache, compare, explain, init, plan, plugins, report, repro, run, schema
+from ortforge.cli import cache, compare, doctor, explain, init, plan, plugins, report, repro, run, schema
 from ortforge.cli.shared import Shared
-from ortforge.errors import ExitCode, OrtforgeError, nearest
+from ortforge.errors import ExitCode, OrtforgeError, PluginError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ortforge.api import Command
 
 __all__ = ["app", "main"]
 
@@ -26,7 +31,7 @@ class _Verbs(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of all verbs."""
-        return [*super().list_commands(ctx), *_third_party(*_chosen(ctx))]
+        return list(dict.fromkeys([*super().list_commands(ctx), *_third_party(*_chosen(ctx))]))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a verb by its name, or ``None``."""
@@ -53,11 +58,32 @@ def _third_party(blocked: tuple[str, ...], wanted: bool) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     for command in third_party_commands(blocked=blocked) if wanted else ():
-        module, _, function = command.target.partition(":")
-        extra = typer.Typer(rich_markup_mode=None)
-        extra.command(command.name, help=command.summary)(getattr(import_module(module), function))
-        found[command.name] = typer.main.get_command(extra)
+        try:
+            module, _, function = command.target.partition(":")
+            found[command.name] = _verb(command, getattr(import_module(module), function))
+        except (Exception, SystemExit) as error:  # one plugin's broken verb must not keep the others from working
+            found[command.name] = _verb(command, _broken(command, f"{type(error).__name__}: {error}"))
     return found
+
+
+def _verb(command: Command, function: Callable[..., Any]) -> Any:
+    extra = typer.Typer(rich_markup_mode=None)
+    anything = {"ignore_unknown_options": True, "allow_extra_args": True} if hasattr(function, "broken") else {}
+    extra.command(command.name, help=command.summary, context_settings=anything)(function)
+    return typer.main.get_command(extra)
+
+
+def _broken(command: Command, why: str) -> Callable[[], None]:
+    """Return what runs in the place of a verb that cannot be had."""
+
+    def refuse() -> None:
+        raise PluginError(
+            f"the verb {command.name!r} of a plugin cannot be used: {command.target}: {why}.",
+            todo="Update or remove that plugin; 'ortforge plugins list' shows where each comes from.",
+        )
+
+    refuse.broken = True  # type: ignore[attr-defined]
+    return refuse
 
 
 app = typer.Typer(
@@ -72,6 +98,12 @@ app = typer.Typer(
 )
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ortforge {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _common(
     ctx: typer.Context,
@@ -80,15 +112,14 @@ def _common(
         list[str] | None, typer.Option("-p", metavar="no:NAME", help="Leave a plugin out; may be repeated.")
     ] = None,
     no_plugins: Annotated[bool, typer.Option("--no-plugins", help="Leave all third-party plugins out.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
-    if version:
-        typer.echo(f"ortforge {__version__}")
-        raise typer.Exit
     ctx.obj = Shared(debug=debug, blocked=tuple(plugin or ()), third_party=not no_plugins)
 
 
-for _module in (init, plan, run, report, compare, explain, repro, plugins, cache, schema):
+for _module in (init, plan, run, report, compare, explain, repro, doctor, plugins, cache, schema):
     _module.register(app)
 
 

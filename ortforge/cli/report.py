@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
-from ortforge.cli.shared import Json, StoreFolder, echo_json, the_plugins
+from ortforge.cli.shared import Json, StoreFolder, echo_json, existing_store, the_plugins
+
+_LISTED: Final = ("id", "matrix", "matrix_digest", "started", "finished", "host", "argv", "exit_code")
 
 
 def register(app: typer.Typer) -> None:
@@ -30,25 +32,30 @@ def report(
 ) -> None:
     """Show the verdicts of an earlier run, or write its report files again."""
     from ortforge.report.saved import REPRO, load_report
-    from ortforge.store import open_store
+    from ortforge.report.writing import check_formats, write_reports
 
-    opened = open_store(store)
+    opened = existing_store(store)
     if runs:
-        for entry in opened.ledger.runs():
-            if entry.matrix == REPRO:
-                continue
+        entries = [entry for entry in opened.ledger.runs() if entry.matrix != REPRO]
+        if as_json:
+            echo_json([{name: getattr(entry, name) for name in _LISTED} for entry in entries])
+            return
+        for entry in entries:
             code = "unfinished" if entry.exit_code is None else f"exit {entry.exit_code}"
             typer.echo(f"{entry.id}  {entry.started}  {code}  {entry.matrix}")
         return
     found = load_report(opened.ledger, run)
     written: list[Path] = []
+    problem = None
     if output is not None or formats:
-        from ortforge.report.writing import write_reports
-
-        written = write_reports(found, the_plugins(ctx), output or Path("ortforge-report"), formats)
+        plugins = the_plugins(ctx)
+        check_formats(plugins, formats or ())
+        written, problem = write_reports(found, plugins, output or Path("ortforge-report"), formats)
     if as_json:
         echo_json(found)
-        return
-    from ortforge.report.table import show
+    else:
+        from ortforge.report.table import show
 
-    show(found, written)
+        show(found, written)
+    if problem is not None:
+        raise problem

@@ -3,16 +3,41 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ortforge.cli.shared import Json, MatrixFile, Only, StoreFolder, echo_json, prepare
 
+if TYPE_CHECKING:
+    from ortforge.api import Executor
+    from ortforge.plugin_manager import Plugins
+
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
     app.command("run", epilog="Example: ortforge run --cell '*/int8@stock*' --output report")(run)
+
+
+def executor_named(name: str, plugins: Plugins, cores: int) -> Executor:
+    """Return where steps run: this machine, or what a plugin offers.
+
+    :raises UsageError: there is no such executor.
+    """
+    from ortforge.engine.local import LocalExecutor
+    from ortforge.errors import UsageError, nearest
+
+    if name in plugins.executors:
+        return plugins.executors[name]
+    if name == LocalExecutor.name:
+        return LocalExecutor(cores)
+    known = sorted({LocalExecutor.name, *plugins.executors})
+    close = nearest(name, known)
+    raise UsageError(
+        f"There is no executor called {name!r}.",
+        meant=f"Perhaps {close!r} was meant." if close else "",
+        todo=f"There are: {', '.join(known)}. 'ortforge plugins list' shows what plugins bring.",
+    )
 
 
 def run(
@@ -32,13 +57,13 @@ def run(
         bool, typer.Option("--retry/--no-retry", help="Try again what failed last time, or let it stand.")
     ] = True,
     cores: Annotated[int, typer.Option("--cores", min=0, help="Core budget for parallel steps (0: all).")] = 0,
+    executor: Annotated[str, typer.Option("--executor", metavar="NAME", help="Where steps run.")] = "local",
     as_json: Json = False,
 ) -> None:
     """Run the matrix: every model, recipe, runtime and EP gets a verdict. What is known is not done again.
 
     Exit code 0: every cell passes; 1: a verdict is not pass; 2: usage or configuration; 4: the machine lacks something.
     """
-    from ortforge.engine.local import LocalExecutor
     from ortforge.engine.run import execute
     from ortforge.engine.walk import WalkOptions
     from ortforge.plan.graph import EXCLUSIVE_KINDS
@@ -48,6 +73,9 @@ def run(
 
     prepared = prepare(ctx, matrix, store, cell)
     budget = cores or prepared.matrix.limits.cores or prepared.device.cores
+    places = executor_named(executor, prepared.plugins, budget)
+    for note in prepared.plan.notes:
+        typer.echo(f"note: {note}", err=True)
     # Cleaning the store waits for runs, and runs for cleaning.
     with prepared.store.lock(RUN_LOCK, shared=True), make_progress(quiet=as_json) as listener:
         report = execute(
@@ -56,15 +84,17 @@ def run(
             store=prepared.store,
             plugins=prepared.plugins,
             device=prepared.device,
-            executor=LocalExecutor(budget),
+            executor=places,
             listener=listener,
             options=WalkOptions(fresh=fresh, fresh_kinds=EXCLUSIVE_KINDS if retime else frozenset(), retry=retry),
         )
-    written = write_reports(report, prepared.plugins, output or Path("ortforge-report"))
+    written, problem = write_reports(report, prepared.plugins, output or Path("ortforge-report"))
     if as_json:
         echo_json(report)
     else:
         from ortforge.report.table import show
 
         show(report, written)
+    if problem is not None:
+        raise problem
     raise typer.Exit(report["exit_code"])

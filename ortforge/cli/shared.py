@@ -17,7 +17,18 @@ if TYPE_CHECKING:
     from ortforge.plugin_manager import Plugins
     from ortforge.store import Store
 
-__all__ = ["Json", "MatrixFile", "Prepared", "Shared", "StoreFolder", "echo_json", "known", "prepare", "the_plugins"]
+__all__ = [
+    "Json",
+    "MatrixFile",
+    "Prepared",
+    "Shared",
+    "StoreFolder",
+    "echo_json",
+    "existing_store",
+    "known",
+    "prepare",
+    "the_plugins",
+]
 
 MatrixFile = Annotated[Path, typer.Option("--matrix", "-m", metavar="FILE", help="The matrix file.")]
 StoreFolder = Annotated[
@@ -57,6 +68,9 @@ def the_plugins(ctx: typer.Context) -> Plugins:
 
     shared: Shared = ctx.obj
     plugins = Plugins(blocked=shared.blocked, third_party=shared.third_party)
+    for row in plugins.refused():
+        if row.status == "unknown":
+            typer.echo(f"ortforge: {row.name!r} was to be left out: {row.error}.", err=True)
     share(plugins)
     return plugins
 
@@ -76,19 +90,46 @@ def known(plugins: Plugins) -> Known:
     )
 
 
+def existing_store(folder: Path | None) -> Store:
+    """Open the store of a verb that only looks: one that is named must be there, and is not made by a misspelling.
+
+    :raises UsageError: ``folder`` does not exist.
+    """
+    from ortforge.errors import UsageError, nearest
+    from ortforge.store import open_store
+
+    if folder is not None and not folder.expanduser().exists():
+        beside = [path.name for path in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        close = nearest(folder.name, beside)
+        raise UsageError(
+            f"there is no store {folder}.",
+            meant=f"Perhaps you meant {folder.with_name(close)}." if close else "",
+            todo="'ortforge run --store DIR' makes one.",
+        )
+    return open_store(folder)
+
+
 def prepare(ctx: typer.Context, matrix_file: Path, store: Path | None, only: Sequence[str] | None = None) -> Prepared:
     """Load the matrix, probe the device, open the store and lay out the plan.
 
     :raises ConfigurationError: the matrix file cannot be used.
     :raises UsageError: ``only`` matches no cell.
     """
+    from ortforge.errors import ConfigurationError
     from ortforge.matrix import load
     from ortforge.plan.planner import make_plan
     from ortforge.runtime import device, workerfiles
     from ortforge.store import open_store
 
     plugins = the_plugins(ctx)
-    matrix = load(matrix_file, known(plugins))
+    try:
+        matrix = load(matrix_file, known(plugins))
+    except ConfigurationError as error:
+        # A name may be unknown because the plugin that has it could not be used.
+        lost = [f"{row.name} ({row.status})" for row in plugins.rows() if row.status != "loaded"]
+        if lost:
+            error.todo += f"\nPlugins that are not used or not wholly: {', '.join(lost)}; see 'ortforge plugins list'."
+        raise
     here = device.probe()
     opened = open_store(store)
     plan = make_plan(matrix, plugins, here, worker=workerfiles.digest())

@@ -18,10 +18,14 @@ def model_file(folder: Path) -> Path:
     return folder / name
 
 
-def seal(folder: Path, name: str) -> int:
-    """Write the index of a finished artefact folder; return its size in bytes."""
+def seal(folder: Path, name: str, stamp: Mapping[str, Any] | None = None) -> int:
+    """Write the index of a finished artefact folder; return its size in bytes.
+
+    :param stamp: what decides where and how it may be loaded: as part of the folder it is part of the identity.
+    """
     total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    write_json(folder / "index.json", {"schema": 1, "file": name, "bytes": total})
+    index = {"schema": 1, "file": name, "bytes": total}
+    write_json(folder / "index.json", {**index, "stamp": stamp} if stamp else index)
     return total
 
 

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import shlex
+import traceback
 from collections.abc import Mapping
 from typing import Any, Final
 
 from ortforge.engine.walk import Settled
-from ortforge.plan.graph import Cell, Plan
+from ortforge.plan.graph import Cell
 from ortforge.verdict.judge import Facts, judge
 from ortforge.verdict.ratios import compose
 from ortforge.verdict.tolerance import Tolerance
 
-__all__ = ["judge_cell"]
+__all__ = ["defective_cell", "judge_cell"]
 
 _NEEDED: Final = ("fetch", "provision", "inspect", "dataset")
 """Steps that belong to no single cell: when one fails, the cells that need it are blocked."""
 
+_DEATHS: Final = frozenset({"crashed", "out-of-memory", "timeout"})
 
-def judge_cell(cell: Cell, plan: Plan, settled: Mapping[str, Settled], matrix_file: str) -> dict[str, Any]:
+
+def judge_cell(cell: Cell, settled: Mapping[str, Settled], matrix_file: str) -> dict[str, Any]:
     """Judge one cell, all of whose steps are settled, and return its entry of the report."""
     steps = {role: settled[name] for role, name in cell.steps.items()}
     status, reason, log = _fate(cell, steps, settled)
@@ -65,7 +68,7 @@ def judge_cell(cell: Cell, plan: Plan, settled: Mapping[str, Settled], matrix_fi
         "parity": compare,
         "placement": check.get("placement"),
         "timing": timing,
-        "overall": _overall(cell, steps, plan, settled),
+        "overall": _overall(cell, steps, settled),
         "load_s": timing["load_s"] if timing else check.get("load_s"),
         "first_run_s": timing["first_run_s"] if timing else check.get("first_run_s"),
         "peak_rss": timing["peak_rss"] if timing else check.get("peak_rss"),
@@ -74,6 +77,30 @@ def judge_cell(cell: Cell, plan: Plan, settled: Mapping[str, Settled], matrix_fi
         "command": shlex.join(["ortforge", "repro", cell.id, "--matrix", matrix_file]),
         "cached": all(step.cached for step in steps.values()),
         "keys": {role: steps[role].key for role in ("check", "compare", "time") if role in steps},
+    }
+
+
+def defective_cell(cell: Cell, error: Exception, matrix_file: str) -> dict[str, Any]:
+    """Return the entry of a cell that could not be judged: a defect, told as its verdict, and all figures unknown."""
+    unknown = ("artefact", "parity", "placement", "timing", "overall", "load_s", "first_run_s", "peak_rss", "bytes")
+    reason = f"A defect in ortforge or a plugin, met while it was judged: {type(error).__name__}: {error}"
+    return {
+        "id": cell.id,
+        "model": cell.model,
+        "recipe": cell.recipe,
+        "target": cell.target,
+        "ep": cell.ep,
+        "device": cell.device,
+        "status": "failed",
+        "reasons": [reason],
+        "notes": [],
+        "random": [],
+        "runtime_hash": "",
+        **dict.fromkeys(unknown),
+        "log": "".join(traceback.format_exception(error)),
+        "command": shlex.join(["ortforge", "repro", cell.id, "--matrix", matrix_file]),
+        "cached": False,
+        "keys": {},
     }
 
 
@@ -95,7 +122,16 @@ def _fate(cell: Cell, steps: Mapping[str, Settled], settled: Mapping[str, Settle
     for role in ("reference", "compare"):
         if not steps[role].ok:
             return "blocked", _blame(steps[role]), steps[role].log
-    return "ok", "", check.log
+    return _died_timed(cell, steps) or ("ok", "", check.log)
+
+
+def _died_timed(cell: Cell, steps: Mapping[str, Settled]) -> tuple[str, str, str] | None:
+    """Return the fate of a cell that ran once and then died while it was timed (not: whose baseline died)."""
+    is_baseline = cell.facts.get("is_baseline", False)
+    timed = steps.get("noise" if is_baseline else "time")
+    if timed is None or timed.status not in _DEATHS or not (is_baseline or timed.result.get("side") == "candidate"):
+        return None
+    return timed.status, timed.reason, timed.log
 
 
 def _blame(step: Settled) -> str:
@@ -145,19 +181,13 @@ def _timing_failure(steps: Mapping[str, Settled]) -> str:
     return ""
 
 
-def _overall(
-    cell: Cell, steps: Mapping[str, Settled], plan: Plan, settled: Mapping[str, Settled]
-) -> dict[str, Any] | None:
+def _overall(cell: Cell, steps: Mapping[str, Settled], settled: Mapping[str, Settled]) -> dict[str, Any] | None:
     """Return the ratio to the matrix's baseline: measured for a plain cell, composed for a recipe's."""
     timed = steps.get("time")
     if timed is None or not timed.ok:
         return None
     own = {name: timed.result[name] for name in ("ratio", "low", "high")}
-    if cell.recipe == "none":
+    if cell.recipe == "none" or cell.facts.get("on_baseline"):
         return own
     plain = settled.get(f"time:{cell.baseline}")
-    if plain is not None and plain.ok:
-        return compose(own, plain.result)
-    base = plan.steps.get(f"check:{cell.baseline}")
-    is_base = base is not None and plain is None
-    return own if is_base else None
+    return compose(own, plain.result) if plain is not None and plain.ok else None

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import Final
 
 from ortforge.api import Task, TaskOutcome
-from ortforge.engine.work import CANCEL
+from ortforge.engine.work import INTERRUPTION
 
 __all__ = ["LocalExecutor"]
+
+PATIENCE_S: Final = 20.0
+"""What an interrupted run waits for its running tasks to end: workers take half a second, but an installation that
+has begun cannot be stopped, and must not keep the user from leaving."""
 
 _Waiting = tuple[Callable[[Task], TaskOutcome], Task, "Future[TaskOutcome]"]
 
@@ -31,6 +37,7 @@ class LocalExecutor:
         self._busy = 0
         self._alone = False
         self._closed = False
+        self._interruption = threading.Event()
         self._shared: deque[_Waiting] = deque()
         self._exclusive: deque[_Waiting] = deque()
         self._lock = threading.Condition()
@@ -50,36 +57,53 @@ class LocalExecutor:
 
     def shutdown(self, *, cancel: bool) -> None:
         """Wait for running tasks; with ``cancel`` drop the queue and end the running ones' processes."""
+        dropped: list[_Waiting] = []
         with self._lock:
             self._closed = True
             if cancel:
-                CANCEL.set()
-                for _, _, future in (*self._shared, *self._exclusive):
-                    future.cancel()
+                self._interruption.set()
+                dropped = [*self._shared, *self._exclusive]
                 self._shared.clear()
                 self._exclusive.clear()
+        for _, _, future in dropped:
+            future.cancel()
+        deadline = time.monotonic() + PATIENCE_S
+        with self._lock:
             while self._busy or self._shared or self._exclusive:
-                self._lock.wait()
+                if cancel and time.monotonic() > deadline:
+                    return
+                self._lock.wait(0.2 if cancel else None)
 
     def _start(self) -> None:
         """Start what may start now; called with the lock held."""
         while self._shared and not self._alone and self._busy + min(self._need(), self._cores) <= self._cores:
             self._launch(self._shared.popleft())
-        if self._exclusive and not self._shared and not self._busy:
-            self._alone = True
-            self._launch(self._exclusive.popleft())
+        while self._exclusive and not self._shared and not self._busy:
+            self._alone = self._launch(self._exclusive.popleft())
 
     def _need(self) -> int:
-        return self._shared[0][1].cores
+        return max(1, self._shared[0][1].cores)
 
-    def _launch(self, waiting: _Waiting) -> None:
+    def _launch(self, waiting: _Waiting) -> bool:
+        """Start a task's thread; say whether it runs (its future may have been cancelled while it waited)."""
         run, task, future = waiting
-        cost = min(task.cores, self._cores)
+        if not future.set_running_or_notify_cancel():
+            return False
+        cost = max(1, min(task.cores, self._cores))
+        thread = threading.Thread(
+            target=self._work, args=(run, task, future, cost), name=task.step_id or None, daemon=True
+        )
         self._busy += cost
-        future.set_running_or_notify_cancel()
-        threading.Thread(target=self._work, args=(run, task, future, cost), name=task.step_id, daemon=True).start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads: this task's failure, not the queue's
+            self._busy -= cost
+            future.set_exception(error)
+            return False
+        return True
 
     def _work(self, run: Callable[[Task], TaskOutcome], task: Task, future: Future[TaskOutcome], cost: int) -> None:
+        INTERRUPTION.set(self._interruption)  # a new thread has a context of its own
         try:
             outcome = run(task)
         except BaseException as error:

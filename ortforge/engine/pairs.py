@@ -7,20 +7,21 @@ latency by some percent; a turn is a few iterations of one side; a pair is one t
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
 from ortforge.api import TaskOutcome
 from ortforge.engine.artefacts import model_file, session_for
-from ortforge.engine.work import CANCEL, Work, failed_job, limits_of
+from ortforge.engine.work import Work, failed_job, limits_of
+from ortforge.errors import StoreError
 from ortforge.runtime.device import pressure
-from ortforge.runtime.supervisor import Interpreter, Limits, WorkerDied, WorkerSession
+from ortforge.runtime.supervisor import Interpreter, JobOutcome, Limits, WorkerDied, WorkerSession
 
-__all__ = ["TIMING_LOCK", "Side", "measure"]
+__all__ = ["SIDES", "TIMING_LOCK", "Side", "alone", "measure", "thinned"]
 
 TIMING_LOCK: Final = "timing"
 """Held while something is timed, so that another ortforge on the same store does not time at that moment."""
@@ -28,8 +29,22 @@ TIMING_LOCK: Final = "timing"
 TURN_NS: Final = 10_000_000
 """Length aimed at for one turn: long against a message to the worker (~0.1 ms), short against machine noise."""
 
-MOST_ITERATIONS: Final = 20
+MOST_ITERATIONS: Final = 100
 LEAST_PAIRS: Final = 5
+"""Pairs that a round should have even when its time is over, within :data:`PATIENCE` times its budget …"""
+FEWEST_PAIRS: Final = 2
+"""… and those that it has whatever they cost."""
+
+PATIENCE: Final = 10
+"""A round may take so many times its budget to reach :data:`LEAST_PAIRS`; no round begins when that is used up."""
+
+MOST_KEPT: Final = 1000
+"""Raw samples that are kept of each side. Figures are made from all of them; a model of microseconds has
+hundreds of thousands, and a run holds the results of all its cells."""
+
+SIDES: Final = ("baseline", "candidate")
+LOCK_LOOK_S: Final = 0.2
+
 WARM_UP_SHARE: Final = 0.3
 """Share of a round's time that warming up may take before measuring starts regardless."""
 
@@ -71,6 +86,7 @@ def measure(
     """
     from ortforge.verdict.timing import percentiles, trust
 
+    began = time.monotonic()
     samples = str(work.store.objects.get(data))
     sides = tuple(Side(side.interpreter, {**side.job, "samples": samples}) for side in (baseline, candidate))
     rounds = max(1, int(parameters["rounds"]))
@@ -82,21 +98,24 @@ def measure(
     contention_us, measured_s = 0.0, 0.0
     try:
         for number in range(rounds):
+            if number and time.monotonic() - began > PATIENCE * budget * rounds:
+                break  # a model this slow is known well enough, or not at all
             with work.store.objects.scratch() as scratch:
                 before, started = pressure(), time.monotonic()
-                round_pairs.append(_round(sides, limits, scratch, budget, raw, starts, first=number % 2))
+                round_pairs.append(_round(work, sides, limits, scratch, budget, raw, starts, first=number % 2))
                 after = pressure()
                 if before is not None and after is not None:
                     contention_us += after - before
                     measured_s += time.monotonic() - started
-    except WorkerDied as death:
-        return {}, failed_job(death.outcome, "while it was timed")
+    except _SideDied as death:
+        failure = failed_job(death.outcome, f"while it was timed, its {death.side} ended" if death.side else "")
+        return {}, replace(failure, result={"side": death.side})
     share = contention_us / 1e6 / measured_s if measured_s else None
     label, why = trust(raw[1], share)
     facts: dict[str, Any] = {
         "round_pairs": round_pairs,
-        "samples": raw[1],
-        "baseline_samples": raw[0],
+        "samples": thinned(raw[1]),
+        "baseline_samples": thinned(raw[0]),
         "trust": label,
         "trust_reason": why,
         **percentiles(raw[1]),
@@ -107,7 +126,50 @@ def measure(
     return facts, None
 
 
+class _SideDied(Exception):  # noqa: N818 - says what happened; the outcome says why
+    """A worker is gone; ``side`` is one of :data:`SIDES`."""
+
+    def __init__(self, side: str, outcome: JobOutcome) -> None:
+        super().__init__(outcome.reason)
+        self.side = side
+        self.outcome = outcome
+
+
+@contextmanager
+def _blaming(number: int) -> Iterator[None]:
+    try:
+        yield
+    except WorkerDied as death:
+        raise _SideDied(SIDES[number], death.outcome) from death
+
+
+@contextmanager
+def alone(work: Work) -> Iterator[None]:
+    """Hold the timing lock; an interrupted run does not wait for it.
+
+    :raises StoreError: the run was interrupted while another process was timing.
+    """
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(work.store.lock(TIMING_LOCK, wait=False))
+                break
+            except StoreError as error:
+                # One with a cause is the disk's refusal, which waiting does not mend.
+                if error.__cause__ is not None or work.cancel.wait(LOCK_LOOK_S):
+                    raise
+        yield
+
+
+def thinned(samples: Sequence[int]) -> list[int]:
+    """Return at most :data:`MOST_KEPT` of the samples, evenly spaced, in their order."""
+    if len(samples) <= MOST_KEPT:
+        return list(samples)
+    return [samples[number * len(samples) // MOST_KEPT] for number in range(MOST_KEPT)]
+
+
 def _round(
+    work: Work,
     sides: Sequence[Side],
     limits: Limits,
     scratch: Path,
@@ -124,45 +186,65 @@ def _round(
         for number, side in enumerate(sides):
             folder = scratch / str(number)
             folder.mkdir()
-            session = WorkerSession(side.interpreter, side.job, limits=limits, workdir=folder, cancel=CANCEL)
-            workers.append(stack.enter_context(session))
-        deadline = time.monotonic() + budget_s
-        # Both sides do the same number of iterations, so that both meet the same samples in the same pair.
-        length = min(_turn_length(worker, limits) for worker in workers)
+            session = WorkerSession(side.interpreter, side.job, limits=limits, workdir=folder, cancel=work.cancel)
+            with _blaming(number):
+                workers.append(stack.enter_context(session))
+        turns = _Turns(workers, limits)
+        started = time.monotonic()
+        deadline, patience = started + budget_s, started + PATIENCE * budget_s
+        turns.find_length()
         history: tuple[list[float], list[float]] = ([], [])
-        warm_until = time.monotonic() + WARM_UP_SHARE * budget_s
+        warm_until = started + WARM_UP_SHARE * budget_s
         while time.monotonic() < warm_until and not all(stable(medians) for medians in history):
-            for number, worker in enumerate(workers):
-                history[number].append(median(_turn(worker, length, limits)))
+            for number, ns in enumerate(turns.pair((0, 1))):
+                history[number].append(median(ns))
         pairs: list[tuple[float, float]] = []
-        while len(pairs) < LEAST_PAIRS or time.monotonic() < deadline:
+        while (
+            len(pairs) < FEWEST_PAIRS
+            or (now := time.monotonic()) < deadline
+            or (len(pairs) < LEAST_PAIRS and now < patience)
+        ):
             # Who goes first alternates, so that a drift favours neither side.
-            order = (0, 1) if (len(pairs) + first) % 2 == 0 else (1, 0)
-            medians = [0.0, 0.0]
-            for number in order:
-                ns = _turn(workers[number], length, limits)
+            both = turns.pair((0, 1) if (len(pairs) + first) % 2 == 0 else (1, 0))
+            for number, ns in enumerate(both):
                 raw[number].extend(ns)
-                medians[number] = float(median(ns))
-            pairs.append((medians[0], medians[1]))
+            pairs.append((float(median(both[0])), float(median(both[1]))))
         for number, worker in enumerate(workers):
-            finish = worker.ask({"op": "finish"}, timeout=limits.run_s)
+            with _blaming(number):
+                finish = worker.ask({"op": "finish"}, timeout=limits.run_s)
             starts[number].append({**worker.ready, **finish})
     return pairs
 
 
-def _turn(worker: WorkerSession, iterations: int, limits: Limits) -> list[int]:
-    # The first iteration after the other side's turn finds cold caches: it is run and not counted, unless one
-    # iteration alone is longer than a turn, when caches no longer matter.
-    command = {"op": "turn", "iterations": iterations, "discard": 1 if iterations > 1 else 0}
-    ns: list[int] = worker.ask(command, timeout=limits.run_s)["ns"]
-    return ns
+class _Turns:
+    """Asks both workers for turns: the same number of iterations over the same samples of each."""
 
+    def __init__(self, workers: Sequence[WorkerSession], limits: Limits) -> None:
+        self._workers = workers
+        self._limits = limits
+        self._length = 1
+        self._start = 0
 
-def _turn_length(worker: WorkerSession, limits: Limits) -> int:
-    """Return how many iterations make a turn of about :data:`TURN_NS`."""
-    ns = worker.ask({"op": "turn", "iterations": 3, "discard": 1}, timeout=limits.run_s)["ns"]
-    shortest: int = min(ns)
-    return max(1, min(MOST_ITERATIONS, round(TURN_NS / max(1, shortest))))
+    def find_length(self) -> None:
+        """Choose how many iterations make a turn of about :data:`TURN_NS`, by the faster side."""
+        shortest = min(min(ns) for ns in self.pair((0, 1)))
+        if shortest < TURN_NS:  # a longer one is a turn by itself, and too dear to be run only for this
+            self._length = 3
+            shortest = min(min(ns) for ns in self.pair((0, 1)))
+        self._length = max(1, min(MOST_ITERATIONS, round(TURN_NS / max(1, shortest))))
+
+    def pair(self, order: tuple[int, int]) -> tuple[list[int], list[int]]:
+        """Take one turn of each side; return the baseline's and the candidate's iterations in ns."""
+        # The first iteration after the other side's turn finds cold caches: it is run and not counted, unless one
+        # iteration alone is longer than a turn, when caches no longer matter.
+        discard = 1 if self._length > 1 else 0
+        command = {"op": "turn", "iterations": self._length, "discard": discard, "start": self._start}
+        taken: list[list[int]] = [[], []]
+        for number in order:
+            with _blaming(number):
+                taken[number] = self._workers[number].ask(command, timeout=self._limits.run_s)["ns"]
+        self._start += self._length
+        return taken[0], taken[1]
 
 
 def _start_figures(starts: Sequence[Mapping[str, Any]], prefix: str) -> dict[str, Any]:

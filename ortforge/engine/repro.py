@@ -10,12 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from ortforge.api import Task, TaskOutcome
+from ortforge.api import TaskOutcome
 from ortforge.engine.artefacts import model_file, session_for
 from ortforge.engine.local import LocalExecutor
-from ortforge.engine.walk import Settled, walk
-from ortforge.engine.work import run_task
-from ortforge.plan.graph import Plan, key_of
+from ortforge.engine.walk import Settled, WalkOptions, walk
+from ortforge.plan.graph import Plan
 from ortforge.report.saved import REPRO
 from ortforge.store import Store
 from ortforge.store.atomic import write_bytes, write_json
@@ -25,18 +24,25 @@ __all__ = ["reproduce"]
 _SCRIPT: Final = '''"""Runs one model on one execution provider: needs numpy and onnxruntime alone."""
 
 import json
+import os
 from pathlib import Path
+
+here = Path(__file__).resolve().parent
+case = json.loads((here / "case.json").read_text("utf-8"))
+os.environ.update(case["environment"])
 
 import numpy as np
 import onnxruntime as ort
 
-here = Path(__file__).resolve().parent
-case = json.loads((here / "case.json").read_text("utf-8"))
-levels = {"disable": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED"}
+levels = {"disable": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED",
+          "layout": "ORT_ENABLE_LAYOUT"}
 options = ort.SessionOptions()
 level = case["session"].get("graph_optimization_level", "all")
 options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, levels.get(level, "ORT_ENABLE_ALL"))
 options.intra_op_num_threads = case["session"].get("intra_op_threads", 0)
+options.inter_op_num_threads = case["session"].get("inter_op_threads", 0)
+if case["session"].get("execution_mode") == "parallel":
+    options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
 for name, value in case["session"].get("config", {}).items():
     options.add_session_config_entry(name, value)
 print("onnxruntime", ort.__version__, "providers", ort.get_available_providers())
@@ -60,19 +66,18 @@ def reproduce(plan: Plan, cell_id: str, store: Store, keep: Path | None, *, say:
     if cell.unsupported:
         return TaskOutcome("unsupported", reason=cell.unsupported)
     check = plan.steps[cell.steps["check"]]
-    wanted = plan.needed_by([replace(cell, steps={name: name for name in check.inputs})])
+    wanted = plan.needed_by([replace(cell, steps={"check": check.id})])
     run_id = store.ledger.start_run(matrix=REPRO, matrix_digest=plan.matrix_digest, host="", argv=["repro", cell_id])
     executor = LocalExecutor(1)
-    settled = walk(wanted, store, executor, run_id)
+    settled = walk(wanted, store, executor, run_id, options=WalkOptions(fresh_kinds=frozenset({check.kind})))
     executor.shutdown(cancel=False)
     for name in check.inputs:
         if not settled[name].ok:
             return TaskOutcome(settled[name].status, reason=f"{name}: {settled[name].reason}", log=settled[name].log)
-    inputs = tuple((name, settled[name].identity, settled[name].result) for name in check.inputs)
     if keep is not None:
         _keep(keep, store, check.parameters, [settled[name] for name in check.inputs], say)
-    key = key_of(check, (identity for _, identity, _ in inputs))
-    return run_task(Task(check.id, check.kind, key, check.parameters, inputs, str(store.root), context=check.context))
+    done = settled[check.id]
+    return TaskOutcome(done.status, done.identity, done.result, done.reason, done.log, done.seconds)
 
 
 def _keep(
@@ -86,6 +91,7 @@ def _keep(
     case = {
         "model": f"model/{model_file(source).name}",
         "providers": how["providers"],
+        "environment": how["environment"],
         "session": session_for(how["session"], artefact.result),
         "packages": runtime.result["environment"]["packages"],
     }

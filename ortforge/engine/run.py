@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from ortforge import __version__
 from ortforge.api import Device, Executor, Task, TaskOutcome
-from ortforge.engine.cells import judge_cell
+from ortforge.engine.cells import defective_cell, judge_cell
 from ortforge.engine.walk import Events, Settled, WalkOptions, walk
 from ortforge.engine.work import run_task
 from ortforge.errors import ExitCode
@@ -100,6 +100,7 @@ def execute(
         "runtimes": _runtimes(settled),
         "models": _models(settled),
         "noise": _noise(settled),
+        "notes": list(plan.notes),
         "summary": dict(tally),
         "exit_code": int(ExitCode.PASS if set(tally) <= {"pass"} else ExitCode.VERDICT),
         "cells": cells,
@@ -125,6 +126,7 @@ class _Desk(Events):
     users: dict[str, list[Cell]] = field(default_factory=lambda: defaultdict(list))
     open_steps: dict[str, set[str]] = field(default_factory=dict)
     judged: dict[str, dict[str, Any]] = field(default_factory=dict)
+    stale: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         for cell in self.plan.cells:
@@ -157,22 +159,23 @@ class _Desk(Events):
             self.plugins.notify("ortforge_step_finished", run_id=self.run_id, step=fact)
         for cell in self.users[step.id]:
             self.open_steps[cell.id].discard(step.id)
-            if not self.open_steps[cell.id] and cell.id not in self.judged:
+            if cell.id in self.judged:
+                self.stale.add(cell.id)
+            elif not self.open_steps[cell.id]:
                 self.judge(cell)
 
     def judge_rest(self, settled: Mapping[str, Settled]) -> None:
         """Judge again what was judged from a step that had to be made anew afterwards."""
         self.settled = dict(settled)
         for cell in self.plan.cells:
-            entry = self.judged.get(cell.id)
-            keys = {
-                role: settled[name].key for role, name in cell.steps.items() if role in {"check", "compare", "time"}
-            }
-            if entry is None or entry["keys"] != keys:
+            if cell.id not in self.judged or cell.id in self.stale:
                 self.judge(cell)
 
     def judge(self, cell: Cell) -> None:
-        entry = judge_cell(cell, self.plan, self.settled, self.matrix_file)
+        try:
+            entry = judge_cell(cell, self.settled, self.matrix_file)
+        except Exception as error:
+            entry = defective_cell(cell, error, self.matrix_file)
         self.judged[cell.id] = entry
         self.store.ledger.record_cell(self.run_id, cell.id, entry["status"], entry)
         self.listener.cell_judged(entry)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import time
+import traceback
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -107,7 +108,7 @@ class _Walk:
     run: Callable[[Task], TaskOutcome]
     settled: dict[str, Settled] = field(default_factory=dict)
     known: dict[str, StepRecord] = field(default_factory=dict)
-    made: dict[str, str] = field(default_factory=dict)
+    made: dict[str, Settled] = field(default_factory=dict)
     in_flight: dict[str, list[str]] = field(default_factory=dict)
     waiting: dict[str, int] = field(default_factory=dict)
     users: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
@@ -147,7 +148,8 @@ class _Walk:
                 return
         key = key_of(step, (self.settled[name].identity for name in step.inputs))
         if key in self.in_flight:
-            self.in_flight[key].append(step.id)
+            if step.id not in self.in_flight[key]:
+                self.in_flight[key].append(step.id)
             return
         earlier = None if step.id in self.forced else self.earlier(step, key)
         if earlier is not None:
@@ -158,7 +160,7 @@ class _Walk:
     def earlier(self, step: Step, key: str) -> Settled | None:
         """Return what is already known under this key: made in this run, or recorded before."""
         if key in self.made:
-            return replace(self.settled[self.made[key]], step=step)
+            return replace(self.made[key], step=step, seconds=0.0)
         if self.options.fresh or step.kind in self.options.fresh_kinds:
             return None
         record = self.known.get(key) or self.store.ledger.done(key)
@@ -184,7 +186,7 @@ class _Walk:
             if settled.step.kind in OBJECT_KINDS:
                 found = self.store.objects.has(settled.identity)
             elif settled.step.kind == "provision":
-                found = not verify(Environment.from_json(settled.result["environment"]))
+                found = _stands(settled.result)
             else:
                 found = True
             self.checked[settled.identity] = found
@@ -193,6 +195,7 @@ class _Walk:
     def make_again(self, name: str) -> None:
         """Unsettle a step, and all that was settled from it, so that it is done once more."""
         self.forced.add(name)
+        self.made.pop(self.settled[name].key, None)
         self.unsettle(name)
         self.ready.append(name)
 
@@ -203,7 +206,6 @@ class _Walk:
             settled = self.settled.pop(current, None)
             if settled is None:
                 continue
-            self.made = {key: owner for key, owner in self.made.items() if owner != current}
             self.checked.pop(settled.identity, None)
             for user in self.users[current]:
                 self.waiting[user] += 1
@@ -224,12 +226,16 @@ class _Walk:
         self.in_flight[key] = [step.id]
         self.events.step_started(step)
         started = time.time()
-        future = self.executor.submit(self.run, task)
+        try:
+            future = self.executor.submit(self.run, task)
+        except Exception as error:
+            future = Future()
+            future.set_exception(error)
         future.add_done_callback(lambda done: self.finished.put((step.id, key, started, done)))
 
     def receive(self, name: str, key: str, started: float, future: Future[TaskOutcome]) -> None:
         """Record an outcome, then settle the step and all others that have the same key."""
-        outcome = future.result()
+        outcome = _outcome_of(future)
         step = self.plan.steps[name]
         names = self.in_flight.pop(key)
         if outcome.status == CORRUPT:
@@ -248,34 +254,42 @@ class _Walk:
             started=datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         )
         self.store.ledger.record(self.run_id, record)
-        self.forced.discard(name)
+        made = Settled(
+            step, outcome.status, key, outcome.identity, outcome.result, outcome.reason, outcome.log, outcome.seconds
+        )
+        if made.ok:
+            self.made[key] = made
         for number, waiting in enumerate(names):
-            self.settle(
-                Settled(
-                    self.plan.steps[waiting],
-                    outcome.status,
-                    key,
-                    outcome.identity,
-                    outcome.result,
-                    outcome.reason,
-                    outcome.log,
-                    outcome.seconds if number == 0 else 0.0,
-                )
-            )
-        if outcome.status == "ok":
-            self.made[key] = name
+            self.forced.discard(waiting)
+            if self.is_current(waiting, key):
+                self.settle(replace(made, step=self.plan.steps[waiting], seconds=made.seconds if number == 0 else 0.0))
+            elif waiting not in self.settled and not self.waiting[waiting]:
+                self.ready.append(waiting)
+
+    def is_current(self, name: str, key: str) -> bool:
+        """Say whether a step still is to be settled under a key: an input may have been made anew meanwhile."""
+        if name in self.settled or self.waiting[name]:
+            return False
+        step = self.plan.steps[name]
+        return key_of(step, (self.settled[needed].identity for needed in step.inputs)) == key
 
     def recover(self, step: Step, names: list[str], outcome: TaskOutcome) -> None:
         """An input was damaged and dropped: make it again, then do the step; give up after a few times."""
-        digest = outcome.result["digest"]
-        producer = next((name for name in step.inputs if self.settled[name].identity == digest), "")
-        self.remakes[producer] += 1
-        if not producer or self.remakes[producer] > _MOST_REMAKES:
-            reason = f"{outcome.reason} It was made again {_MOST_REMAKES} times: check the disk that holds the store."
+        digest = outcome.result.get("digest", "")
+        settled = [self.settled.get(name) for name in step.inputs]
+        producer = next((found.step.id for found in settled if found is not None and found.identity == digest), "")
+        if producer and self.remakes[producer] < _MOST_REMAKES:
+            self.remakes[producer] += 1
+            self.make_again(producer)
+        elif None not in settled:
+            again = (
+                f" It was made again {_MOST_REMAKES} times: check the disk that holds the store." if producer else ""
+            )
             for name in names:
-                self.settle(Settled(self.plan.steps[name], "failed", reason=reason))
+                if not self.waiting[name] and name not in self.settled:
+                    self.settle(Settled(self.plan.steps[name], "failed", reason=f"{outcome.reason}{again}"))
             return
-        self.make_again(producer)
+        # Otherwise a sibling met the same damage first, and the input is being made again already.
         # Steps that shared this one's key may have got the same object from another producer.
         self.ready.extend(name for name in names if not self.waiting[name])
 
@@ -286,3 +300,25 @@ class _Walk:
             self.waiting[user] -= 1
             if not self.waiting[user]:
                 self.ready.append(user)
+
+
+def _stands(result: Mapping[str, Any]) -> bool:
+    """Say whether a recorded environment is still what it was; one of another schema is not."""
+    try:
+        return not verify(Environment.from_json(result["environment"]))
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+def _outcome_of(future: Future[TaskOutcome]) -> TaskOutcome:
+    """Return a task's outcome; what an executor lost or a defect raised is that step's failure, not the run's."""
+    if future.cancelled():
+        return TaskOutcome("failed", reason="its executor dropped it before it was done")
+    error = future.exception()
+    if error is None:
+        found: Any = future.result()
+        if isinstance(found, TaskOutcome):
+            return found
+        error = TypeError(f"the executor answered with {type(found).__name__}, not with a TaskOutcome")
+    log = "".join(traceback.format_exception(error))
+    return TaskOutcome("failed", reason=f"a defect in ortforge or a plugin: {type(error).__name__}: {error}", log=log)

@@ -6,7 +6,8 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -22,10 +23,10 @@ from ortforge.store import Store, open_store
 from ortforge.store.hashing import canonical
 from ortforge.store.objects import CorruptObjectError
 
-__all__ = ["CANCEL", "CORRUPT", "Work", "failed_job", "limits_of", "ready", "run_task", "share"]
+__all__ = ["CORRUPT", "INTERRUPTION", "Work", "failed_job", "limits_of", "ready", "run_task", "share"]
 
-CANCEL: Final = threading.Event()
-"""Set when the run is being interrupted: supervisors then end their processes at once."""
+INTERRUPTION: Final[ContextVar[threading.Event | None]] = ContextVar("ortforge_interruption", default=None)
+"""Given by an executor to the tasks in its own process: an event that it sets when the run is interrupted."""
 
 CORRUPT: Final = "corrupt-input"
 """Internal status: an input object was damaged and dropped; the engine makes it again and retries."""
@@ -33,11 +34,15 @@ CORRUPT: Final = "corrupt-input"
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """The store, the plugins and the worker of one store; shared by all steps that run in this process."""
+    """What a step works with: the store, the plugins and the worker, which all steps in this process share.
+
+    :param cancel: set when the run is being interrupted: supervisors then end their processes at once.
+    """
 
     store: Store
     plugins: Plugins
     worker: Path
+    cancel: threading.Event = field(default_factory=threading.Event)
 
     def interpreter(self, environment: Mapping[str, Any], variables: Mapping[str, str] | None = None) -> Interpreter:
         """Return how to start a worker in an environment that a ``provision`` step made."""
@@ -51,6 +56,7 @@ _shared: dict[str, Plugins] = {}
 def share(plugins: Plugins) -> None:
     """Give the steps that run in this process the plugins that were loaded already, blocked ones left out."""
     _shared["plugins"] = plugins
+    ready.cache_clear()  # a later run in the same process may have others
 
 
 @cache
@@ -69,7 +75,8 @@ def run_task(task: Task) -> TaskOutcome:
         return TaskOutcome("failed", reason=refused)
     try:
         module = import_module(f"ortforge.engine.steps.{task.kind}")
-        outcome: TaskOutcome = module.run(task, ready(task.store))
+        work = replace(ready(task.store), cancel=INTERRUPTION.get() or threading.Event())
+        outcome: TaskOutcome = module.run(task, work)
         canonical(outcome.result)  # what has no JSON form is this step's failure, not the ledger's
     except CorruptObjectError as error:
         outcome = TaskOutcome(CORRUPT, reason=str(error), result={"digest": error.digest})

@@ -27,6 +27,8 @@ _FIRST_MODEL: Final = """
 #   validation = "path:data/validation.npz"         # an .npz whose arrays are named as the inputs; or a folder of them
 #   validation = "python:inputs.py:validation"      # a function that yields {input name: array}
 # and, for static quantization, others of the same kind as calibration.
+# Where a model fails on made-up shapes, name others:
+#   validation = { source = "random:", options = { shapes = { input = [1, 512] } } }
 """
 
 _TAIL: Final = """
@@ -65,8 +67,11 @@ def initial(models: Sequence[Path], out: Path) -> str:
         raise UsageError("\n".join(problems), todo="Name .onnx files that exist.")
     folder = out.resolve().parent
     text = _HEAD
-    distinct = list(dict.fromkeys(model.resolve() for model in models))
-    for number, (model, name) in enumerate(zip(distinct, _names(distinct), strict=True)):
+    # A link is kept, not followed: its name is the one that people know, and external data lie beside it.
+    distinct: dict[Path, Path] = {}
+    for model in models:
+        distinct.setdefault(model.resolve(), model.absolute())
+    for number, (model, name) in enumerate(zip(distinct.values(), _names(distinct.values()), strict=True)):
         table = f"[models.{name if re.fullmatch(r'[A-Za-z0-9_-]+', name) else _quote(name)}]"
         reference = Path(os.path.relpath(model, folder)).as_posix()
         text += f"{_FIRST_MODEL if number == 0 else chr(10)}{table}\npath = {_quote('path:' + reference)}\n"

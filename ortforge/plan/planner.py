@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,11 +14,12 @@ from packaging.specifiers import SpecifierSet
 from ortforge.api import Backend, Device, Pass, PassUse
 from ortforge.errors import OrtforgeError
 from ortforge.matrix import CellSpec, DatasetConfig, EpUse, Matrix, cells
+from ortforge.plan.code import code_of, module_digest
 from ortforge.plan.graph import Cell, Kind, Plan, Step
 from ortforge.plugin_manager import Plugins
 from ortforge.runtime import device as devices
 from ortforge.runtime.published import published_problem
-from ortforge.store.hashing import digest_file, digest_json, sha256_file
+from ortforge.store.hashing import digest_json, sha256_file
 
 __all__ = ["REFERENCE", "TOOLS", "make_plan", "stated_version"]
 
@@ -41,7 +42,7 @@ def make_plan(matrix: Matrix, plugins: Plugins, device: Device, *, worker: str) 
     """
     planner = _Planner(matrix, plugins, device, worker)
     planned = tuple(planner.cell(spec) for spec in cells(matrix))
-    return Plan(planner.steps, planned, matrix.digest, tuple(matrix.warnings))
+    return Plan(planner.steps, planned, matrix.digest, (*matrix.warnings, *planner.notes))
 
 
 def stated_version(requires: Sequence[str]) -> str:
@@ -62,15 +63,6 @@ def stated_version(requires: Sequence[str]) -> str:
     return ""
 
 
-@cache
-def _module_digest(module: str) -> str:
-    """Digest a worker-side plugin module with the ``_*.py`` files beside it, which it may import."""
-    path = Path(module)
-    helpers = sorted(path.parent.glob("_*.py"))
-    files = [path, *(helper for helper in helpers if helper.name != "__init__.py")]
-    return digest_json([[file.name, digest_file(file)] for file in files])
-
-
 @dataclass(slots=True)
 class _Planner:
     """Collects steps while cells are laid out; each method returns the id of the step it stands for."""
@@ -84,6 +76,9 @@ class _Planner:
     cpu_flags: list[str] = field(default_factory=list)
     sessions: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     refusals: dict[tuple[str, ...], str] = field(default_factory=dict)
+    codes: dict[str, str] = field(default_factory=dict)
+    baselines: dict[str, tuple[str, EpUse]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.device_identity = devices.identity(self.device)
@@ -108,6 +103,7 @@ class _Planner:
         if name in self.steps:
             return name
         wheels: list[Path] = []
+        digests: list[list[str]] = []
         refused = ""
         if target == REFERENCE:
             requires, python = self.matrix.reference.requires, self.matrix.reference.python
@@ -116,16 +112,18 @@ class _Planner:
             requires, python = getattr(config, "requires", ()), config.python
             if config.from_ == "wheel":
                 wheels = [self.matrix.base / config.wheel]
-                found = sha256_file(wheels[0])
-                if config.sha256 and config.sha256.lower() != found:
+                found, refused = _wheel_digest(wheels[0])
+                digests = [[wheels[0].name, found]]
+                if found and config.sha256 and config.sha256.lower() != found:
                     refused = (
                         f"{config.wheel} is not what its sha256 says: {config.sha256} was asked for, {found} is there"
                     )
-        digests = [[wheel.name, sha256_file(wheel)] for wheel in wheels]
         parameters = {
             "requires": sorted(requires),
             "wheels": digests,
             "python": python or "",
+            # Without a wish for one, it is the Python that ortforge runs on.
+            "here": "" if python else f"{sys.implementation.name} {sys.version}",
             "platform": f"{self.device.system}-{self.device.machine}",
             "worker": self.worker,
         }
@@ -162,9 +160,20 @@ class _Planner:
             "scheme": scheme,
             "fingerprint": fingerprint,
             "sha256": config.sha256 or "",
+            "owner": self.stranger("models", scheme),
         }
         context = {"base": str(self.matrix.base), "reference": reference, "refused": refused}
         return self.step(name, "fetch", parameters, context=context)
+
+    def code(self, module: str) -> str:
+        if module not in self.codes:
+            self.codes[module] = module_digest(module)
+        return self.codes[module]
+
+    def stranger(self, kind: str, name: str) -> list[str]:
+        """Return who gives a thing when another distribution does: its version may change what its files don't show."""
+        owner = self.plugins.owner(kind, name)
+        return [] if owner[1] == "ortforge" else list(owner)
 
     def fingerprint(self, make: Callable[[str, Path], str], reference: str) -> tuple[str, str]:
         """Fingerprint a reference; a bad one is the step's failure later, not the end of its siblings."""
@@ -192,7 +201,8 @@ class _Planner:
             "scheme": scheme,
             "reference": reference if scheme != "path" else "",
             "fingerprint": fingerprint,
-            "module": _module_digest(source.module),
+            "module": self.code(source.module),
+            "owner": self.stranger("datasets", scheme),
             "options": {"seed": config.seed, "split": split, **config.options},
             "limit": config.limit or self.matrix.limits.samples,
             "worker": self.worker,
@@ -227,7 +237,8 @@ class _Planner:
             parameters: dict[str, Any] = {
                 "pass": use.use,
                 "parameters": use.parameters,
-                "module": _module_digest(known.module),
+                "module": self.code(known.module),
+                "owner": self.stranger("passes", use.use),
                 "suffix": known.suffix,
                 "worker": self.worker,
             }
@@ -239,13 +250,13 @@ class _Planner:
                     "providers": self.session(spec)["providers"],
                     "cpu_flags": self.cpu_flags,
                 }
-            path = f"{path}/{use.use}" if not use.parameters else f"{path}/{use.use}-{digest_json(use.parameters)[:6]}"
+            path = f"{path}/{use.use}" if not use.parameters else f"{path}/{use.use}-{digest_json(use.parameters)[:10]}"
             name = f"transform:{path}@{where}"
             if name not in self.steps:
                 inputs = [model, self.tools(spec.target, known.requires)]
                 if known.needs_calibration:
                     inputs.append(self.dataset(spec.model, "calibration"))
-                context = {"limits": self.limits("pass_s"), "module": known.module, "ep": backend.name}
+                context = {"limits": self.limits("pass_s"), "module": known.module}
                 self.step(name, "transform", parameters, tuple(inputs), context=context)
             model = name
             made.append(name)
@@ -356,25 +367,44 @@ class _Planner:
         return self.step(f"time:{name}", "time", parameters, inputs, (check,), {"limits": self.limits("run_s")})
 
     def baseline_spec(self, spec: CellSpec) -> CellSpec:
-        chosen = self.matrix.baseline
-        return CellSpec(spec.model, "none", chosen.target, self.baseline_ep(), spec.device)
+        target, ep = self.baseline(spec)
+        return CellSpec(spec.model, "none", target, ep, spec.device)
 
-    def baseline_ep(self) -> EpUse:
-        chosen = self.matrix.baseline
-        uses = self.matrix.targets[chosen.target].ep_uses
-        return next((use for use in uses if use.label == chosen.ep), uses[0])
+    def baseline(self, spec: CellSpec) -> tuple[str, EpUse]:
+        """Return the matrix's baseline; where that cannot run here, the first target and EP that can."""
+        if spec.device not in self.baselines:
+            chosen = self.matrix.baseline
+            uses = self.matrix.targets[chosen.target].ep_uses
+            wanted = chosen.target, next((use for use in uses if use.label == chosen.ep), uses[0])
+            others = [(target, use) for target, config in self.matrix.targets.items() for use in config.ep_uses]
+            why = {place: self.refusal(replace(spec, recipe="none", target=place[0], ep=place[1])) for place in others}
+            found = wanted if not why[wanted] else next((place for place in others if not why[place]), wanted)
+            if found != wanted:
+                self.notes.append(
+                    f"the baseline {wanted[0]}:{wanted[1].label} is unsupported here ({why[wanted]}): "
+                    f"{found[0]}:{found[1].label} stands in for it"
+                )
+            self.baselines[spec.device] = found
+        return self.baselines[spec.device]
 
     def baseline_cell(self, spec: CellSpec) -> str:
         base = self.baseline_spec(spec)
         return _cell_id(base.model, base.recipe, base)
 
     def is_baseline(self, spec: CellSpec) -> bool:
-        return spec.target == self.matrix.baseline.target and spec.ep.label == self.baseline_ep().label
+        target, ep = self.baseline(spec)
+        return spec.target == target and spec.ep.label == ep.label
 
     def metrics(self, model: str) -> dict[str, Any]:
         tasks = self.matrix.models[model].tasks
         owners = {name: list(self.plugins.owner("metrics", name)) for name in tasks}
-        return {"tasks": list(tasks), "owners": owners}
+        code = {name: self.metric_code(name) for name in tasks}
+        return {"tasks": list(tasks), "owners": owners, "code": code}
+
+    def metric_code(self, name: str) -> str:
+        if f"metric:{name}" not in self.codes:
+            self.codes[f"metric:{name}"] = code_of(self.plugins.metrics[name].compute)
+        return self.codes[f"metric:{name}"]
 
     def facts(self, spec: CellSpec, backend: Backend, is_baseline: bool) -> dict[str, Any]:
         recipe, config = self.matrix.recipes[spec.recipe], self.matrix.models[spec.model]
@@ -385,6 +415,7 @@ class _Planner:
             "tolerance": {**self.matrix.tolerance.overrides(), **config.tolerance.overrides()},
             "ep_name": backend.ep,
             "is_baseline": is_baseline,
+            "on_baseline": self.is_baseline(spec),
             "quantized_static": static,
             "random_validation": self.is_random(spec.model, "validation"),
             "random_calibration": static and self.is_random(spec.model, "calibration"),
@@ -440,6 +471,14 @@ class _Planner:
             return known.objection(use)
         except Exception as error:
             return f"its plugin failed: {type(error).__name__}: {error}"
+
+
+def _wheel_digest(wheel: Path) -> tuple[str, str]:
+    """Return a wheel's sha256, or why it cannot be read: its cells' failure, not the plan's."""
+    try:
+        return sha256_file(wheel), ""
+    except OSError as error:
+        return "", f"the wheel {wheel} cannot be read: {error.strerror}"
 
 
 def _cell_id(model: str, recipe: str, spec: CellSpec) -> str:

@@ -191,7 +191,7 @@ def _why_nothing(cells: Sequence[Entry]) -> str:
     statuses = {cell["status"] for cell in cells}
     reasons = {reason for cell in cells for reason in cell.get("reasons", ())[:1]}
     if len(statuses) == 1 and len(reasons) == 1:
-        return f"{statuses.pop().capitalize()}. {reasons.pop()}"
+        return f"{statuses.pop().capitalize()}. {reasons.pop().partition(chr(10))[0]}"
     return f"No variant is correct here: {_tally(cells)}."
 
 

@@ -42,6 +42,9 @@ Cell = Mapping[str, Any]
 MOST_REASONS: Final = 100
 """Kinds of reasons that are listed below the table; the report files have the rest."""
 
+MOST_HINTS: Final = 3
+"""Lines of a reason below its first that are shown; one with more is a log, of which the first line says it."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Column:
@@ -248,11 +251,13 @@ def _show_reasons(screen: Screen, cells: Iterable[Cell]) -> None:
     for (status, reasons), ids in list(alike.items())[:MOST_REASONS]:
         screen.line(screen.status(status), "  ", ", ".join(ids), indent=2)
         for reason in reasons[:1]:
-            # The first line says it; a compiler's or a runtime's next twenty are in the log.
-            first, _, rest = reason.strip().partition("\n")
-            more = " …" if rest else ""
+            # What happened, what was meant and what to do; of a runtime's twenty lines the first says it.
+            first, *rest = reason.strip().splitlines() or [""]
+            more = " …" if len(rest) > MOST_HINTS else ""
             others = f" (+{len(reasons) - 1} more)" if len(reasons) > 1 else ""
             screen.line(first, more, others, indent=4)
+            for hint in () if more else rest:
+                screen.line(hint, indent=4)
     if len(alike) > MOST_REASONS:
         screen.line(f"  … and {len(alike) - MOST_REASONS} more kinds; the report files have them all.")
 

@@ -6,20 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ortforge.errors import StoreError, UsageError, nearest
+from ortforge.errors import OrtforgeError, PluginError, StoreError, UsageError, nearest
 from ortforge.plugin_manager import Plugins
 
-__all__ = ["write_reports"]
+__all__ = ["check_formats", "write_reports"]
+
+_ELSEWHERE = "The results are kept: give another folder with 'ortforge report --output DIR'."
 
 
-def write_reports(
-    report: Mapping[str, Any], plugins: Plugins, folder: Path, formats: Sequence[str] | None = None
-) -> list[Path]:
-    """Write ``report.SUFFIX`` for each format; return the files.
+def check_formats(plugins: Plugins, formats: Sequence[str]) -> None:
+    """Find out before anything is written whether all formats are known.
 
-    :raises UsageError: an unknown format. :raises StoreError: the folder cannot be written.
+    :raises UsageError: one is not.
     """
-    for name in formats or ():
+    for name in formats:
         if name not in plugins.reports:
             close = nearest(name, plugins.reports)
             raise UsageError(
@@ -27,17 +27,38 @@ def write_reports(
                 meant=f"Perhaps you meant {close!r}." if close else "",
                 todo=f"Known: {', '.join(sorted(plugins.reports))}.",
             )
+
+
+def write_reports(
+    report: Mapping[str, Any], plugins: Plugins, folder: Path, formats: Sequence[str] | None = None
+) -> tuple[list[Path], OrtforgeError | None]:
+    """Write ``report.SUFFIX`` for each format; return the files, and what went wrong, for when the verdicts were shown.
+
+    One writer that fails does not keep the others from writing.
+    """
     written: list[Path] = []
+    problem: OrtforgeError | None = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in formats or plugins.reports:
-            writer = plugins.reports[name]
-            path = folder / f"report{writer.suffix}"
-            writer.write(report, path)
-            written.append(path)
     except OSError as error:
-        raise StoreError(
-            f"the report could not be written to {folder}: {error.strerror}.",
-            todo="The results are kept: give another folder with 'ortforge report --output DIR'.",
-        ) from error
-    return written
+        return [], _unwritable(folder, error)
+    for name in formats or plugins.reports:
+        writer = plugins.reports[name]
+        path = folder / f"report{writer.suffix}"
+        try:
+            writer.write(report, path)
+        except OSError as error:
+            problem = problem or _unwritable(path, error)
+        except Exception as error:
+            problem = problem or PluginError(
+                f"the report {path} could not be written: {type(error).__name__}: {error}.",
+                meant=f"This is a defect of the plugin {' '.join(plugins.owner('reports', name)).strip()}.",
+                todo="The results are kept, and the other reports are written.",
+            )
+        else:
+            written.append(path)
+    return written, problem
+
+
+def _unwritable(path: Path, error: OSError) -> StoreError:
+    return StoreError(f"the report could not be written to {path}: {error.strerror or error}.", todo=_ELSEWHERE)

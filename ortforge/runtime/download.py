@@ -68,7 +68,7 @@ def _receive(response: http.client.HTTPResponse, path: Path, name: str, limits: 
     if announced > room:
         raise FetchError(
             f"There is no room for {name}: it has {announced:,} bytes, and {max(room, 0):,} can be written.",
-            todo="Free some space (`ortforge cache` shows what ortforge keeps).",
+            todo="Free some space (`ortforge cache show` shows what ortforge keeps).",
         )
     with path.open("wb") as file:
         while chunk := response.read1(_CHUNK):

@@ -53,7 +53,7 @@ def ingest(fetched: Fetched, destination: Path, *, sha256: str = "") -> dict[str
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise FetchError(
             f"{source.name} could not be copied: {error.strerror or error}.",
-            todo="Free some space (`ortforge cache` shows what ortforge keeps)." if full else "",
+            todo="Free some space (`ortforge cache show` shows what ortforge keeps)." if full else "",
         ) from error
     facts = {"file": name, "bytes": total, "sha256": digest, "external": locations, "malformed": malformed}
     return {**fetched.facts, **facts}

@@ -101,7 +101,7 @@ def _explain_surroundings(text: str, asked: str, python: str, near: Sequence[str
     if "no space left" in low or "os error 28" in low or "disk quota" in low or "os error 122" in low:
         return ProvisionError(
             f"The disk is full: the environment of {asked} could not be made.",
-            todo="Free some space (`ortforge cache` shows what is kept, `uv cache prune` cleans uv's), and run again.",
+            todo="Free some space (`ortforge cache show` tells what is kept, `uv cache prune` cleans uv's); run again.",
         )
     if "hash mismatch" in low:
         package = re.search(r"Hash mismatch for `(.+?)`", text)

@@ -132,19 +132,21 @@ def open_store(root: Path | None = None) -> Store:
     try:
         return Store(folder)
     except FileExistsError:
-        raise _unwritable(folder, "a file of that name is in the way") from None
+        raise _unwritable(folder, "a file of that name is in the way", named=root is not None) from None
     except StoreError as error:
         if isinstance(error.__cause__, OSError):
             reason = os.strerror(error.__cause__.errno or 0).lower()
             full = error.what if error.what.startswith("The disk is full") else ""
-            raise _unwritable(folder, full or reason) from error
+            raise _unwritable(folder, full or reason, named=root is not None) from error
         raise
 
 
-def _unwritable(folder: Path, reason: str) -> StoreError:
+def _unwritable(folder: Path, reason: str, *, named: bool = True) -> StoreError:
+    """Say that a store cannot be used. :param named: whether its user named it."""
+    meant = ""
     if os.environ.get(_VARIABLE) and Path(os.environ[_VARIABLE]) == folder:
         meant = f"{_VARIABLE} names this folder."
-    else:
+    elif not named:
         meant = "The home folder may be read-only or missing, as in some containers."
     return StoreError(
         f"The store {folder} cannot be used: {reason}.",

@@ -283,6 +283,11 @@ def _size(facts: Facts) -> _Speed:
 def _notes(facts: Facts) -> Iterator[str]:
     yield from facts.warnings
     yield from facts.notes
+    if facts.status == "failed" and facts.random_validation:
+        yield (
+            "Its inputs are made up from the model's input shapes, and may be what it fails on: give real data, or "
+            "shapes that fit in the options of random:."
+        )
     if facts.status != "ok":
         return
     yield from (facts.parity or {}).get("notes", ())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import tomllib
 from collections.abc import Callable
@@ -14,9 +15,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from typer.testing import CliRunner
 
 from ortforge import api
 from ortforge.api import Device, spec
+from ortforge.cli import main
+from ortforge.cli.main import app
 from ortforge.plugin_manager import Plugins
 from ortforge.runtime.fetch import Fetcher, fetch_model
 
@@ -115,3 +119,15 @@ def test_what_the_page_says_of_the_contract_holds() -> None:
     for name in ("FetchError", "ConfigurationError", "external_files", "hookimpl"):
         assert name in PAGE
         assert hasattr(api, name)
+
+
+def test_the_check_and_the_verb(install_plugin: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_plugin("ortforge-licence", example("python", "LICENCE_SERVER"))
+    monkeypatch.setenv("LICENCE_SERVER", "lic1")
+    done = CliRunner().invoke(app, ["doctor", "--json", "--store", str(tmp_path)])
+    found = {entry["name"]: entry["message"] for entry in json.loads(done.stdout)["checks"]}
+    assert found["licence"] == "The licence server is lic1."
+    main._third_party.cache_clear()
+    done = CliRunner().invoke(app, ["licence", "--port", "1"])
+    main._third_party.cache_clear()
+    assert done.stdout == "lic1:1\n"

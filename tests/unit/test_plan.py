@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 from ortforge.api import Device
 from ortforge.cli.shared import known
 from ortforge.matrix import load
+from ortforge.plan.code import code_of, module_digest
 from ortforge.plan.graph import Plan, Step, key_of, levels
 from ortforge.plan.lookup import look_up, prospects, tally
 from ortforge.plan.planner import make_plan, stated_version
@@ -149,6 +153,142 @@ def test_another_device_has_other_timings(tmp_path: Path, plugins: Plugins) -> N
     before, after = keys(planned(tmp_path, plugins)), keys(planned(tmp_path, plugins, device=other))
     assert before["time:small/none@older:cpu/here"] != after["time:small/none@older:cpu/here"]
     assert before["fetch:small"] == after["fetch:small"]
+
+
+def changed(folder: Path, plugins: Plugins, text: str, old: str, new: str, device: Device = DEVICE) -> set[str]:
+    """Return the steps whose keys a change of the file changes."""
+    assert old in text
+    before, after = keys(planned(folder, plugins, text)), keys(planned(folder, plugins, text.replace(old, new), device))
+    return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+
+
+OPTIONS = """
+[models.m]
+path = "path:small.onnx"
+validation = { source = "python:data.py:samples", requires = ["pillow==11.0.0"], limit = 8 }
+tasks = ["top1-accuracy"]
+[targets.a]
+from = "package"
+requires = ["onnxruntime==1.32.0"]
+eps = [{ name = "cpu", label = "one", options = { x = "1" }, session = { intra_op_threads = 1 } }]
+environment = { SOME = "value" }
+session = { config = { "session.a" = "1" } }
+[recipes.optimized]
+passes = [{ use = "optimize" }]
+[tolerance]
+cosine = 0.9
+[limits]
+timing_s = 4.0
+rounds = 3
+memory = "4GB"
+run_s = 60.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kinds"),
+    [
+        ('x = "1"', 'x = "2"', {"check", "noise", "time", "compare", "transform"}),
+        ("intra_op_threads = 1", "intra_op_threads = 2", {"check", "noise", "time", "compare"}),
+        ('"session.a" = "1"', '"session.a" = "2"', {"check", "noise", "time", "compare"}),
+        ('SOME = "value"', 'SOME = "other"', {"check", "noise", "time", "compare"}),
+        (
+            "pillow==11.0.0",
+            "pillow==11.1.0",
+            {"provision", "dataset", "reference", "check", "compare", "noise", "time"},
+        ),
+        ("limit = 8", "limit = 9", {"dataset", "reference", "check", "compare", "noise", "time"}),
+        ("timing_s = 4.0", "timing_s = 5.0", {"noise", "time"}),
+        ("rounds = 3", "rounds = 4", {"noise", "time"}),
+        ('"top1-accuracy"', "", {"compare"}),
+        ("cosine = 0.9", "cosine = 0.8", set()),
+        ('memory = "4GB"\nrun_s = 60.0', 'memory = "5GB"\nrun_s = 61.0', set()),
+    ],
+)
+def test_what_can_change_a_result_is_in_its_key_and_nothing_else(
+    tmp_path: Path, plugins: Plugins, old: str, new: str, kinds: set[str]
+) -> None:
+    (tmp_path / "data.py").write_text("def samples(): ...")
+    names = changed(tmp_path, plugins, OPTIONS, old, new)
+    assert {"provision" if name.startswith("tools:") else name.partition(":")[0] for name in names} == kinds
+
+
+def test_names_and_places_are_in_no_key(tmp_path: Path, plugins: Plugins) -> None:
+    renamed = OPTIONS.replace("[targets.a]", "[targets.b]").replace("models.m]", "models.n]").replace('"one"', '"two"')
+    found = []
+    for folder, text in ((tmp_path / "here", OPTIONS), (tmp_path / "there", renamed)):
+        folder.mkdir()
+        (folder / "data.py").write_text("def samples(): ...")
+        found.append(keys(planned(folder, plugins, text)))
+    assert sorted(found[0].values()) == sorted(found[1].values())
+
+
+def test_two_targets_of_identical_content_share_every_result(tmp_path: Path, plugins: Plugins) -> None:
+    twin = '[targets.twin]\nfrom = "package"\nrequires = ["onnxruntime==1.32.0"]\n[targets.older]'
+    found = keys(planned(tmp_path, plugins, MATRIX.replace("[targets.older]", twin)))
+    for name in ("check:small/{}@{}:cpu/here", "compare:small/{}@{}:cpu/here"):
+        for recipe in ("none", "dynamic", "static"):
+            assert found[name.format(recipe, "stock")] == found[name.format(recipe, "twin")]
+    assert found["provision:stock"] == found["provision:twin"]
+
+
+def test_the_python_that_is_taken_without_a_wish_is_in_the_key(
+    tmp_path: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wished = MATRIX.replace("[targets.older]\n", '[targets.older]\npython = "3.12"\n')
+    before = keys(planned(tmp_path, plugins, wished))
+    monkeypatch.setattr(sys, "version", "3.99.0 (another build)")
+    after = keys(planned(tmp_path, plugins, wished))
+    assert before["provision:stock"] != after["provision:stock"]
+    assert before["provision:older"] == after["provision:older"]
+
+
+def test_a_module_is_known_by_what_it_imports_from_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from helper import (\n    work,\n)\n")
+    (tmp_path / "helper.py").write_text("import deeper\ndef work(): ...\n")
+    (tmp_path / "deeper.py").write_text("")
+    (tmp_path / "unrelated.py").write_text("")
+    first = module_digest(str(tmp_path / "mine.py"))
+    (tmp_path / "unrelated.py").write_text("x = 1")
+    assert module_digest(str(tmp_path / "mine.py")) == first
+    (tmp_path / "deeper.py").write_text("x = 1")
+    assert module_digest(str(tmp_path / "mine.py")) != first
+
+
+def test_a_metric_is_known_by_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "some_metric_module.py").write_text("def compute(a, b, c):\n    return 1.0\n")
+    compute = importlib.import_module("some_metric_module").compute
+    first = code_of(compute)
+    assert first
+    assert code_of(functools.partial(compute, 1)) == first
+    (tmp_path / "some_metric_module.py").write_text("def compute(a, b, c):\n    return 2.0\n")
+    assert code_of(compute) != first
+
+
+def test_another_target_stands_in_for_a_baseline_that_cannot_run_here(tmp_path: Path, plugins: Plugins) -> None:
+    plan = planned(tmp_path, plugins, MATRIX + '[baseline]\ntarget = "older"\nep = "cuda"\n')
+    cells = {cell.id: cell for cell in plan.cells}
+    assert cells["small/none@older:cuda/here"].unsupported
+    assert cells["small/none@stock:cpu/here"].baseline == ""
+    assert cells["small/none@older:cpu/here"].baseline == "small/none@stock:cpu/here"
+    assert not any("cuda" in name for name in plan.steps)
+    assert any("stands in" in note and "older:cuda" in note for note in plan.notes)
+
+
+def test_a_wheel_that_cannot_be_read_is_its_cells_failure(tmp_path: Path, plugins: Plugins) -> None:
+    wheel = tmp_path / "onnxruntime-1.99.0-py3-none-any.whl"
+    wheel.write_bytes(b"PK")
+    text = MATRIX.replace(
+        "[recipes.dynamic]", f'[targets.built]\nfrom = "wheel"\nwheel = "{wheel.name}"\n[recipes.dynamic]'
+    )
+    (tmp_path / "matrix.toml").write_text(text, encoding="utf-8")
+    for name in ("small", "other"):
+        (tmp_path / f"{name}.onnx").write_bytes(b"")
+    matrix = load(tmp_path / "matrix.toml", known(plugins))
+    wheel.unlink()
+    plan = make_plan(matrix, plugins, DEVICE, worker="w")
+    assert "cannot be read" in plan.steps["provision:built"].context["refused"]
 
 
 def test_prospects_say_why(tmp_path: Path, plugins: Plugins) -> None:

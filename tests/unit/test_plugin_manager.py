@@ -12,7 +12,7 @@ import pytest
 
 import ortforge
 from ortforge import plugin_manager
-from ortforge.api import Device
+from ortforge.api import CheckContext, Device
 from ortforge.errors import PluginError
 from ortforge.plugin_manager import PluginRow, Plugins, third_party_commands
 
@@ -58,7 +58,9 @@ def test_a_third_party_plugin_adds_a_backend_without_any_marker(install_plugin: 
     assert row_of(plugins, "ortforge-edge").hooks == ("ortforge_backends",)
 
 
-def test_an_object_can_be_a_plugin_and_a_marker_can_name_the_hook(install_plugin: Install) -> None:
+def test_an_object_can_be_a_plugin_and_a_marker_can_name_the_hook(
+    install_plugin: Install, tmp_path: Path, linux_cpu: Device
+) -> None:
     install_plugin(
         "ortforge-object",
         """
@@ -70,14 +72,15 @@ def test_an_object_can_be_a_plugin_and_a_marker_can_name_the_hook(install_plugin
 
             @hookimpl(specname="ortforge_checks", tryfirst=True)
             def my_checks(self):
-                yield Check("well", "says that all is well", lambda: self.answer)
+                yield Check("well", "says that all is well", lambda context: self.answer)
 
         plugin = Plugin()
         """,
         entry="object = ortforge_object:plugin",
     )
     plugins = Plugins(environ={})
-    assert plugins.checks["well"].run().message == "all is well"
+    context = CheckContext(store=tmp_path, device=linux_cpu, uv=None, uv_environ={})
+    assert plugins.checks["well"].run(context).message == "all is well"
 
 
 BROKEN = {

@@ -8,7 +8,7 @@ from typing import Any
 
 from ortforge.api import Task, TaskOutcome
 from ortforge.engine.artefacts import model_file, session_for
-from ortforge.engine.work import CANCEL, Work, failed_job, limits_of
+from ortforge.engine.work import Work, failed_job, limits_of
 from ortforge.plan.stamp import broken
 from ortforge.runtime.supervisor import run_job
 
@@ -53,7 +53,7 @@ def run_model(
         jobdir = scratch / "job"
         jobdir.mkdir()
         interpreter = work.interpreter(runtime["environment"], how.get("environment"))
-        outcome = run_job(interpreter, job, limits=limits_of(task.context), workdir=jobdir, cancel=CANCEL)
+        outcome = run_job(interpreter, job, limits=limits_of(task.context), workdir=jobdir, cancel=work.cancel)
         if outcome.status != "ok":
             return failed_job(outcome)
         facts = {**outcome.result, "note": outcome.note}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ortforge.api import Task, TaskOutcome
-from ortforge.engine.work import CANCEL, Work, failed_job, limits_of
+from ortforge.engine.work import Work, failed_job, limits_of
 from ortforge.runtime.supervisor import run_job
 
 
@@ -26,7 +26,7 @@ def run(task: Task, work: Work) -> TaskOutcome:
         jobdir = scratch / "job"
         jobdir.mkdir()
         interpreter = work.interpreter(tools["environment"])
-        outcome = run_job(interpreter, job, limits=limits_of(task.context), workdir=jobdir, cancel=CANCEL)
+        outcome = run_job(interpreter, job, limits=limits_of(task.context), workdir=jobdir, cancel=work.cancel)
         if outcome.status != "ok":
             return failed_job(outcome, "the samples could not be made")
         return TaskOutcome("ok", work.store.objects.put(output), outcome.result)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ortforge.api import Task, TaskOutcome
 from ortforge.engine.artefacts import model_file
-from ortforge.engine.work import CANCEL, Work, failed_job
+from ortforge.engine.work import Work, failed_job
 from ortforge.runtime.supervisor import Limits, run_job
 from ortforge.store.hashing import digest_json
 
@@ -18,7 +18,7 @@ def run(task: Task, work: Work) -> TaskOutcome:
     job = {"op": "inspect", "model": str(model_file(folder)), "root": str(folder)}
     with work.store.objects.scratch() as scratch:
         interpreter = work.interpreter(tools["environment"])
-        outcome = run_job(interpreter, job, limits=_LIMITS, workdir=scratch, cancel=CANCEL)
+        outcome = run_job(interpreter, job, limits=_LIMITS, workdir=scratch, cancel=work.cancel)
     if outcome.status != "ok":
         return failed_job(outcome, "the model cannot be read")
     return TaskOutcome("ok", digest_json(outcome.result), outcome.result)

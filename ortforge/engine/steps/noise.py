@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ortforge.api import Task, TaskOutcome
-from ortforge.engine.pairs import TIMING_LOCK, Side, measure
+from ortforge.engine.pairs import Side, alone, measure
 from ortforge.engine.work import Work
 from ortforge.store.hashing import digest_json
 
@@ -14,7 +14,7 @@ def run(task: Task, work: Work) -> TaskOutcome:
 
     (_, model, artefact), (_, _, runtime), (_, data, _) = task.inputs
     side = Side.make(work, task.parameters["baseline"], model, artefact, runtime)
-    with work.store.lock(TIMING_LOCK):
+    with alone(work):
         found, failure = measure(work, side, side, data, task.parameters, task.context)
     if failure is not None:
         return failure

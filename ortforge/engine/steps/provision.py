@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ortforge.api import Task, TaskOutcome
-from ortforge.engine.work import CANCEL, Work, failed_job
+from ortforge.engine.work import Work, failed_job
 from ortforge.runtime.environment import Environment, EnvironmentRequest, provision, same_runtime, tools_request
 from ortforge.runtime.supervisor import Limits, run_job
 
@@ -31,7 +31,7 @@ def run(task: Task, work: Work) -> TaskOutcome:
     facts = environment.to_json()
     with work.store.objects.scratch() as scratch:
         interpreter = work.interpreter(facts)
-        probe = run_job(interpreter, {"op": "probe"}, limits=_PROBE_LIMITS, workdir=scratch, cancel=CANCEL)
+        probe = run_job(interpreter, {"op": "probe"}, limits=_PROBE_LIMITS, workdir=scratch, cancel=work.cancel)
     if probe.status != "ok":
         return failed_job(probe, "the runtime was installed, and ONNX Runtime does not start in it")
     return TaskOutcome("ok", environment.identity, {"environment": facts, "probe": probe.result})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ortforge.api import Task, TaskOutcome
-from ortforge.engine.pairs import TIMING_LOCK, Side, measure
+from ortforge.engine.pairs import Side, alone, measure
 from ortforge.engine.work import Work
 from ortforge.store.hashing import digest_json
 
@@ -17,7 +17,7 @@ def run(task: Task, work: Work) -> TaskOutcome:
     )
     candidate = Side.make(work, task.parameters["candidate"], model, artefact, runtime)
     baseline = Side.make(work, task.parameters["baseline"], base, base_artefact, base_runtime)
-    with work.store.lock(TIMING_LOCK):
+    with alone(work):
         found, failure = measure(work, baseline, candidate, data, task.parameters, task.context)
     if failure is not None:
         return failure

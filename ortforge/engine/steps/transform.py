@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ortforge.api import Task, TaskOutcome
 from ortforge.engine.artefacts import model_file, seal
-from ortforge.engine.work import CANCEL, Work, failed_job, limits_of
+from ortforge.engine.work import Work, failed_job, limits_of
 from ortforge.runtime.supervisor import run_job
 
 
@@ -28,7 +28,7 @@ def run(task: Task, work: Work) -> TaskOutcome:
             "output": str(target),
             "parameters": dict(parameters["parameters"]),
             "samples": str(objects.get(rest[0][1])) if rest else None,
-            "ep": task.context["ep"],
+            "ep": parameters.get("ep", "cpu"),
             "ep_name": parameters.get("providers", [["CPUExecutionProvider", {}]])[0][0],
             "ep_options": parameters.get("providers", [["CPUExecutionProvider", {}]])[0][1],
             "ort_version": tools["probe"]["ort_version"],
@@ -37,7 +37,7 @@ def run(task: Task, work: Work) -> TaskOutcome:
         jobdir = scratch / "job"
         jobdir.mkdir()
         interpreter = work.interpreter(tools["environment"])
-        outcome = run_job(interpreter, job, limits=limits_of(task.context), workdir=jobdir, cancel=CANCEL)
+        outcome = run_job(interpreter, job, limits=limits_of(task.context), workdir=jobdir, cancel=work.cancel)
         if outcome.status != "ok":
             return failed_job(outcome, f"pass {parameters['pass']}")
         details = dict(outcome.result["details"])
@@ -46,13 +46,15 @@ def run(task: Task, work: Work) -> TaskOutcome:
             # Nothing changed: keep the input's own folder, so that the artefact is the same object.
             shutil.rmtree(output)
             shutil.copytree(source.parent, output)
-            size = before["bytes"]
+            size, stamp = before["bytes"], before.get("stamp")
         else:
-            size = seal(output, target.name)
+            stamp = details.pop("stamp", None) or before.get("stamp")
+            size = seal(output, target.name, stamp)
+        details.pop("stamp", None)
         facts = {
             "bytes": size,
             "warnings": [*before.get("warnings", []), *details.pop("warnings", [])],
-            "stamp": details.pop("stamp", None) or before.get("stamp"),
+            "stamp": stamp,
             "changed": {**before.get("changed", {}), parameters["pass"]: details},
             "note": outcome.note,
         }

@@ -1,0 +1,142 @@
+"""Timing in turns: who goes when, on which samples, for how long, and what is kept of it.
+
+The workers are real processes; their runtime is a stand-in whose runs take as long as the test says and leave a trace.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ortforge.api import TaskOutcome
+from ortforge.engine.pairs import MOST_KEPT, Side, alone, measure, thinned
+from ortforge.engine.work import Work, ready
+from ortforge.runtime.supervisor import Interpreter
+from ortforge.store.locks import hold
+from ortforge.worker.samples import SampleWriter
+
+RUNTIME = """
+import os, signal, time
+__version__ = "1.99.0"
+DELAY, TRACE, DIES = float(os.environ["DELAY"]), os.environ["TRACE"], int(os.environ.get("DIES", "0"))
+class GraphOptimizationLevel: ORT_ENABLE_ALL = 99
+class SessionOptions:
+    def add_session_config_entry(self, name, value): ...
+def get_available_providers(): return ["CPUExecutionProvider"]
+class Argument: name, type, shape = "x", "tensor(float)", [1]
+class InferenceSession:
+    def __init__(self, *given, **options): self.runs = []
+    def get_providers(self): return get_available_providers()
+    def get_inputs(self): return [Argument()]
+    def get_overridable_initializers(self): return []
+    def run(self, names, feeds):
+        self.runs.append((time.monotonic_ns(), float(feeds["x"][0])))
+        if DIES and len(self.runs) > DIES:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if DELAY:
+            time.sleep(DELAY)
+    def __del__(self):
+        with open(TRACE, "w") as file:
+            file.write(repr(self.runs))
+"""
+
+
+class Bench:
+    """A store with three samples, and sides whose runtime behaves as told."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.work: Work = ready(str(folder / "store"))
+        writer = SampleWriter(folder / "samples", ["x"])
+        for number in range(3):
+            writer.write({"x": np.array([number], np.float32)})
+        writer.close(random=True)
+        self.data = self.work.store.objects.put(folder / "samples", keep=True)
+        package = folder / "runtime" / "onnxruntime"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text(RUNTIME, encoding="utf-8")
+
+    def side(self, name: str, delay: float, dies: int = 0) -> Side:
+        extra = {"DELAY": str(delay), "DIES": str(dies), "TRACE": str(self.folder / name)}
+        extra["PYTHONPATH"] = str(self.folder / "runtime")
+        interpreter = Interpreter.local(Path(sys.executable), worker=self.work.worker, environment=extra)
+        providers: list[Any] = [["CPUExecutionProvider", {}]]
+        return Side(interpreter, {"op": "time", "model": "", "ep": "cpu", "providers": providers, "session": {}})
+
+    def measure(
+        self, baseline: Side, candidate: Side, budget_s: float, rounds: int
+    ) -> tuple[dict[str, Any], TaskOutcome | None]:
+        limits = {"import_s": 30, "load_s": 30, "run_s": 30, "memory": 2 << 30}
+        parameters = {"budget_s": budget_s, "rounds": rounds}
+        return measure(self.work, baseline, candidate, self.data, parameters, {"limits": limits})
+
+    def trace(self, name: str) -> list[tuple[int, float]]:
+        found: list[tuple[int, float]] = eval((self.folder / name).read_text())  # noqa: S307  (what the stand-in wrote)
+        return found
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def test_both_sides_meet_the_same_samples_and_take_turns_at_going_first(bench: Bench) -> None:
+    facts, failure = bench.measure(bench.side("a", 0.012), bench.side("b", 0.012), 0.4, 1)
+    assert failure is None
+    first, second = bench.trace("a"), bench.trace("b")
+    assert [value for _, value in first] == [value for _, value in second]
+    assert [value for _, value in first[1:7]] == [0, 1, 2, 0, 1, 2]
+    pairs = len(facts["round_pairs"][0])
+    leads = [one[0] < other[0] for one, other in zip(first[-pairs:], second[-pairs:], strict=True)]
+    assert pairs >= 5
+    assert all(one != other for one, other in pairwise(leads))
+
+
+def test_a_slow_model_does_not_outstay_its_budget(bench: Bench) -> None:
+    started = time.monotonic()
+    facts, failure = bench.measure(bench.side("a", 0.25), bench.side("b", 0.25), 0.1, 4)
+    assert failure is None
+    # Before, five pairs and six turns of warm-up in each of four rounds took 25 s.
+    assert time.monotonic() - started < 6
+    assert facts["round_pairs"]
+    assert all(len(pairs) >= 2 for pairs in facts["round_pairs"])
+    assert facts["trust"] == "noisy"
+
+
+def test_a_model_of_microseconds_has_turns_of_many_iterations_and_leaves_little_behind(bench: Bench) -> None:
+    facts, failure = bench.measure(bench.side("a", 0), bench.side("b", 0), 0.5, 1)
+    assert failure is None
+    assert len(facts["samples"]) == len(facts["baseline_samples"]) == MOST_KEPT
+    assert len(bench.trace("a")) > 50 * len(facts["round_pairs"][0])
+    assert facts["p99_s"] is not None
+    assert len(json.dumps(facts["samples"])) < 20_000
+
+
+@pytest.mark.parametrize("side", ["baseline", "candidate"])
+def test_the_side_that_died_is_named(bench: Bench, side: str) -> None:
+    sides = [bench.side(name, 0.001, dies=8 if name == side else 0) for name in ("baseline", "candidate")]
+    facts, failure = bench.measure(sides[0], sides[1], 0.3, 1)
+    assert facts == {}
+    assert failure is not None
+    assert failure.status == "crashed"
+    assert failure.result == {"side": side}
+    assert f"its {side} ended" in failure.reason
+    assert "SIGSEGV" in failure.reason
+
+
+def test_an_interrupted_run_does_not_wait_for_anothers_timing(bench: Bench) -> None:
+    bench.work.cancel.set()
+    with hold(bench.work.store.root / "locks" / "timing"), pytest.raises(Exception, match="in use"), alone(bench.work):
+        pass
+
+
+def test_what_is_kept_of_many_samples_is_spread_evenly() -> None:
+    assert thinned([3, 1, 2]) == [3, 1, 2]
+    assert thinned(range(10 * MOST_KEPT)) == list(range(0, 10 * MOST_KEPT, 10))
