@@ -149,9 +149,9 @@ def test_fifty_thousand_keys_are_looked_up_at_once(ledger: Ledger) -> None:
         ledger.record(run, attempt(key, result={"cosine": 0.99, "outputs": {"x": [1, 2, 3]}}))
     ledger._connection.execute("COMMIT")
     random.Random(1).shuffle(keys)
-    begin = time.perf_counter()
+    begin = time.process_time()
     found = ledger.done_many(iter(keys))
-    full = time.perf_counter() - begin
+    full = time.process_time() - begin
     assert len(found) == 25_000
     assert all(record.key == key for key, record in found.items())
     assert full < 3.0  # about 0.3 s; the margin is for a machine that is busy

@@ -143,7 +143,7 @@ def test_ten_thousand_cells_expand_well_under_a_second(tmp_path: Path) -> None:
     targets = "".join(f'[targets.t{n}]\nfrom = "package"\nrequires = ["onnxruntime"]\n' for n in range(10))
     exclude = ", ".join(f'{{ model = "m{n}", recipe = "r{n}", target = "t{n}" }}' for n in range(9))
     matrix = read(tmp_path, models + recipes + targets + f"[[matrix]]\nexclude = [{exclude}]\n")
-    started = time.perf_counter()
+    started = time.process_time()
     count = len(list(cells(matrix)))
     assert count == 10_000 - 9
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5

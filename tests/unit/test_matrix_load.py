@@ -452,6 +452,6 @@ def test_a_file_of_usual_size_loads_at_once(tmp_path: Path) -> None:
     models = "".join(f'[models.m{n}]\npath = "path:{n}.onnx"\nvalidation = "random:"\n' for n in range(6))
     recipes = "".join(f'[recipes.r{n}]\npasses = ["quantize-dynamic", "quantize-static"]\n' for n in range(6))
     read(tmp_path, MINIMAL + models + recipes)
-    started = time.perf_counter()
+    started = time.process_time()
     read(tmp_path, MINIMAL + models + recipes)
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5

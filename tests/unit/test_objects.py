@@ -454,7 +454,7 @@ def test_a_folder_of_somebody_else_is_said_with_what_to_do(tmp_path: Path) -> No
     code = f"""
 import sys
 from pathlib import Path
-import ortforge.store.ledger, encodings.idna
+import ortforge.store.ledger, encodings.idna, tempfile, platformdirs.unix
 from ortforge.errors import StoreError
 from ortforge.store import open_store
 {who}

@@ -379,7 +379,7 @@ def test_what_a_job_started_goes_with_it(supervise: Supervise, apply_job: ApplyJ
     open({str(pids)!r}, "w").write(f"{{same.pid}} {{other.pid}}")
     time.sleep(600)
     """
-    assert supervise(apply_job(starts), apply_s=1).status == "timeout"
+    assert supervise(apply_job(starts), apply_s=3).status == "timeout"
     assert all(gone(int(pid)) for pid in pids.read_text().split())
 
 

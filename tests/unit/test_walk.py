@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,7 +62,7 @@ PLAN = Plan(
 )
 
 
-def go(store: Store, run: Callable[[Task], TaskOutcome], plan: Plan = PLAN, **options: bool) -> dict[str, str]:
+def go(store: Store, run: Callable[[Task], TaskOutcome], plan: Plan = PLAN, **options: Any) -> dict[str, str]:
     executor = LocalExecutor(2)
     settled = walk(plan, store, executor, store.ledger.start_run(), options=WalkOptions(**options), run=run)
     executor.shutdown(cancel=False)

@@ -1,0 +1,138 @@
+"""From settled steps to a cell's verdict: deaths while timing, missing baselines, and defects that stay one cell's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ortforge.api import Device, TaskOutcome
+from ortforge.cli.run import executor_named
+from ortforge.engine.cells import judge_cell
+from ortforge.engine.local import LocalExecutor
+from ortforge.engine.run import execute
+from ortforge.engine.walk import Settled
+from ortforge.errors import UsageError
+from ortforge.plan.graph import Cell, Kind, Plan, Step
+from ortforge.plugin_manager import Plugins
+from ortforge.store import open_store
+
+PARITY = {"samples": 3, "identical": True, "problems": [], "notes": [], "worst": {}, "tasks": {}, "outputs": {}}
+RATIO = {"ratio": 2.0, "low": 1.9, "high": 2.1}
+TIMED = {
+    **RATIO,
+    "outcome": "faster",
+    "noise": 0.03,
+    "trust": "stable",
+    "trust_reason": "",
+    **dict.fromkeys(("load_s", "first_run_s", "peak_rss", "baseline_load_s"), 1),
+}
+RESULTS: Mapping[str, Mapping[str, Any]] = {
+    "fetch": {"bytes": 10},
+    "check": {"placement": None, "load_s": 0.1, "first_run_s": 0.1, "peak_rss": 1},
+    "compare": PARITY,
+    "time": TIMED,
+    "noise": {**TIMED, "noise": {"floor": 0.03, "pairs": 9, "rounds": 3}},
+}
+KINDS: tuple[Kind, ...] = ("fetch", "provision", "inspect", "dataset", "reference", "check", "compare", "noise", "time")
+
+
+def settle(**changes: Any) -> tuple[Cell, dict[str, Settled]]:
+    """Return a recipe's cell on the baseline's own runtime, all of whose steps went well but those given."""
+    settled = {}
+    for kind in KINDS:
+        good = Settled(Step(f"{kind}:m", kind, {}), "ok", f"key-{kind}", f"made-{kind}", RESULTS.get(kind, {}))
+        settled[f"{kind}:m"] = replace(good, **changes.get(kind, {}))
+    steps = {kind: f"{kind}:m" for kind in KINDS} | {"artefact": "fetch:m"}
+    facts = {"ep_name": "CPUExecutionProvider", "goal": "latency", "on_baseline": True}
+    return Cell(
+        "m/int8@t:cpu/here", "m", "int8", "t", "cpu", "here", "m/none@t:cpu/here", "", steps, (), facts
+    ), settled
+
+
+def test_a_cell_that_dies_while_it_is_timed_has_not_passed() -> None:
+    died = {"status": "crashed", "reason": "crashed with SIGSEGV", "result": {"side": "candidate"}}
+    cell, settled = settle(time=died)
+    found = judge_cell(cell, settled, "matrix.toml")
+    assert found["status"] == "crashed"
+    assert "SIGSEGV" in found["reasons"][0]
+
+
+def test_a_cell_whose_baseline_dies_is_not_to_blame() -> None:
+    died = {"status": "crashed", "reason": "its baseline ended: SIGSEGV", "result": {"side": "baseline"}}
+    cell, settled = settle(time=died)
+    found = judge_cell(cell, settled, "matrix.toml")
+    assert found["status"] == "pass"
+    assert found["timing"] is None
+    assert any("its baseline ended" in note for note in found["notes"])
+
+
+@pytest.mark.parametrize("side", ["baseline", "candidate"])
+def test_the_baseline_that_dies_beside_itself_has_not_passed(side: str) -> None:
+    cell, settled = settle(noise={"status": "timeout", "reason": "still running", "result": {"side": side}})
+    cell = replace(cell, recipe="none", baseline="", facts={**cell.facts, "is_baseline": True})
+    assert judge_cell(cell, settled, "matrix.toml")["status"] == "timeout"
+
+
+def test_the_overall_ratio_beside_the_baseline_needs_no_other_cell() -> None:
+    cell, settled = settle()
+    assert judge_cell(cell, settled, "matrix.toml")["overall"] == RATIO
+    elsewhere = replace(cell, facts={**cell.facts, "on_baseline": False}, baseline="m/none@u:cpu/here")
+    assert judge_cell(elsewhere, settled, "matrix.toml")["overall"] is None
+    plain = Settled(Step("time:m/none@u:cpu/here", "time", {}), "ok", result={"ratio": 0.5, "low": 0.5, "high": 0.5})
+    composed = judge_cell(elsewhere, {**settled, plain.step.id: plain}, "matrix.toml")["overall"]
+    assert composed["ratio"] == pytest.approx(1.0)
+
+
+def test_a_cell_without_timing_is_judged_without_it() -> None:
+    cell, settled = settle()
+    cell = replace(cell, steps={role: name for role, name in cell.steps.items() if role not in {"time", "noise"}})
+    found = judge_cell(cell, settled, "matrix.toml")
+    assert (found["status"], found["timing"], found["overall"]) == ("pass", None, None)
+
+
+class _Quiet:
+    def __getattr__(self, name: str) -> Any:
+        return lambda *given, **named: None
+
+
+def test_a_cell_that_cannot_be_judged_fails_alone(tmp_path: Path) -> None:
+    good, settled = settle()
+    steps = {name: found.step for name, found in settled.items()}
+    bad = replace(good, id="bad", facts={**good.facts, "tolerance": {"nonsense": 1}})
+    store = open_store(tmp_path)
+    report = execute(
+        Plan(steps, (bad, good)),
+        matrix_file=Path("matrix.toml"),
+        store=store,
+        plugins=Plugins(first_party=False, third_party=False),
+        device=Device("here", "linux", "x86_64", "CPU", frozenset(), 1, 0.0, 1 << 30),
+        executor=LocalExecutor(1),
+        listener=_Quiet(),
+        run=lambda task: TaskOutcome("ok", f"made-{task.kind}", RESULTS.get(task.kind, _PROVISIONED)),
+    )
+    entries = {cell["id"]: cell for cell in report["cells"]}
+    assert entries["bad"]["status"] == "failed"
+    assert "nonsense" in entries["bad"]["reasons"][0]
+    assert "Traceback" in entries["bad"]["log"]
+    assert entries[good.id]["status"] == "pass"
+    assert entries["bad"].keys() == entries[good.id].keys()
+
+
+_PROVISIONED = {"probe": {"ort_version": "1", "python": "3", "providers": []}, "environment": {"packages": []}}
+
+
+class _Plugins:
+    executors: Mapping[str, Any] = {"cluster": LocalExecutor(7)}
+
+
+def test_an_executor_is_chosen_by_name() -> None:
+    plugins: Any = _Plugins()
+    assert isinstance(executor_named("local", plugins, 2), LocalExecutor)
+    assert executor_named("cluster", plugins, 2) is plugins.executors["cluster"]
+    with pytest.raises(UsageError) as refused:
+        executor_named("clutser", plugins, 2)
+    assert "'cluster'" in str(refused.value)
