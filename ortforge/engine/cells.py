@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from ortforge.engine.walk import Settled
@@ -21,7 +21,7 @@ _NEEDED: Final = ("fetch", "provision", "inspect", "dataset")
 _DEATHS: Final = frozenset({"crashed", "out-of-memory", "timeout"})
 
 
-def judge_cell(cell: Cell, settled: Mapping[str, Settled], matrix_file: str) -> dict[str, Any]:
+def judge_cell(cell: Cell, settled: Mapping[str, Settled], where: Sequence[str]) -> dict[str, Any]:
     """Judge one cell, all of whose steps are settled, and return its entry of the report."""
     steps = {role: settled[name] for role, name in cell.steps.items()}
     status, reason, log = _fate(cell, steps, settled)
@@ -74,13 +74,13 @@ def judge_cell(cell: Cell, settled: Mapping[str, Settled], matrix_file: str) -> 
         "peak_rss": timing["peak_rss"] if timing else check.get("peak_rss"),
         "bytes": artefact["bytes"] if artefact else None,
         "log": log,
-        "command": shlex.join(["ortforge", "repro", cell.id, "--matrix", matrix_file]),
+        "command": shlex.join(["ortforge", "repro", cell.id, *where]),
         "cached": all(step.cached for step in steps.values()),
         "keys": {role: steps[role].key for role in ("check", "compare", "time") if role in steps},
     }
 
 
-def defective_cell(cell: Cell, error: Exception, matrix_file: str) -> dict[str, Any]:
+def defective_cell(cell: Cell, error: Exception, where: Sequence[str]) -> dict[str, Any]:
     """Return the entry of a cell that could not be judged: a defect, told as its verdict, and all figures unknown."""
     unknown = ("artefact", "parity", "placement", "timing", "overall", "load_s", "first_run_s", "peak_rss", "bytes")
     reason = f"A defect in ortforge or a plugin, met while it was judged: {type(error).__name__}: {error}"
@@ -98,7 +98,7 @@ def defective_cell(cell: Cell, error: Exception, matrix_file: str) -> dict[str, 
         "runtime_hash": "",
         **dict.fromkeys(unknown),
         "log": "".join(traceback.format_exception(error)),
-        "command": shlex.join(["ortforge", "repro", cell.id, "--matrix", matrix_file]),
+        "command": shlex.join(["ortforge", "repro", cell.id, *where]),
         "cached": False,
         "keys": {},
     }

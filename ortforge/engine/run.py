@@ -69,7 +69,8 @@ def execute(
         "ortforge_run_started", run={"id": run_id, "matrix_digest": plan.matrix_digest, "cells": len(plan.cells)}
     )
     listener.run_started(len(plan.steps), len(plan.cells))
-    desk = _Desk(plan, store, plugins, listener, run_id, str(matrix_file))
+    where = ("--matrix", str(matrix_file.resolve()), "--store", str(store.root))
+    desk = _Desk(plan, store, plugins, listener, run_id, where)
     desk.judge_unsupported()
     settled = walk(plan, store, executor, run_id, options=options, events=desk, run=run)
     executor.shutdown(cancel=False)
@@ -121,7 +122,7 @@ class _Desk(Events):
     plugins: Plugins
     listener: Listener
     run_id: str
-    matrix_file: str
+    where: tuple[str, ...]
     settled: dict[str, Settled] = field(default_factory=dict)
     users: dict[str, list[Cell]] = field(default_factory=lambda: defaultdict(list))
     open_steps: dict[str, set[str]] = field(default_factory=dict)
@@ -173,9 +174,9 @@ class _Desk(Events):
 
     def judge(self, cell: Cell) -> None:
         try:
-            entry = judge_cell(cell, self.settled, self.matrix_file)
+            entry = judge_cell(cell, self.settled, self.where)
         except Exception as error:
-            entry = defective_cell(cell, error, self.matrix_file)
+            entry = defective_cell(cell, error, self.where)
         self.judged[cell.id] = entry
         self.store.ledger.record_cell(self.run_id, cell.id, entry["status"], entry)
         self.listener.cell_judged(entry)

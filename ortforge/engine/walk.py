@@ -164,8 +164,10 @@ class _Walk:
         if self.options.fresh or step.kind in self.options.fresh_kinds:
             return None
         record = self.known.get(key) or self.store.ledger.done(key)
-        if record is None and not self.options.retry:
-            record = self.store.ledger.last(key)
+        if record is None:
+            # A failure is tried again. "Unsupported" is no failure: this very runtime cannot do it, and never will.
+            last = self.store.ledger.last(key)
+            record = last if last and (last.status == "unsupported" or not self.options.retry) else None
         if record is None:
             return None
         return Settled(

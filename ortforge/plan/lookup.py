@@ -68,7 +68,9 @@ def prospects(
             found.append(Prospect(step, key, "cached", f"made on {record.started[:16]}", record))
         elif key:
             failure = failures.get(key)
-            if failure is None:
+            if failure is not None and failure.status == "unsupported":
+                found.append(Prospect(step, key, "cached", f"unsupported: {failure.reason}", failure))
+            elif failure is None:
                 found.append(Prospect(step, key, "run", "nothing with this key was made yet"))
             else:
                 found.append(Prospect(step, key, "retry", f"{failure.status} last time: {failure.reason}", failure))

@@ -56,7 +56,7 @@ def settle(**changes: Any) -> tuple[Cell, dict[str, Settled]]:
 def test_a_cell_that_dies_while_it_is_timed_has_not_passed() -> None:
     died = {"status": "crashed", "reason": "crashed with SIGSEGV", "result": {"side": "candidate"}}
     cell, settled = settle(time=died)
-    found = judge_cell(cell, settled, "matrix.toml")
+    found = judge_cell(cell, settled, ("--matrix", "matrix.toml"))
     assert found["status"] == "crashed"
     assert "SIGSEGV" in found["reasons"][0]
 
@@ -64,7 +64,7 @@ def test_a_cell_that_dies_while_it_is_timed_has_not_passed() -> None:
 def test_a_cell_whose_baseline_dies_is_not_to_blame() -> None:
     died = {"status": "crashed", "reason": "its baseline ended: SIGSEGV", "result": {"side": "baseline"}}
     cell, settled = settle(time=died)
-    found = judge_cell(cell, settled, "matrix.toml")
+    found = judge_cell(cell, settled, ("--matrix", "matrix.toml"))
     assert found["status"] == "pass"
     assert found["timing"] is None
     assert any("its baseline ended" in note for note in found["notes"])
@@ -74,23 +74,23 @@ def test_a_cell_whose_baseline_dies_is_not_to_blame() -> None:
 def test_the_baseline_that_dies_beside_itself_has_not_passed(side: str) -> None:
     cell, settled = settle(noise={"status": "timeout", "reason": "still running", "result": {"side": side}})
     cell = replace(cell, recipe="none", baseline="", facts={**cell.facts, "is_baseline": True})
-    assert judge_cell(cell, settled, "matrix.toml")["status"] == "timeout"
+    assert judge_cell(cell, settled, ("--matrix", "matrix.toml"))["status"] == "timeout"
 
 
 def test_the_overall_ratio_beside_the_baseline_needs_no_other_cell() -> None:
     cell, settled = settle()
-    assert judge_cell(cell, settled, "matrix.toml")["overall"] == RATIO
+    assert judge_cell(cell, settled, ("--matrix", "matrix.toml"))["overall"] == RATIO
     elsewhere = replace(cell, facts={**cell.facts, "on_baseline": False}, baseline="m/none@u:cpu/here")
-    assert judge_cell(elsewhere, settled, "matrix.toml")["overall"] is None
+    assert judge_cell(elsewhere, settled, ("--matrix", "matrix.toml"))["overall"] is None
     plain = Settled(Step("time:m/none@u:cpu/here", "time", {}), "ok", result={"ratio": 0.5, "low": 0.5, "high": 0.5})
-    composed = judge_cell(elsewhere, {**settled, plain.step.id: plain}, "matrix.toml")["overall"]
+    composed = judge_cell(elsewhere, {**settled, plain.step.id: plain}, ("--matrix", "matrix.toml"))["overall"]
     assert composed["ratio"] == pytest.approx(1.0)
 
 
 def test_a_cell_without_timing_is_judged_without_it() -> None:
     cell, settled = settle()
     cell = replace(cell, steps={role: name for role, name in cell.steps.items() if role not in {"time", "noise"}})
-    found = judge_cell(cell, settled, "matrix.toml")
+    found = judge_cell(cell, settled, ("--matrix", "matrix.toml"))
     assert (found["status"], found["timing"], found["overall"]) == ("pass", None, None)
 
 

@@ -326,3 +326,15 @@ def test_an_environment_recorded_in_another_form_is_made_again(store: Store) -> 
         settled = walk(plan, store, LocalExecutor(1), store.ledger.start_run(), run=run)
     assert settled["check:a"].ok
     assert did.count("provision:a") == 2
+
+
+def test_what_a_runtime_cannot_do_is_not_asked_again(store: Store) -> None:
+    asked = Maker(store, {"transform:a": "unsupported"})
+    go(store, asked)
+    asked.did.clear()
+    found = go(store, asked)
+    assert found["transform:a"] == "cached"
+    assert found["check:a"] == "blocked"
+    assert asked.did == []
+    go(store, asked, fresh=True)
+    assert "transform:a" in asked.did
