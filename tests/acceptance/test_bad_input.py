@@ -69,8 +69,10 @@ def test_all_configuration_errors_at_once(folder: Path, store: Path) -> None:
 
 def test_missing_model_file(folder: Path, store: Path) -> None:
     done = run(folder, store, '[models.gone]\npath = "path:goood.onnx"\nvalidation = "path:data"\n[[matrix]]\n')
-    assert "goood.onnx" in done.err + done.out
-    assert done.code in {1, 2, 4}
+    assert done.code == 1
+    status, reason = verdict(done, "gone")
+    assert status == "blocked"
+    assert "good.onnx was meant" in reason
 
 
 @pytest.mark.parametrize("keep", [0, 10, 700])
@@ -117,13 +119,12 @@ def test_external_data(folder: Path, store: Path) -> None:
         for name, path in (("ext", "ext"), ("escape", "inner/escape"), ("gone", "inner/gone"))
     )
     done = run(folder, store, text + "[[matrix]]\n")
-    if done.code == 1:
-        assert verdict(done, "ext")[0] == "pass"
-        assert "outside" in verdict(done, "escape")[1]
-        assert "nowhere.bin" in verdict(done, "gone")[1]
-    else:
-        assert done.code in {2, 4}
-        assert "outside" in done.err or "nowhere.bin" in done.err
+    assert done.code == 1
+    assert verdict(done, "ext")[0] == "pass"
+    for name, hint in (("escape", "'../outside.bin', which is refused"), ("gone", "nowhere.bin")):
+        status, reason = verdict(done, name)
+        assert status == "blocked"
+        assert hint in reason
 
 
 @pytest.mark.parametrize(
@@ -192,7 +193,9 @@ def test_no_network(folder: Path, tmp_path: Path) -> None:
 def test_full_disk_loses_nothing(folder: Path, store: Path) -> None:
     small = folder / "small"
     small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)], check=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("this root may not mount a small disk (a container without CAP_SYS_ADMIN)")
     try:
         done = run(folder, small, "[[matrix]]\n")
         assert done.code in {1, 4}

@@ -1,4 +1,4 @@
-"""What a real run's JSON holds and what docs/formats.md says of it are the same: each key is looked for in the other."""
+"""What a real run's JSON holds is what docs/formats.md says: each key is looked for in the other."""
 
 from __future__ import annotations
 

@@ -213,7 +213,7 @@ def star(*users: str) -> Plan:
 def test_siblings_in_flight_that_meet_the_same_damage_have_it_mended_once(store: Store) -> None:
     plan = star(*(f"check:{number}" for number in range(5)))
     maker = Maker(store)
-    together = threading.Barrier(5)
+    together, told = threading.Barrier(5), threading.Semaphore(0)
     tried: set[str] = set()
 
     def run(task: Task) -> TaskOutcome:
@@ -221,7 +221,11 @@ def test_siblings_in_flight_that_meet_the_same_damage_have_it_mended_once(store:
             tried.add(task.step_id)
             together.wait(10)
             store.objects.drop(task.inputs[0][1])
+            told.release()
             return TaskOutcome(CORRUPT, reason="damaged", result={"digest": task.inputs[0][1]})
+        if task.kind == "fetch" and tried:  # it is mended when all have met the damage and said so
+            assert all(told.acquire(timeout=10) for _ in range(5))
+            time.sleep(0.3)
         return maker(task)
 
     executor = LocalExecutor(5)

@@ -18,5 +18,6 @@ def run(task: Task, work: Work) -> TaskOutcome:
         found, failure = measure(work, side, side, data, task.parameters, task.context)
     if failure is not None:
         return failure
-    facts = {**found, "noise": noise_floor(found.pop("round_pairs"))}
+    floor = noise_floor(found.pop("round_pairs"))
+    facts = {**found, "noise": floor}
     return TaskOutcome("ok", digest_json(facts), facts)
