@@ -29,7 +29,7 @@ TIMING_LOCK: Final = "timing"
 TURN_NS: Final = 10_000_000
 """Length aimed at for one turn: long against a message to the worker (~0.1 ms), short against machine noise."""
 
-MOST_ITERATIONS: Final = 100
+MOST_ITERATIONS: Final = 1000
 LEAST_PAIRS: Final = 5
 """Pairs that a round should have even when its time is over, within :data:`PATIENCE` times its budget …"""
 FEWEST_PAIRS: Final = 2

@@ -6,6 +6,8 @@ imported when the file is, since the passes' other half is listed by processes t
 
 from __future__ import annotations
 
+import math
+import os
 import re
 import shutil
 import traceback
@@ -85,7 +87,18 @@ def load(path: Path) -> ModelProto:
 
 def needs_external_data(model: ModelProto) -> bool:
     """Whether the weights are too large for one protobuf message."""
-    return sum(len(tensor.raw_data) for tensor in tensors(model)) > INLINE_LIMIT
+    # Counted from the shapes: asking for raw_data copies the weights.
+    return sum(math.prod(tensor.dims) * _item_bytes(tensor.data_type) for tensor in tensors(model)) > INLINE_LIMIT
+
+
+def _item_bytes(data_type: int) -> int:
+    """Return the bytes of one element of a tensor; 1 for types of less than a byte, and for strings."""
+    import onnx
+
+    try:
+        return int(onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize)
+    except KeyError:
+        return 1
 
 
 def save(model: ModelProto, path: Path, *, ir_version: int) -> None:
@@ -119,24 +132,40 @@ def save(model: ModelProto, path: Path, *, ir_version: int) -> None:
 
 def copy(source: Path, target: Path) -> None:
     """Copy a model byte by byte, with the files that hold its external data (their names are part of it)."""
-    import onnx
-
     shutil.copyfile(source, target)
-    for name in external_files(onnx.load(str(source), load_external_data=False)):
+    for name in _files_beside(source):
         beside = target.parent / name
         beside.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source.parent / name, beside)
 
 
-def size(path: Path) -> int:
-    """Return the bytes of a model and of its external data."""
+def stand_in(source: Path, target: Path) -> None:
+    """Make a model appear at ``target`` for somebody who reads it and writes beside it: linked where that is possible.
+
+    A link costs nothing, a copy of a large model much of the time that a pass takes. Models with external data are
+    copied: onnx refuses to read such data through a second link.
+    """
+    try:
+        if _files_beside(source):
+            copy(source, target)
+        else:
+            os.link(source, target)
+    except OSError:
+        copy(source, target)
+
+
+def _files_beside(path: Path) -> list[str]:
+    """Return the names of the files that hold a model's external data; reads the model only where there may be any."""
     import onnx
 
-    beside = any(entry.name not in (path.name, "index.json") for entry in path.parent.iterdir())
-    if path.suffix == ".ort" or not beside:
-        return path.stat().st_size
-    names = external_files(onnx.load(str(path), load_external_data=False))
-    return path.stat().st_size + sum((path.parent / name).stat().st_size for name in names)
+    if path.suffix == ".ort" or all(entry.name in (path.name, "index.json") for entry in path.parent.iterdir()):
+        return []
+    return external_files(onnx.load(str(path), load_external_data=False))
+
+
+def size(path: Path) -> int:
+    """Return the bytes of a model and of its external data."""
+    return path.stat().st_size + sum((path.parent / name).stat().st_size for name in _files_beside(path))
 
 
 def load_error(path: Path, *, kernels: bool = True) -> str:

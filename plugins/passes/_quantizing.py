@@ -89,7 +89,7 @@ def prepare(
     path = workdir / "prepared.onnx"
     if not said and _graph.opset(model) == opset and ir_version >= _model_file.OLDEST_IR:
         # Nothing was changed. The quantizers write files beside the model they read, so it is not read where it lies.
-        _model_file.copy(source, path)
+        _model_file.stand_in(source, path)
     else:
         _model_file.save(model, path, ir_version=ir_version)
     return Prepared(model, path, opset, ir_version, said)
