@@ -88,7 +88,8 @@ def load(path: Path) -> ModelProto:
 def needs_external_data(model: ModelProto) -> bool:
     """Whether the weights are too large for one protobuf message."""
     # Counted from the shapes: asking for raw_data copies the weights.
-    return sum(math.prod(tensor.dims) * _item_bytes(tensor.data_type) for tensor in tensors(model)) > INLINE_LIMIT
+    size: int = sum(math.prod(tensor.dims) * _item_bytes(tensor.data_type) for tensor in tensors(model))
+    return size > INLINE_LIMIT
 
 
 def _item_bytes(data_type: int) -> int:
