@@ -271,7 +271,8 @@ def _alone(path: Path) -> Iterator[None]:
             import fcntl
 
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        with uv.keeping(*(() if sys.platform == "win32" else (file.fileno(),))):
+            yield
 
 
 def _load(folder: Path, key: str) -> Environment | None:

@@ -12,7 +12,9 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -30,6 +32,7 @@ __all__ = [
     "find_uv",
     "install_lock",
     "installed_pythons",
+    "keeping",
     "make_venv",
     "neighbours",
     "required_by",
@@ -52,6 +55,23 @@ class UvError(Exception):
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.text = text
+
+
+_kept: Final = threading.local()
+
+
+@contextmanager
+def keeping(*descriptors: int) -> Iterator[None]:
+    """Let the uv processes that this thread starts hold descriptors open, and with them the locks on those.
+
+    When ortforge is killed, uv goes on writing for a while: the folder it writes into stays locked until it ends.
+    """
+    before = getattr(_kept, "descriptors", ())
+    _kept.descriptors = (*before, *descriptors)
+    try:
+        yield
+    finally:
+        _kept.descriptors = before
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +129,7 @@ def _run(arguments: Sequence[str], cwd: Path) -> str:
         text=True,
         errors="replace",
         check=False,
+        pass_fds=getattr(_kept, "descriptors", ()),
     )
     if done.returncode != 0:
         raise UvError(clean(done.stderr) or f"uv ended with exit code {done.returncode}")

@@ -6,11 +6,13 @@ Wheels made here stand for runtimes wherever the network would be needed; one te
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
 import json
 import os
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -392,3 +394,28 @@ def test_tools_are_pinned_to_the_bare_environment(tmp_path: Path, runtime: Path)
 def test_every_known_variant_is_its_own_nearest_name() -> None:
     assert nearest("onnxruntme", uv_errors.ORT_DISTRIBUTIONS) == "onnxruntime"
     assert nearest("onnxruntime-opnvino", uv_errors.ORT_DISTRIBUTIONS) == "onnxruntime-openvino"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the lock is passed on as a descriptor")
+def test_a_killed_provisioning_leaves_its_folder_locked_until_uv_ends(tmp_path: Path) -> None:
+    """What uv still writes after its parent was killed must not land in the next environment."""
+    slow = tmp_path / "uv"
+    slow.write_text('#!/bin/sh\necho started > "$UV_TEST_FOLDER/started"\nsleep 3\n')
+    slow.chmod(0o755)
+    lock = tmp_path / "lock"
+    code = (
+        "import sys; from pathlib import Path; from ortforge.runtime import environment, uv\n"
+        f"uv.find_uv = lambda: Path({str(slow)!r})\n"
+        f"with environment._alone(Path({str(lock)!r})):\n"
+        f"    uv.make_venv(Path(sys.executable), Path({str(tmp_path)!r}) / 'venv')\n"
+    )
+    started = tmp_path / "started"
+    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "UV_TEST_FOLDER": str(tmp_path)})
+    while not started.exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    began = time.monotonic()
+    with lock.open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    assert time.monotonic() - began > 1.0
