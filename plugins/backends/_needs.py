@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ortforge.api import Device, Gpu
+from ortforge.api import Availability, Device, Gpu, available, unavailable
 
 X86_64 = ("x86_64", "amd64")
 ARM64 = ("aarch64", "arm64")
@@ -32,6 +32,16 @@ def other_system(device: Device, *wanted: str) -> str:
     if device.system in wanted:
         return ""
     return f"it needs {' or '.join(system(name) for name in wanted)}; this device runs {system(device.system)}"
+
+
+def on_nvidia(device: Device, what: str) -> Availability:
+    """Answer for an EP, called ``what`` in messages, that needs one of NVIDIA's GPUs and a system with its driver."""
+    problem = other_system(device, "linux", "windows")
+    if problem:
+        return unavailable(f"{what} does not run here: {problem}")
+    if not gpus_of(device, "nvidia"):
+        return unavailable(f"no NVIDIA GPU was found on this device ({describe(device)})")
+    return available()
 
 
 def other_machine(device: Device, *wanted: str) -> str:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ortforge.api import Availability, Backend, Device, available, unavailable
+from ortforge.api import Availability, Backend, Device
 
-from ._needs import describe, gpus_of, other_system
+from ._needs import on_nvidia
 
 
 def ortforge_backends() -> Iterable[Backend]:
@@ -26,9 +26,4 @@ def ortforge_backends() -> Iterable[Backend]:
 
 
 def _availability(device: Device) -> Availability:
-    problem = other_system(device, "linux", "windows")
-    if problem:
-        return unavailable(f"TensorRT does not run here: {problem}")
-    if not gpus_of(device, "nvidia"):
-        return unavailable(f"no NVIDIA GPU was found on this device ({describe(device)})")
-    return available()
+    return on_nvidia(device, "TensorRT")

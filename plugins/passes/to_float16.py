@@ -128,21 +128,17 @@ def _by_converter_common(model: ModelProto, wanted: Parameters, kept: list[str])
     with python_warnings.catch_warnings():
         # It warns of every clipped weight without naming it; the names are in the result.
         python_warnings.simplefilter("ignore")
-        made: ModelProto = float16.convert_float_to_float16(
-            model,
-            min_positive_val=wanted.min_positive_val,
-            max_finite_val=LARGEST_HALF,
-            keep_io_types=wanted.keep_io_types,
-            disable_shape_infer=_model_file.needs_external_data(model),
-            op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, *wanted.op_block_list],
-            node_block_list=[*wanted.node_block_list, *kept],
-        )
-    return made
+        return _convert(float16, model, wanted, kept)
 
 
 def _by_onnxruntime(model: ModelProto, wanted: Parameters, kept: list[str]) -> ModelProto:
     from onnxruntime.transformers import float16
 
+    return _convert(float16, model, wanted, kept)
+
+
+def _convert(float16: Any, model: ModelProto, wanted: Parameters, kept: list[str]) -> ModelProto:
+    """Call a converter: both are of one descent and take the same options."""
     made: ModelProto = float16.convert_float_to_float16(
         model,
         min_positive_val=wanted.min_positive_val,
