@@ -84,7 +84,7 @@ def measure(
     The facts hold ``round_pairs`` (rounds of (baseline ns, candidate ns), each the median of one turn), raw
     ``samples`` and ``baseline_samples`` in ns, start-up figures of both sides, and the trust in all of it.
     """
-    from ortforge.verdict.timing import percentiles, trust
+    from ortforge.verdict.timing import paired, percentiles, trust
 
     began = time.monotonic()
     samples = str(work.store.objects.get(data))
@@ -111,7 +111,7 @@ def measure(
         failure = failed_job(death.outcome, f"while it was timed, its {death.side} ended" if death.side else "")
         return {}, replace(failure, result={"side": death.side})
     share = contention_us / 1e6 / measured_s if measured_s else None
-    label, why = trust(raw[1], share)
+    label, why = trust(raw[1], share, baseline_ns=raw[0], interval=paired(round_pairs))
     facts: dict[str, Any] = {
         "round_pairs": round_pairs,
         "samples": thinned(raw[1]),

@@ -163,14 +163,22 @@ def stable(turn_medians: Sequence[float]) -> bool:
 
 
 def trust(
-    samples_ns: Sequence[float], pressure_share: float | None, *, interval: Mapping[str, Any] | None = None
+    samples_ns: Sequence[float],
+    pressure_share: float | None,
+    *,
+    baseline_ns: Sequence[float] = (),
+    interval: Mapping[str, Any] | None = None,
 ) -> tuple[str, str]:
     """Return how far a timing can be trusted (``stable``, ``noisy`` or ``contended``), and why it is not stable.
+
+    Inputs of several sizes make times spread without any noise. Where the baseline's times of the same inputs are
+    given, iteration by iteration, the ratio to them tells the one from the other: unrest counts only when both show it.
 
     :param samples_ns: the candidate's times, in the order they were taken.
     :param pressure_share: share of the time in which some task waited for a CPU (``/proc/pressure/cpu``, growth of
         ``some total`` over the time that passed); ``None`` where it is not known. Above 0.10 something else had the
         cores.
+    :param baseline_ns: the baseline's times of the same inputs, as many as the candidate's; or none.
     :param interval: what :func:`paired` gave; an interval wider than 10 % to either side is noisy.
     """
     if pressure_share is not None and pressure_share > CONTENDED:
@@ -181,14 +189,22 @@ def trust(
     samples = np.asarray(samples_ns, dtype=np.float64)
     if samples.size < FEW:
         return "noisy", f"only {samples.size} samples"
-    low, middle, high = np.quantile(samples, [0.25, 0.5, 0.75])
-    if (spread := float((high - low) / middle)) > SPREAD:
-        return "noisy", f"the middle half of the samples spreads over {spread:.0%} of their median"
-    before, after = (float(np.median(half)) for half in np.array_split(samples, 2))
-    if abs(math.log(after / before)) > SPREAD / 2:
-        return "noisy", f"the median moved by {after / before - 1.0:+.0%} between the first and the second half"
+    baseline = np.asarray(baseline_ns, dtype=np.float64)
+    unrest = _unrest(samples)
+    if unrest and (baseline.size != samples.size or _unrest(samples / baseline)):
+        return "noisy", unrest
     if interval and interval["ratio"] is not None:
         width = max(interval["high"] / interval["ratio"], interval["ratio"] / interval["low"]) - 1.0
         if width > SPREAD:
             return "noisy", f"the ratio is known to ±{width:.0%} only"
     return "stable", ""
+
+
+def _unrest(values: NDArray[np.float64]) -> str:
+    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+    if (spread := float((high - low) / middle)) > SPREAD:
+        return f"the middle half of the samples spreads over {spread:.0%} of their median"
+    before, after = (float(np.median(half)) for half in np.array_split(values, 2))
+    if abs(math.log(after / before)) > SPREAD / 2:
+        return f"the median moved by {after / before - 1.0:+.0%} between the first and the second half"
+    return ""

@@ -184,6 +184,20 @@ def test_trust_names_what_disturbs() -> None:
     assert "±" in trust(quiet, 0.0, interval={"ratio": 1.0, "low": 0.8, "high": 1.2})[1]
 
 
+def test_inputs_of_several_sizes_are_no_noise() -> None:
+    """Sentences of 16 to 128 tokens take one to eight times as long, on both sides alike."""
+    random = np.random.default_rng(2)
+    lengths = random.integers(1, 9, size=300) * 1e6
+    baseline = lengths * random.normal(1.0, 0.01, size=300)
+    candidate = 0.5 * lengths * random.normal(1.0, 0.01, size=300)
+    assert trust(candidate, 0.0)[0] == "noisy"  # nothing says what the spread comes from
+    assert trust(candidate, 0.0, baseline_ns=baseline) == ("stable", "")
+    shaken = candidate * random.uniform(0.7, 1.3, size=300)
+    label, why = trust(shaken, 0.0, baseline_ns=baseline)
+    assert label == "noisy"
+    assert "spreads over" in why
+
+
 def test_ratios_multiply_and_so_do_their_doubts() -> None:
     first, second = {"ratio": 2.0, "low": 1.8, "high": 2.2}, {"ratio": 0.5, "low": 0.45, "high": 0.6}
     both = compose(first, second)
