@@ -1,18 +1,40 @@
-# Toolchain for building ONNX Runtime with Debian's own compilers and libraries.
-# The base is an argument: pin it by digest where a registry gives one; `dockerfiles/bootstrap` makes one where none can be reached.
+# Builds ONNX Runtime with Debian's own compilers and, where a target wants them, its libraries.
+# Pin the base by digest where a registry gives one; dockerfiles/bootstrap makes it of Debian's packages where none answers.
 ARG BASE=debian:trixie-slim
 FROM ${BASE}
 
 ENV DEBIAN_FRONTEND=noninteractive LANG=C.UTF-8
 
-# Debian's onnxruntime source package names what a build needs; ccache keeps object files between builds.
-RUN echo "deb-src $(sed -n 's/^deb \([^ ]*\) .*/\1/p' /etc/apt/sources.list | head -n 1) trixie main" > /etc/apt/sources.list.d/source.list \
-    && apt-get update \
-    && apt-get build-dep -y --no-install-recommends onnxruntime \
-    && apt-get install -y --no-install-recommends ccache git ninja-build patchelf python3-dev python3-pip python3-wheel \
+# Compilers, and the libraries that dependencies = "system" takes from Debian (what Debian's own onnxruntime is built from).
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends \
+        ca-certificates ccache cmake g++ git make ninja-build patch patchelf pkgconf \
+        libpython3-dev python3-dev python3-numpy python3-packaging python3-pip python3-setuptools python3-venv python3-wheel \
+        libboost-dev libcpuinfo-dev libdlpack-dev libeigen3-dev libflatbuffers-dev libhowardhinnant-date-dev libmsgsl-dev \
+        libonnx-dev libpng-dev libprotobuf-dev libpthreadpool-dev libre2-dev libsafeint-dev nlohmann-json3-dev \
+        protobuf-compiler python3-onnx python3-protobuf python3-pybind11 zlib1g-dev \
+    # These two are not made for every architecture.
+    && for package in libdnnl-dev libxnnpack-dev; do \
+        if apt-cache show "$package" > /dev/null 2>&1; then apt-get install -y --no-install-recommends "$package"; fi; \
+    done \
+    && apt-get clean \
     && rm -rf /var/lib/apt/lists/*
 
-# Builds run as the caller's user, with these folders as volumes.
-RUN install -d -m 1777 /build /ccache /source
+# Repairs and audits wheels, out of the way of the Python that builds them.
+ARG AUDITWHEEL=6.8.2
+RUN python3 -m venv /opt/auditwheel \
+    && /opt/auditwheel/bin/pip install --no-cache-dir --disable-pip-version-check auditwheel==${AUDITWHEEL}
+
+# What the target's EPs and allocator add. Last, so that targets share the layers above.
+ARG PACKAGES=
+RUN if [ -n "${PACKAGES}" ]; then \
+        apt-get update \
+        && apt-get install -y --no-install-recommends ${PACKAGES} \
+        && apt-get clean \
+        && rm -rf /var/lib/apt/lists/*; \
+    fi
+
+# Volumes are mounted here. Containers run as the user who asked for the build, so there is no USER.
+RUN install -d -m 1777 /work /ccache
 ENV CCACHE_DIR=/ccache
-WORKDIR /build
+WORKDIR /work

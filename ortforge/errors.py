@@ -22,6 +22,7 @@ __all__ = [
     "PluginError",
     "ProvisionError",
     "StoreError",
+    "UnfitError",
     "UsageError",
     "nearest",
 ]
@@ -90,6 +91,17 @@ class EnvironmentLacksError(OrtforgeError):
 
 class ProvisionError(EnvironmentLacksError):
     """A runtime's environment could not be made."""
+
+
+class UnfitError(ProvisionError):
+    """The wheels fit no interpreter, or not the C library, of the place where the environment was to be made.
+
+    :param pythons: the versions that there are wheels for (``3.13``), oldest first; empty when that is not known.
+    """
+
+    def __init__(self, what: str, *, meant: str = "", todo: str = "", pythons: tuple[str, ...] = ()) -> None:
+        super().__init__(what, meant=meant, todo=todo)
+        self.pythons = pythons
 
 
 class FetchError(EnvironmentLacksError):

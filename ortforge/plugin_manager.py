@@ -163,7 +163,7 @@ class Plugins:
         return self._register("passes")
 
     @cached_property
-    def sources(self) -> Registry[api.Resolver]:
+    def sources(self) -> Registry[api.SourceResolver]:
         """Resolvers of ONNX Runtime source trees, by scheme."""
         return self._register("sources")
 

@@ -36,7 +36,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "backends": Kind(api.Backend),
     "allocators": Kind(api.Allocator),
     "passes": Kind(api.Pass),
-    "sources": Kind(api.Resolver, "scheme"),
+    "sources": Kind(api.SourceResolver, "scheme"),
     "models": Kind(api.Resolver, "scheme"),
     "datasets": Kind(api.DatasetSource, "scheme"),
     "executors": Kind(api.Executor),

@@ -10,6 +10,7 @@ from ortforge.api.backend import (
     Allocator,
     Availability,
     Backend,
+    BuildContext,
     BuildContribution,
     Device,
     Gpu,
@@ -22,10 +23,11 @@ from ortforge.api.datasets import DatasetSource
 from ortforge.api.execution import Executor, Task, TaskOutcome
 from ortforge.api.externaldata import ExternalFile, external_files, locate_external
 from ortforge.api.extras import Check, CheckContext, CheckOutcome, Command, Metric, Report
+from ortforge.api.gitcommand import git, git_address, git_revision
 from ortforge.api.passes import Pass, PassJob, PassUse
-from ortforge.api.resolver import FetchContext, Fetched, Resolver
+from ortforge.api.resolver import FetchContext, Fetched, Resolver, SourceContext, SourceResolver
 from ortforge.api.spec import hookimpl, hookspec
-from ortforge.errors import ConfigurationError, FetchError, nearest
+from ortforge.errors import BuildError, ConfigurationError, EnvironmentLacksError, FetchError, nearest
 
 __all__ = [
     "OLDEST_PLUGIN_API",
@@ -33,7 +35,9 @@ __all__ = [
     "Allocator",
     "Availability",
     "Backend",
+    "BuildContext",
     "BuildContribution",
+    "BuildError",
     "Check",
     "CheckContext",
     "CheckOutcome",
@@ -41,6 +45,7 @@ __all__ = [
     "ConfigurationError",
     "DatasetSource",
     "Device",
+    "EnvironmentLacksError",
     "Executor",
     "ExternalFile",
     "FetchContext",
@@ -55,10 +60,15 @@ __all__ = [
     "PluginEp",
     "Report",
     "Resolver",
+    "SourceContext",
+    "SourceResolver",
     "Task",
     "TaskOutcome",
     "available",
     "external_files",
+    "git",
+    "git_address",
+    "git_revision",
     "hookimpl",
     "hookspec",
     "locate_external",

@@ -9,6 +9,7 @@ __all__ = [
     "Allocator",
     "Availability",
     "Backend",
+    "BuildContext",
     "BuildContribution",
     "Device",
     "Gpu",
@@ -70,12 +71,34 @@ def unavailable(reason: str) -> Availability:
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """A change to ORT's source: ``versions`` is a PEP 440 specifier, ``file`` a unified diff."""
+    """A change to ORT's source, or to what it is built against.
+
+    :param versions: PEP 440 specifier of the ORT versions that need it; ``""`` for all.
+    :param file: a unified diff (``-p1``), as a path: of this patch alone.
+    :param why: a sentence; provenance and ``ortforge plan`` show it.
+    """
 
     name: str
     versions: str
     file: str
     why: str
+
+
+@dataclass(frozen=True, slots=True)
+class BuildContext:
+    """What a contribution to a build may depend on.
+
+    :param version: of ONNX Runtime. :param dependencies: ``download`` (ORT's own, from the network), ``system`` (the
+        image's packages) or ``vendored`` (a folder gathered before). :param image: name of the toolchain image.
+    :param artifact: ``wheel`` or ``cxx``. :param system: ``linux``; :param machine: ``x86_64``, ``aarch64``.
+    """
+
+    version: str
+    dependencies: str = "download"
+    image: str = "debian"
+    artifact: str = "wheel"
+    system: str = "linux"
+    machine: str = "x86_64"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +114,12 @@ class BuildContribution:
     :param must_hold: file name patterns that the wheel must contain.
     :param must_not_hold: file name patterns that the wheel must not contain.
     :param external_libraries: sonames that the wheel may need without containing them.
+    :param bundle: file name patterns of libraries, in the build tree or the image, that belong into the wheel's
+        ``onnxruntime/capi`` though ORT's own packaging forgets them.
+    :param source_files: files to put into the source tree before it is configured: path to text.
     """
 
-    flags: Mapping[str, str | int | bool] = field(default_factory=dict)
+    flags: Mapping[str, str | int | bool | tuple[str, ...]] = field(default_factory=dict)
     cmake_defines: Mapping[str, str] = field(default_factory=dict)
     packages: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -102,6 +128,8 @@ class BuildContribution:
     must_hold: tuple[str, ...] = ()
     must_not_hold: tuple[str, ...] = ()
     external_libraries: tuple[str, ...] = ()
+    bundle: tuple[str, ...] = ()
+    source_files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +149,7 @@ def _always(device: Device) -> Availability:
     return available()
 
 
-def _no_build(version: str) -> BuildContribution | None:
+def _no_build(context: BuildContext) -> BuildContribution | None:
     return None
 
 
@@ -135,7 +163,7 @@ class Backend:
     :param versions: PEP 440 specifier of the ORT versions that have it.
     :param options: default provider options, as ORT takes them (strings).
     :param availability: says whether a device can run it. Must not start processes or touch the network.
-    :param build: what a source build of a version needs, or ``None`` where it cannot be built.
+    :param build: what a source build needs, or ``None`` where it cannot be built.
     :param plugin: set for EPs that are registered as a library at run time.
     :param address_space_limit: ``False`` for EPs that reserve huge virtual ranges (CUDA), so that only
         resident memory is limited.
@@ -149,7 +177,7 @@ class Backend:
     versions: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
     availability: Callable[[Device], Availability] = _always
-    build: Callable[[str], BuildContribution | None] = _no_build
+    build: Callable[[BuildContext], BuildContribution | None] = _no_build
     plugin: PluginEp | None = None
     address_space_limit: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -161,6 +189,6 @@ class Allocator:
 
     name: str
     summary: str
-    build: Callable[[str], BuildContribution | None] = _no_build
+    build: Callable[[BuildContext], BuildContribution | None] = _no_build
     preload: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)

@@ -16,6 +16,8 @@ class Task:
 
     :param inputs: for each input step its id, identity and result, in the order of the step's inputs.
     :param context: where to find things: what can change without changing the result.
+    :param since: a moment (seconds since the epoch): what was made before it, such as an installed environment, must
+        not stand in for this step's work. 0 in a run that may use everything it finds.
     :param cores: cores it may use; :param exclusive: nothing else of ours may run beside it (timing).
     :param store: where the objects are. :param device: name of the device it must run on, or ``""`` for any.
     """
@@ -30,6 +32,7 @@ class Task:
     cores: int = 1
     exclusive: bool = False
     device: str = ""
+    since: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

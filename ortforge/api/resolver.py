@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["FetchContext", "Fetched", "Resolver"]
+__all__ = ["FetchContext", "Fetched", "Resolver", "SourceContext", "SourceResolver"]
 
 
 class FetchContext(Protocol):
@@ -57,7 +57,7 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class Resolver:
-    """Resolves references that start with ``scheme:``; serves models and ORT sources alike.
+    """Resolves model references that start with ``scheme:``.
 
     :param fingerprint: ``(reference without the scheme, base folder) -> str``: what identifies the content
         before it is fetched. For local files a digest of them (so that a change is seen); for pinned references the
@@ -72,3 +72,44 @@ class Resolver:
     fingerprint: Callable[[str, Path], str]
     fetch: Callable[[str, FetchContext], Fetched]
     sha256_required: bool = False
+
+
+class SourceContext(FetchContext, Protocol):
+    """What ortforge hands to a resolver of source trees."""
+
+    @property
+    def version(self) -> str:
+        """The version of ONNX Runtime that the target says the source is."""
+
+    def unpack(self, archive: Path) -> Path:
+        """Unpack a tar or zip archive into a new folder below ``workdir`` and return that folder.
+
+        :raises FetchError: it is damaged, or an entry would leave the folder (absolute, ``..``, a link to the outside,
+            a device).
+        """
+
+    def in_image(self, image: str, argv: Sequence[str]) -> Path:
+        """Run a program in a base image, with network, as root of the container, and return what it left in ``/out``.
+
+        :param image: a toolchain's name (``debian``): its base image is used. :param argv: no shell reads it.
+        :raises EnvironmentLacksError: no container engine answers. :raises FetchError: the program failed.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class SourceResolver:
+    """Resolves references to ONNX Runtime source trees (``git:v1.21.0``, ``archive:FILE``, ``debian:trixie``).
+
+    :param fingerprint: as :attr:`Resolver.fingerprint`.
+    :param fetch: brings the tree: :attr:`Fetched.path` is its top folder (the one with ``VERSION_NUMBER``), or an
+        archive of it, which ortforge unpacks. Patches of a distribution are facts, not applied.
+    :param dependencies: how ORT's dependencies come with such a tree unless the target says otherwise.
+    """
+
+    scheme: str
+    summary: str
+    example: str
+    fingerprint: Callable[[str, Path], str]
+    fetch: Callable[[str, SourceContext], Fetched]
+    sha256_required: bool = False
+    dependencies: str = "download"

@@ -18,7 +18,7 @@ from ortforge.api.datasets import DatasetSource
 from ortforge.api.execution import Executor
 from ortforge.api.extras import Check, Command, Metric, Report
 from ortforge.api.passes import Pass
-from ortforge.api.resolver import Resolver
+from ortforge.api.resolver import Resolver, SourceResolver
 
 __all__ = ["PROJECT", "hookimpl", "hookspec"]
 
@@ -44,7 +44,7 @@ def ortforge_passes() -> Iterable[Pass]:  # type: ignore[empty-body]
 
 
 @hookspec
-def ortforge_sources() -> Iterable[Resolver]:  # type: ignore[empty-body]
+def ortforge_sources() -> Iterable[SourceResolver]:  # type: ignore[empty-body]
     """Give resolvers for ONNX Runtime source trees (``git:``, ``archive:``, ``debian:`` …)."""
 
 

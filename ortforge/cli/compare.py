@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ortforge.cli.shared import Json, StoreFolder, echo_json, existing_store
+from ortforge.cli.shared import Json, MatrixRun, StoreFolder, echo_json, existing_store, saved_report
 from ortforge.errors import ExitCode
 
 
@@ -18,16 +18,16 @@ def register(app: typer.Typer) -> None:
 def compare(
     run_a: Annotated[str, typer.Argument(metavar="RUN_A", help="A run's id, a report.json, or 'latest'.")],
     run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="The same; the later one.")] = "latest",
+    matrix: MatrixRun = None,
     store: StoreFolder = None,
     as_json: Json = False,
 ) -> None:
     """Compare two runs: verdicts, parity, and speed where the two are comparable. Exit code 1 on a regression."""
     from ortforge.report import comparison
     from ortforge.report.compare import compare as comparing
-    from ortforge.report.saved import load_report
 
     ledger = existing_store(store).ledger
-    found = comparing(load_report(ledger, run_a), load_report(ledger, run_b))
+    found = comparing(saved_report(ledger, run_a, matrix), saved_report(ledger, run_b, matrix))
     if as_json:
         echo_json(found)
     else:

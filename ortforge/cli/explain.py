@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ortforge.cli.shared import Json, StoreFolder, echo_json, existing_store
+from ortforge.cli.shared import Json, MatrixRun, StoreFolder, echo_json, existing_store, saved_report
 from ortforge.errors import UsageError, nearest
 
 
@@ -18,14 +18,14 @@ def register(app: typer.Typer) -> None:
 def explain(
     cell: Annotated[str, typer.Argument(metavar="CELL", help="A cell's id, as reports print it.")],
     run: Annotated[str, typer.Option("--run", help="A run's id, or 'latest'.")] = "latest",
+    matrix: MatrixRun = None,
     store: StoreFolder = None,
     as_json: Json = False,
 ) -> None:
     """Show one cell's verdict with its reasons, numbers, placement and log."""
     from ortforge.report.cell import show_cell
-    from ortforge.report.saved import load_report
 
-    report = load_report(existing_store(store).ledger, run)
+    report = saved_report(existing_store(store).ledger, run, matrix)
     cells = {entry["id"]: entry for entry in report["cells"]}
     if cell not in cells:
         close = nearest(cell, cells)

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from ortforge import __version__
-from ortforge.cli import cache, compare, doctor, explain, init, plan, plugins, report, repro, run, schema
+from ortforge.cli import build, cache, compare, doctor, explain, flags, init, plan, plugins, report, repro, run, schema
 from ortforge.cli.shared import Shared
 from ortforge.errors import ExitCode, OrtforgeError, PluginError, nearest
 
@@ -119,7 +119,7 @@ def _common(
     ctx.obj = Shared(debug=debug, blocked=tuple(plugin or ()), third_party=not no_plugins)
 
 
-for _module in (init, plan, run, report, compare, explain, repro, doctor, plugins, cache, schema):
+for _module in (init, plan, build, run, report, compare, explain, repro, doctor, flags, plugins, cache, schema):
     _module.register(app)
 
 

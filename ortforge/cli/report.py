@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from ortforge.cli.shared import Json, StoreFolder, echo_json, existing_store, the_plugins
+from ortforge.cli.shared import Json, MatrixRun, StoreFolder, echo_json, existing_store, saved_report, the_plugins
 
 _LISTED: Final = ("id", "matrix", "matrix_digest", "started", "finished", "host", "argv", "exit_code")
 
@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
 def report(
     ctx: typer.Context,
     run: Annotated[str, typer.Argument(metavar="[RUN]", help="A run's id, or 'latest'.")] = "latest",
+    matrix: MatrixRun = None,
     store: StoreFolder = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="DIR", help="Write report files there.")
@@ -31,7 +32,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Show the verdicts of an earlier run, or write its report files again."""
-    from ortforge.report.saved import REPRO, load_report
+    from ortforge.report.saved import REPRO
     from ortforge.report.writing import check_formats, write_reports
 
     opened = existing_store(store)
@@ -44,7 +45,7 @@ def report(
             code = "unfinished" if entry.exit_code is None else f"exit {entry.exit_code}"
             typer.echo(f"{entry.id}  {entry.started}  {code}  {entry.matrix}")
         return
-    found = load_report(opened.ledger, run)
+    found = saved_report(opened.ledger, run, matrix)
     written: list[Path] = []
     problem = None
     if output is not None or formats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from ortforge.cli.shared import Json, MatrixFile, Only, StoreFolder, echo_json, 
 if TYPE_CHECKING:
     from ortforge.api import Executor
     from ortforge.plugin_manager import Plugins
+    from ortforge.store import Store
 
 
 def register(app: typer.Typer) -> None:
@@ -40,6 +42,19 @@ def executor_named(name: str, plugins: Plugins, cores: int) -> Executor:
     )
 
 
+def turn(store: Store, *, fresh: bool) -> AbstractContextManager[None]:
+    """Wait until a run may use the store. Runs share it; cleaning it, and a fresh run, have it alone.
+
+    A fresh run makes environments anew where they are, which no other run must have in use.
+    """
+    from ortforge.store.store import RUN_LOCK
+
+    def say(holder: str) -> None:
+        typer.echo(f"ortforge: waiting for the store, which {holder} uses.", err=True)
+
+    return store.lock(RUN_LOCK, shared=not fresh, waiting=say)
+
+
 def run(
     ctx: typer.Context,
     matrix: MatrixFile = Path("matrix.toml"),
@@ -51,7 +66,9 @@ def run(
             "--output", "-o", metavar="DIR", help="Where report.html, .json and .xml go (default: ortforge-report)."
         ),
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Do every step again, whatever is known.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Do every step again, whatever is known; resolve requirements anew.")
+    ] = False,
     retime: Annotated[bool, typer.Option("--retime", help="Measure all times again, on a quieter machine.")] = False,
     retry: Annotated[
         bool, typer.Option("--retry/--no-retry", help="Try again what failed last time, or let it stand.")
@@ -69,15 +86,13 @@ def run(
     from ortforge.plan.graph import EXCLUSIVE_KINDS
     from ortforge.report.progress import make_progress
     from ortforge.report.writing import write_reports
-    from ortforge.store.store import RUN_LOCK
 
     prepared = prepare(ctx, matrix, store, cell)
     budget = cores or prepared.matrix.limits.cores or prepared.device.cores
     places = executor_named(executor, prepared.plugins, budget)
     for note in prepared.plan.notes:
         typer.echo(f"note: {note}", err=True)
-    # Cleaning the store waits for runs, and runs for cleaning.
-    with prepared.store.lock(RUN_LOCK, shared=True), make_progress(quiet=as_json) as listener:
+    with turn(prepared.store, fresh=fresh), make_progress(quiet=as_json) as listener:
         report = execute(
             prepared.plan,
             matrix_file=matrix,

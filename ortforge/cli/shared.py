@@ -16,21 +16,31 @@ if TYPE_CHECKING:
     from ortforge.plan.graph import Plan
     from ortforge.plugin_manager import Plugins
     from ortforge.store import Store
+    from ortforge.store.ledger import Ledger
 
 __all__ = [
     "Json",
     "MatrixFile",
+    "MatrixRun",
     "Prepared",
     "Shared",
     "StoreFolder",
     "echo_json",
     "existing_store",
     "known",
+    "load_matrix",
     "prepare",
+    "saved_report",
     "the_plugins",
 ]
 
 MatrixFile = Annotated[Path, typer.Option("--matrix", "-m", metavar="FILE", help="The matrix file.")]
+MatrixRun = Annotated[
+    Path | None,
+    typer.Option(
+        "--matrix", "-m", metavar="FILE", help="Whose run 'latest' means (default: ./matrix.toml, if it has one)."
+    ),
+]
 StoreFolder = Annotated[
     Path | None, typer.Option("--store", metavar="DIR", help="Where results are kept (default: the user's cache).")
 ]
@@ -109,17 +119,28 @@ def existing_store(folder: Path | None) -> Store:
     return open_store(folder)
 
 
-def prepare(ctx: typer.Context, matrix_file: Path, store: Path | None, only: Sequence[str] | None = None) -> Prepared:
-    """Load the matrix, probe the device, open the store and lay out the plan.
+def saved_report(ledger: Ledger, run: str, matrix: Path | None) -> dict[str, Any]:
+    """Load a run's report, and say on stderr when ``latest`` is not of the matrix file that lies here.
+
+    :raises UsageError: there is no such run.
+    """
+    from ortforge.report.saved import MATRIX, load_report
+
+    found = load_report(ledger, run, matrix)
+    shown, here = found.get("run") or {}, Path(MATRIX)
+    if run == "latest" and matrix is None and here.is_file() and shown.get("matrix") != str(here.resolve()):
+        what = f"{shown.get('id')} of {shown.get('matrix')}"
+        typer.echo(f"note: no run of ./{here} is in this store: this is run {what}.", err=True)
+    return found
+
+
+def load_matrix(ctx: typer.Context, matrix_file: Path) -> tuple[Matrix, Plugins]:
+    """Load the plugins and the matrix file.
 
     :raises ConfigurationError: the matrix file cannot be used.
-    :raises UsageError: ``only`` matches no cell.
     """
     from ortforge.errors import ConfigurationError
     from ortforge.matrix import load
-    from ortforge.plan.planner import make_plan
-    from ortforge.runtime import device, workerfiles
-    from ortforge.store import open_store
 
     plugins = the_plugins(ctx)
     try:
@@ -130,6 +151,20 @@ def prepare(ctx: typer.Context, matrix_file: Path, store: Path | None, only: Seq
         if lost:
             error.todo += f"\nPlugins that are not used or not wholly: {', '.join(lost)}; see 'ortforge plugins list'."
         raise
+    return matrix, plugins
+
+
+def prepare(ctx: typer.Context, matrix_file: Path, store: Path | None, only: Sequence[str] | None = None) -> Prepared:
+    """Load the matrix, probe the device, open the store and lay out the plan.
+
+    :raises ConfigurationError: the matrix file cannot be used.
+    :raises UsageError: ``only`` matches no cell.
+    """
+    from ortforge.plan.planner import make_plan
+    from ortforge.runtime import device, workerfiles
+    from ortforge.store import open_store
+
+    matrix, plugins = load_matrix(ctx, matrix_file)
     here = device.probe()
     opened = open_store(store)
     plan = make_plan(matrix, plugins, here, worker=workerfiles.digest())

@@ -28,7 +28,7 @@ def judge_cell(cell: Cell, settled: Mapping[str, Settled], where: Sequence[str])
     artefact = _artefact(cell, steps)
     timing = _timing(cell, steps)
     check = steps["check"].result if "check" in steps and steps["check"].ok else {}
-    compare = steps["compare"].result if "compare" in steps and steps["compare"].ok else None
+    compare = _parity(steps)
     facts = Facts(
         status=status,
         reason=reason,
@@ -120,7 +120,7 @@ def _fate(cell: Cell, steps: Mapping[str, Settled], settled: Mapping[str, Settle
     if not check.ok:
         return check.status, check.reason, check.log
     for role in ("reference", "compare"):
-        if not steps[role].ok:
+        if not steps[role].ok and not (role == "compare" and _parity(steps)):
             return "blocked", _blame(steps[role]), steps[role].log
     return _died_timed(cell, steps) or ("ok", "", check.log)
 
@@ -136,6 +136,11 @@ def _died_timed(cell: Cell, steps: Mapping[str, Settled]) -> tuple[str, str, str
 
 def _blame(step: Settled) -> str:
     return step.reason if step.status == "blocked" else f"{step.step.id} {step.status}: {step.reason}"
+
+
+def _parity(steps: Mapping[str, Settled]) -> dict[str, Any] | None:
+    """Return what was compared: all of it, or all but the metrics whose plugins raised (that step has failed)."""
+    return dict(steps["compare"].result) or None if "compare" in steps else None
 
 
 def _artefact(cell: Cell, steps: Mapping[str, Settled]) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from ortforge import __version__
 from ortforge.api import Device, Executor, Task, TaskOutcome
 from ortforge.engine.cells import defective_cell, judge_cell
 from ortforge.engine.walk import Events, Settled, WalkOptions, walk
-from ortforge.engine.work import run_task
+from ortforge.engine.work import hearing, run_task
 from ortforge.errors import ExitCode
 from ortforge.plan.graph import Cell, Plan, Step
 from ortforge.plugin_manager import Plugins
@@ -34,6 +34,9 @@ class Listener(Protocol):
 
     def step_started(self, step_id: str, kind: str, text: str) -> None:
         """Be told that a step began."""
+
+    def step_said(self, step_id: str, text: str) -> None:
+        """Be told how far a long step is, from the step's own thread."""
 
     def step_finished(self, step_id: str, kind: str, status: str, seconds: float, *, cached: bool, reason: str) -> None:
         """Be told that a step ended."""
@@ -61,7 +64,7 @@ def execute(
 
     Every cell gets a verdict, whatever happened to it; only an interruption or a defect raises.
     """
-    started = datetime.now(UTC)
+    started, matrix_file = datetime.now(UTC), matrix_file.resolve()
     run_id = store.ledger.start_run(
         matrix=str(matrix_file), matrix_digest=plan.matrix_digest, host=platform.node(), argv=sys.argv[1:]
     )
@@ -69,10 +72,11 @@ def execute(
         "ortforge_run_started", run={"id": run_id, "matrix_digest": plan.matrix_digest, "cells": len(plan.cells)}
     )
     listener.run_started(len(plan.steps), len(plan.cells))
-    where = ("--matrix", str(matrix_file.resolve()), "--store", str(store.root))
+    where = ("--matrix", str(matrix_file), "--store", str(store.root))
     desk = _Desk(plan, store, plugins, listener, run_id, where)
     desk.judge_unsupported()
-    settled = walk(plan, store, executor, run_id, options=options, events=desk, run=run)
+    with hearing(listener.step_said):
+        settled = walk(plan, store, executor, run_id, options=options, events=desk, run=run)
     executor.shutdown(cancel=False)
     desk.judge_rest(settled)
     cells = [desk.judged[cell.id] for cell in plan.cells]
@@ -209,11 +213,16 @@ def _models(settled: Mapping[str, Settled]) -> dict[str, Any]:
             found[model] = {
                 "digest": step.identity,
                 "bytes": step.result["bytes"],
-                "licence": step.result.get("licence", ""),
+                "licence": step.result.get("licence") or _licence(seen.get("metadata") or {}),
                 "reference": step.result.get("reference", ""),
                 **{fact: seen.get(fact) for fact in ("ops", "ir_version", "opsets", "inputs", "outputs", "metadata")},
             }
     return found
+
+
+def _licence(metadata: Mapping[str, str]) -> str:
+    """Return the licence that a model's own metadata state, in either spelling, or ``""``."""
+    return next((text for name, text in metadata.items() if name.lower() in ("license", "licence")), "")
 
 
 def _noise(settled: Mapping[str, Settled]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from ortforge.api import Executor, Task, TaskOutcome
 from ortforge.engine.work import CORRUPT, run_task
+from ortforge.errors import EnvironmentLacksError, OrtforgeError
 from ortforge.plan.graph import OBJECT_KINDS, Plan, Step, key_of
 from ortforge.plan.lookup import look_up
 from ortforge.runtime.environment import Environment, verify
@@ -54,7 +55,7 @@ class Events:
     """What the walk tells while it goes; the base class ignores all of it."""
 
     def step_started(self, step: Step) -> None:
-        """Be told that a step was handed to the executor."""
+        """Be told that a step began: not when it was queued (where it runs elsewhere: when it was sent there)."""
 
     def step_settled(self, settled: Settled) -> None:
         """Be told what became of a step (also of a cached or blocked one)."""
@@ -64,7 +65,7 @@ class Events:
 class WalkOptions:
     """How a walk treats what the ledger knows.
 
-    :param fresh: do every step again; only what this very run made is used twice.
+    :param fresh: do every step again; only what this very run made is used twice. Requirements are resolved anew.
     :param fresh_kinds: the same for some kinds alone.
     :param retry: try again what failed last time; otherwise the recorded failure stands.
     """
@@ -97,6 +98,56 @@ def walk(
         raise
 
 
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """News from where a task runs: it began, at ``at`` seconds since the epoch."""
+
+    step_id: str
+    key: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """News from the executor: what was queued at ``queued`` is over."""
+
+    step_id: str
+    key: str
+    queued: float
+    future: Future[TaskOutcome]
+
+
+class _Beginning:
+    """What an executor calls for a task: it says that the task begins, and runs it.
+
+    An executor that runs tasks elsewhere pickles it. What arrives there is the plain function: the walk cannot be told
+    from there, so the task counts as begun when it is sent.
+    """
+
+    def __init__(self, run: Callable[[Task], TaskOutcome], task: Task, news: queue.SimpleQueue[_Begun | _Done]) -> None:
+        self.run = run
+        self.task = task
+        self.news = news
+        self.told = False
+
+    def __call__(self, task: Task) -> TaskOutcome:
+        self.tell()
+        return self.run(task)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        self.tell()
+        return _plain, (self.run,)
+
+    def tell(self) -> None:
+        if not self.told:
+            self.told = True
+            self.news.put(_Begun(self.task.step_id, self.task.key, time.time()))
+
+
+def _plain(run: Callable[[Task], TaskOutcome]) -> Callable[[Task], TaskOutcome]:
+    return run
+
+
 @dataclass(slots=True)
 class _Walk:
     plan: Plan
@@ -116,7 +167,9 @@ class _Walk:
     remakes: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     checked: dict[str, bool] = field(default_factory=dict)
     ready: deque[str] = field(default_factory=deque)
-    finished: queue.SimpleQueue[tuple[str, str, float, Future[TaskOutcome]]] = field(default_factory=queue.SimpleQueue)
+    news: queue.SimpleQueue[_Begun | _Done] = field(default_factory=queue.SimpleQueue)
+    began: dict[str, float] = field(default_factory=dict)
+    since: float = field(default_factory=time.time)
 
     def finish(self) -> dict[str, Settled]:
         if not self.options.fresh:
@@ -133,8 +186,19 @@ class _Walk:
             while self.ready:
                 self.consider(self.plan.steps[self.ready.popleft()])
             if self.in_flight:
-                self.receive(*self.finished.get())
+                self.hear(self.news.get())
         return self.settled
+
+    def hear(self, news: _Begun | _Done) -> None:
+        if isinstance(news, _Begun):
+            self.began.setdefault(news.key, news.at)
+            self.events.step_started(self.plan.steps[news.step_id])
+        else:
+            self.receive(news.step_id, news.key, self.began.pop(news.key, news.queued), news.future)
+
+    def anew(self, kind: str) -> bool:
+        """Say whether steps of a kind are done again whatever is known."""
+        return self.options.fresh or kind in self.options.fresh_kinds
 
     def consider(self, step: Step) -> None:
         """Settle a step whose predecessors are settled, or hand it to the executor."""
@@ -161,7 +225,7 @@ class _Walk:
         """Return what is already known under this key: made in this run, or recorded before."""
         if key in self.made:
             return replace(self.made[key], step=step, seconds=0.0)
-        if self.options.fresh or step.kind in self.options.fresh_kinds:
+        if self.anew(step.kind):
             return None
         record = self.known.get(key) or self.store.ledger.done(key)
         if record is None:
@@ -189,6 +253,8 @@ class _Walk:
                 found = self.store.objects.has(settled.identity)
             elif settled.step.kind == "provision":
                 found = _stands(settled.result)
+            elif settled.step.kind == "image":
+                found = _image_stands(settled.identity)
             else:
                 found = True
             self.checked[settled.identity] = found
@@ -223,17 +289,18 @@ class _Walk:
             inputs,
             str(self.store.root),
             context=step.context,
+            cores=step.cores,
             exclusive=step.exclusive,
+            since=self.since if self.anew(step.kind) else 0.0,
         )
         self.in_flight[key] = [step.id]
-        self.events.step_started(step)
-        started = time.time()
+        queued = time.time()
         try:
-            future = self.executor.submit(self.run, task)
+            future = self.executor.submit(_Beginning(self.run, task, self.news), task)
         except Exception as error:
             future = Future()
             future.set_exception(error)
-        future.add_done_callback(lambda done: self.finished.put((step.id, key, started, done)))
+        future.add_done_callback(lambda done: self.news.put(_Done(step.id, key, queued, done)))
 
     def receive(self, name: str, key: str, started: float, future: Future[TaskOutcome]) -> None:
         """Record an outcome, then settle the step and all others that have the same key."""
@@ -305,11 +372,34 @@ class _Walk:
 
 
 def _stands(result: Mapping[str, Any]) -> bool:
-    """Say whether a recorded environment is still what it was; one of another schema is not."""
+    """Say whether a recorded environment is still what it was; one of another schema is not.
+
+    One for an image stands while the image is there under its id.
+    """
     try:
-        return not verify(Environment.from_json(result["environment"]))
+        environment = Environment.from_json(result["environment"])
     except (KeyError, TypeError, ValueError):
         return False
+    if verify(environment):
+        return False
+    if not environment.image:
+        return True
+    from ortforge.container import connect  # most runtimes need no container
+
+    try:
+        return bool(connect().image_id(environment.image))
+    except EnvironmentLacksError:
+        return False  # making it again says what is missing
+
+
+def _image_stands(image: str) -> bool:
+    """Say whether a toolchain image is still there; asked only when something is to be built in it."""
+    from ortforge.container import connect
+
+    try:
+        return bool(connect().image_id(image))
+    except OrtforgeError:
+        return True  # no engine answers: the step that needs it says so better
 
 
 def _outcome_of(future: Future[TaskOutcome]) -> TaskOutcome:

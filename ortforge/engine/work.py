@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -23,7 +24,7 @@ from ortforge.store import Store, open_store
 from ortforge.store.hashing import canonical
 from ortforge.store.objects import CorruptObjectError
 
-__all__ = ["CORRUPT", "INTERRUPTION", "Work", "failed_job", "limits_of", "ready", "run_task", "share"]
+__all__ = ["CORRUPT", "INTERRUPTION", "Work", "failed_job", "hearing", "limits_of", "ready", "run_task", "share"]
 
 INTERRUPTION: Final[ContextVar[threading.Event | None]] = ContextVar("ortforge_interruption", default=None)
 """Given by an executor to the tasks in its own process: an event that it sets when the run is interrupted."""
@@ -43,14 +44,42 @@ class Work:
     plugins: Plugins
     worker: Path
     cancel: threading.Event = field(default_factory=threading.Event)
+    step: str = ""
+
+    def say(self, text: str) -> None:
+        """Tell whoever watches the run, if somebody does, how far this step is."""
+        for hear in tuple(_audience):
+            hear(self.step, text)
 
     def interpreter(self, environment: Mapping[str, Any], variables: Mapping[str, str] | None = None) -> Interpreter:
-        """Return how to start a worker in an environment that a ``provision`` step made."""
-        python = Environment.from_json(environment).python
-        return Interpreter.local(python, worker=self.worker, environment=variables or {})
+        """Return how to start a worker in an environment that a ``provision`` step made.
+
+        ``environment["preload"]`` is the library that such a worker loads before all others, if any.
+        """
+        made = Environment.from_json(environment)
+        extra = dict(variables or {})
+        first = environment.get("preload")
+        if first:
+            extra["LD_PRELOAD"] = f"{first}:{extra['LD_PRELOAD']}" if extra.get("LD_PRELOAD") else first
+        if made.image:
+            return Interpreter.container(
+                made.image, made.python, worker=self.worker, folder=made.folder, environment=extra
+            )
+        return Interpreter.local(made.python, worker=self.worker, environment=extra)
 
 
 _shared: dict[str, Plugins] = {}
+_audience: list[Callable[[str, str], None]] = []
+
+
+@contextmanager
+def hearing(hear: Callable[[str, str], None]) -> Iterator[None]:
+    """Let ``hear(step id, text)`` know what the steps in this process say; it is called from their threads."""
+    _audience.append(hear)
+    try:
+        yield
+    finally:
+        _audience.remove(hear)
 
 
 def share(plugins: Plugins) -> None:
@@ -75,13 +104,13 @@ def run_task(task: Task) -> TaskOutcome:
         return TaskOutcome("failed", reason=refused)
     try:
         module = import_module(f"ortforge.engine.steps.{task.kind}")
-        work = replace(ready(task.store), cancel=INTERRUPTION.get() or threading.Event())
+        work = replace(ready(task.store), cancel=INTERRUPTION.get() or threading.Event(), step=task.step_id)
         outcome: TaskOutcome = module.run(task, work)
         canonical(outcome.result)  # what has no JSON form is this step's failure, not the ledger's
     except CorruptObjectError as error:
         outcome = TaskOutcome(CORRUPT, reason=str(error), result={"digest": error.digest})
     except OrtforgeError as error:
-        outcome = TaskOutcome("failed", reason=str(error))
+        outcome = TaskOutcome("failed", reason=str(error), result={"exit_code": int(error.exit_code)})
     except MemoryError:
         outcome = TaskOutcome("out-of-memory", reason="ortforge itself ran out of memory in this step")
     except OSError as error:

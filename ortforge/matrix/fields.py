@@ -26,15 +26,20 @@ __all__ = [
     "AllocatorName",
     "BackendName",
     "Bytes",
+    "ContainerUse",
     "Context",
     "CosineLimit",
     "Count",
     "DatasetReference",
+    "Defines",
     "DeviceGlobs",
+    "DistributionName",
     "Environment",
     "EpGlobs",
     "Flags",
+    "ImageName",
     "Limit",
+    "LocalVersion",
     "MetricName",
     "ModelGlobs",
     "ModelReference",
@@ -275,6 +280,29 @@ def _flags(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def _named(pattern: str, rule: str) -> Callable[[str], str]:
+    """Return a validator for a name that has a form of its own."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise refusal(rule)
+        return value
+
+    return check
+
+
+def _defines(value: Any) -> Any:
+    value = _texts(value, ("OFF", "ON"))
+    if isinstance(value, Mapping):
+        bad = [
+            ((str(key),), "no name for a CMake variable", entry)
+            for key, entry in value.items()
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.+-]*", str(key)) or any(mark in entry for mark in "\0\n")
+        ]
+        refuse_all("defines", bad)
+    return value
+
+
 _LimitInput = float | Literal[False]
 _Scalar = str | int | float | bool
 Count = Annotated[int, Field(strict=True, ge=1)]
@@ -297,6 +325,33 @@ Environment = Annotated[
     dict[str, str], BeforeValidator(_options, json_schema_input_type=dict[str, _Scalar]), AfterValidator(_environment)
 ]
 Flags = Annotated[dict[str, Any], AfterValidator(_flags)]
+Defines = Annotated[dict[str, str], BeforeValidator(_defines, json_schema_input_type=dict[str, _Scalar])]
+ImageName = Annotated[
+    str,
+    AfterValidator(
+        _named(r"[a-z][a-z0-9-]*", 'must be the name of a toolchain, such as "debian": lower case, no path')
+    ),
+]
+ContainerUse = Annotated[
+    str,
+    AfterValidator(
+        _named(r"[a-z0-9][A-Za-z0-9._/:@-]*", 'must be "auto", "never" or an image such as "debian:trixie-slim"')
+    ),
+]
+DistributionName = Annotated[
+    str,
+    AfterValidator(
+        _named(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", 'must be a distribution name, such as "onnxruntime-dnnl"')
+    ),
+]
+LocalVersion = Annotated[
+    str,
+    AfterValidator(
+        _named(
+            r"[a-z0-9]+(\.[a-z0-9]+)*", 'must be a local version as PEP 440 has it, such as "dnnl.1", without the "+"'
+        )
+    ),
+]
 Requirements = tuple[Annotated[str, AfterValidator(_requirement)], ...]
 PythonVersion = Annotated[str, BeforeValidator(_python, json_schema_input_type=str)]
 OrtVersion = Annotated[str, AfterValidator(_version)]

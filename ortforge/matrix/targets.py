@@ -12,8 +12,15 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from ortforge.matrix.fields import (
     AllocatorName,
     BackendName,
+    Bytes,
+    ContainerUse,
+    Count,
+    Defines,
+    DistributionName,
     Environment,
     Flags,
+    ImageName,
+    LocalVersion,
     Options,
     OrtVersion,
     PythonVersion,
@@ -139,6 +146,11 @@ class _Target(Table):
     environment: Environment = Field(
         default_factory=dict, description="Environment variables for the processes of this target."
     )
+    container: ContainerUse = Field(
+        default="auto",
+        description='Whether its processes run in a container: "auto" (where the wheels do not fit this machine), '
+        '"never", or the name of a base image.',
+    )
 
     @cached_property
     def ep_uses(self) -> tuple[EpUse, ...]:
@@ -189,6 +201,7 @@ class SourceTarget(_Target):
         description=_FROM,
     )
     source: SourceReference = Field(description='The source tree, e.g. "git:v1.21.0", "archive:FILE", "debian:trixie".')
+    sha256: Sha256 | None = Field(default=None, description="Digest that an archive must have.")
     version: OrtVersion = Field(description='The version of ONNX Runtime that the source is, e.g. "1.21.0".')
     allocator: AllocatorName | None = Field(
         default=None, description='Memory allocator to build in or load, e.g. "jemalloc". Default: the system\'s.'
@@ -197,8 +210,24 @@ class SourceTarget(_Target):
         default_factory=dict,
         description="Flags of build.py without the dashes, e.g. { enable_lto = true, parallel = 4 }.",
     )
-    image: str = Field(
-        default="debian", description="Toolchain image: the name of a Dockerfile of ortforge, or of an image."
+    defines: Defines = Field(
+        default_factory=dict, description='CMake definitions beside the flags, e.g. { onnxruntime_USE_VCPKG = "OFF" }.'
+    )
+    dependencies: Literal["download", "system", "vendored"] | None = Field(
+        default=None,
+        description='Where ORT\'s dependencies come from: "download", "system" (the image\'s packages) or "vendored" '
+        "(a folder that 'ortforge vendor' gathered). Default: what suits the source.",
+    )
+    vendor: str | None = Field(
+        default=None, description="Folder that 'ortforge vendor' gathered, relative to this file."
+    )
+    image: ImageName = Field(
+        default="debian",
+        description="Toolchain image: the name of a Dockerfile of ortforge (debian, manylinux, cuda …).",
+    )
+    base: str | None = Field(
+        default=None,
+        description='Base image of the toolchain, best with its digest, e.g. "debian:trixie-slim@sha256:…".',
     )
     operators: str | None = Field(
         default=None,
@@ -206,6 +235,19 @@ class SourceTarget(_Target):
     )
     artifact: Literal["wheel", "cxx"] = Field(
         default="wheel", description="What to build: a Python wheel, or the C++ library."
+    )
+    distribution: DistributionName | None = Field(
+        default=None, description="Name of the wheel's distribution, e.g. \"onnxruntime-dnnl\". Default: ORT's own."
+    )
+    local_version: LocalVersion | None = Field(
+        default=None, description='Local version, e.g. "dnnl.1" for 1.21.0+dnnl.1. Default: none.'
+    )
+    memory: Bytes | None = Field(
+        default=None,
+        description='Memory of the build container, e.g. "12 GiB". Default: what the engine has, less a tenth.',
+    )
+    jobs: Count | None = Field(
+        default=None, description="Compilers side by side. Default: from the container's cores and memory."
     )
 
 

@@ -16,10 +16,29 @@ from ortforge.store.hashing import digest_json
 __all__ = ["KIND_VERSIONS", "OBJECT_KINDS", "Cell", "Kind", "Plan", "Step", "key_of", "levels"]
 
 Kind = Literal[
-    "fetch", "provision", "inspect", "dataset", "reference", "transform", "check", "compare", "noise", "time"
+    "source",
+    "image",
+    "compile",
+    "package",
+    "prove",
+    "fetch",
+    "provision",
+    "inspect",
+    "dataset",
+    "reference",
+    "transform",
+    "check",
+    "compare",
+    "noise",
+    "time",
 ]
 
 KIND_VERSIONS: Final[Mapping[str, int]] = {
+    "source": 1,
+    "image": 1,
+    "compile": 1,
+    "package": 1,
+    "prove": 1,
     "fetch": 1,
     "provision": 1,
     "inspect": 1,
@@ -28,13 +47,16 @@ KIND_VERSIONS: Final[Mapping[str, int]] = {
     "transform": 2,
     "check": 1,
     "compare": 1,
-    "noise": 3,
-    "time": 3,
+    "noise": 4,
+    "time": 4,
 }
 """Raised when a kind's code changes what it finds, so that older results are not taken for new ones."""
 
-OBJECT_KINDS: Final = frozenset({"fetch", "dataset", "reference", "transform", "check"})
+OBJECT_KINDS: Final = frozenset({"source", "compile", "package", "fetch", "dataset", "reference", "transform", "check"})
 """Kinds whose identity is the digest of an object in the store."""
+
+GREEDY_KINDS: Final = frozenset({"compile"})
+"""Kinds that use all cores for a long time: nothing shares the machine with them."""
 
 EXCLUSIVE_KINDS: Final = frozenset({"noise", "time"})
 """Kinds that own the device's cores while they run."""
@@ -62,6 +84,11 @@ class Step:
     def exclusive(self) -> bool:
         """Whether nothing else of ours may run beside it."""
         return self.kind in EXCLUSIVE_KINDS
+
+    @property
+    def cores(self) -> int:
+        """How many cores it may use; more than there are means all."""
+        return 1 << 16 if self.kind in GREEDY_KINDS else 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,20 +8,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.specifiers import SpecifierSet
-
-from ortforge.api import Backend, Device, Pass, PassUse
+from ortforge.api import Backend, Device
 from ortforge.errors import OrtforgeError
 from ortforge.matrix import CellSpec, DatasetConfig, EpUse, Matrix, cells
 from ortforge.plan.code import code_of, module_digest
 from ortforge.plan.graph import Cell, Kind, Plan, Step
+from ortforge.plan.refusals import Refusals
 from ortforge.plugin_manager import Plugins
 from ortforge.runtime import device as devices
-from ortforge.runtime.published import published_problem
 from ortforge.store.hashing import digest_json, sha256_file
 
-__all__ = ["REFERENCE", "TOOLS", "make_plan", "stated_version"]
+__all__ = ["REFERENCE", "TOOLS", "BuildPlan", "make_build_plan", "make_plan"]
 
 TOOLS: Final = ("onnx>=1.17",)
 """What every tools environment holds beside the runtime."""
@@ -45,22 +42,25 @@ def make_plan(matrix: Matrix, plugins: Plugins, device: Device, *, worker: str) 
     return Plan(planner.steps, planned, matrix.digest, (*matrix.warnings, *planner.notes))
 
 
-def stated_version(requires: Sequence[str]) -> str:
-    """Return the ORT version that requirements pin, or ``""`` when it is known only after resolving.
+@dataclass(frozen=True, slots=True)
+class BuildPlan:
+    """The steps that build source targets; ``targets`` names for each the step that packages and that which proves it."""
 
-    >>> stated_version(["onnxruntime-openvino==1.24.1", "numpy<3"])
-    '1.24.1'
+    steps: Mapping[str, Step]
+    targets: Mapping[str, tuple[str, str]]
+
+
+def make_build_plan(
+    matrix: Matrix, plugins: Plugins, device: Device, targets: Sequence[str], *, worker: str
+) -> BuildPlan:
+    """Lay out the builds of source targets alone.
+
+    :raises ConfigurationError: a target asks for what cannot be built.
     """
-    for text in requires:
-        try:
-            requirement = Requirement(text)
-        except InvalidRequirement:
-            continue
-        if requirement.name.lower().replace("_", "-").startswith("onnxruntime"):
-            for specifier in requirement.specifier:
-                if specifier.operator == "==" and not specifier.version.endswith("*"):
-                    return specifier.version
-    return ""
+    planner = _Planner(matrix, plugins, device, worker)
+    for target in targets:
+        planner.build(target)
+    return BuildPlan(planner.steps, planner.builds)
 
 
 @dataclass(slots=True)
@@ -74,8 +74,9 @@ class _Planner:
     steps: dict[str, Step] = field(default_factory=dict)
     device_identity: str = ""
     cpu_flags: list[str] = field(default_factory=list)
+    refusals: Refusals = field(init=False)
     sessions: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
-    refusals: dict[tuple[str, ...], str] = field(default_factory=dict)
+    builds: dict[str, tuple[str, str]] = field(default_factory=dict)
     codes: dict[str, str] = field(default_factory=dict)
     baselines: dict[str, tuple[str, EpUse]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -83,6 +84,7 @@ class _Planner:
     def __post_init__(self) -> None:
         self.device_identity = devices.identity(self.device)
         self.cpu_flags = sorted(self.device.cpu_flags)
+        self.refusals = Refusals(self.matrix, self.plugins, self.device)
 
     def step(
         self,
@@ -104,13 +106,19 @@ class _Planner:
             return name
         wheels: list[Path] = []
         digests: list[list[str]] = []
-        refused = ""
+        refused, where = "", "auto"
+        inputs: tuple[str, ...] = ()
+        after: tuple[str, ...] = ()
         if target == REFERENCE:
             requires, python = self.matrix.reference.requires, self.matrix.reference.python
         else:
             config = self.matrix.targets[target]
             requires, python = getattr(config, "requires", ()), config.python
-            if config.from_ == "wheel":
+            where = config.container
+            if config.from_ == "source":
+                package, prove = self.build(target)
+                inputs, after = (package,), (prove,)
+            elif config.from_ == "wheel":
                 wheels = [self.matrix.base / config.wheel]
                 found, refused = _wheel_digest(wheels[0])
                 digests = [[wheels[0].name, found]]
@@ -126,6 +134,7 @@ class _Planner:
             "here": "" if python else f"{sys.implementation.name} {sys.version}",
             "platform": f"{self.device.system}-{self.device.machine}",
             "worker": self.worker,
+            "container": where,
         }
         context: dict[str, Any] = {
             "requires": list(requires),
@@ -133,7 +142,15 @@ class _Planner:
             "wheels": [str(wheel) for wheel in wheels],
         }
         context["refused"] = refused
-        return self.step(name, "provision", parameters, context=context)
+        return self.step(name, "provision", parameters, inputs, after, context)
+
+    def build(self, target: str) -> tuple[str, str]:
+        """Return the steps that package a source target's wheel and that prove it."""
+        from ortforge.plan.building import lay_out  # most matrices build nothing
+
+        if target not in self.builds:
+            self.builds[target] = lay_out(target, self.matrix, self.plugins, self.device, self.step)
+        return self.builds[target]
 
     def tools(self, target: str, extra: Sequence[str] = ()) -> str:
         bare = self.provision(target)
@@ -142,7 +159,9 @@ class _Planner:
         name = f"tools:{target}{suffix}"
         if name not in self.steps:
             context = self.steps[bare].context
-            self.step(name, "provision", {"extra": requires, "worker": self.worker}, (bare,), context=context)
+            # The bare runtime's wheel, where it was built, is needed again.
+            inputs = (bare, *self.steps[bare].inputs)
+            self.step(name, "provision", {"extra": requires, "worker": self.worker}, inputs, context=context)
         return name
 
     # Models and data
@@ -300,7 +319,7 @@ class _Planner:
     def cell(self, spec: CellSpec) -> Cell:
         name = _cell_id(spec.model, spec.recipe, spec)
         plain = _cell_id(spec.model, "none", spec)
-        refusal = self.refusal(spec)
+        refusal = self.refusals.of(spec)
         if refusal:
             return Cell(name, spec.model, spec.recipe, spec.target, spec.ep.label, spec.device, unsupported=refusal)
         backend = self.plugins.backends[spec.ep.name]
@@ -377,7 +396,9 @@ class _Planner:
             uses = self.matrix.targets[chosen.target].ep_uses
             wanted = chosen.target, next((use for use in uses if use.label == chosen.ep), uses[0])
             others = [(target, use) for target, config in self.matrix.targets.items() for use in config.ep_uses]
-            why = {place: self.refusal(replace(spec, recipe="none", target=place[0], ep=place[1])) for place in others}
+            why = {
+                place: self.refusals.of(replace(spec, recipe="none", target=place[0], ep=place[1])) for place in others
+            }
             found = wanted if not why[wanted] else next((place for place in others if not why[place]), wanted)
             if found != wanted:
                 self.notes.append(
@@ -423,54 +444,6 @@ class _Planner:
 
     def is_random(self, model: str, split: str) -> bool:
         return self.plugins.datasets[self.data(model, split).source.partition(":")[0]].random
-
-    # What can be said before anything is installed
-
-    def refusal(self, spec: CellSpec) -> str:
-        key = (spec.model, spec.recipe, spec.target, spec.ep.label, spec.device)
-        for part in ((spec.target, spec.ep.label, spec.device), key):
-            if part not in self.refusals:
-                self.refusals[part] = self.why_not_here(spec) if len(part) == 3 else self.why_not_passes(spec)
-            if self.refusals[part]:
-                return self.refusals[part]
-        return ""
-
-    def why_not_here(self, spec: CellSpec) -> str:
-        mismatch = devices.matches(self.device, self.matrix.devices[spec.device].model_dump())
-        if mismatch:
-            return mismatch
-        backend = self.plugins.backends[spec.ep.name]
-        answer = backend.availability(self.device)
-        if not answer.usable:
-            return answer.reason
-        target = self.matrix.targets[spec.target]
-        if target.from_ == "source":
-            return f"target {spec.target} is built from source, and this ortforge cannot build yet"
-        version = stated_version(getattr(target, "requires", ()))
-        if backend.versions and version and version not in SpecifierSet(backend.versions, prereleases=True):
-            return f"{backend.ep} needs ONNX Runtime {backend.versions}; target {spec.target} has {version}"
-        return published_problem(backend, target.requires) if target.from_ == "package" else ""
-
-    def why_not_passes(self, spec: CellSpec) -> str:
-        version = stated_version(getattr(self.matrix.targets[spec.target], "requires", ()))
-        before: list[str] = []
-        for use in self.matrix.recipes[spec.recipe].passes:
-            known = self.plugins.passes[use.use]
-            reason = self.objection(known, use.typed, tuple(before), version, spec)
-            if reason:
-                return f"{use.use}: {reason}"
-            before.append(known.kind)
-        return ""
-
-    def objection(self, known: Pass, parameters: object, before: tuple[str, ...], version: str, spec: CellSpec) -> str:
-        if known.versions and version and version not in SpecifierSet(known.versions, prereleases=True):
-            return f"needs ONNX Runtime {known.versions}; target {spec.target} has {version}"
-        has_calibration = self.matrix.models[spec.model].calibration is not None
-        use = PassUse(parameters, before, version, spec.ep.name, has_calibration)
-        try:
-            return known.objection(use)
-        except Exception as error:
-            return f"its plugin failed: {type(error).__name__}: {error}"
 
 
 def _wheel_digest(wheel: Path) -> tuple[str, str]:

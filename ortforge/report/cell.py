@@ -34,6 +34,8 @@ def show_cell(cell: Facts, report: Facts, console: Console | None = None) -> Non
     facts = [*_timing(cell), *_artefact(cell), *_runtime(cell, report)]
     if placed := placement_text(cell.get("placement")):
         facts.append(("placement", placed))
+    run = report.get("run") or {}
+    facts.append(("run", " of ".join(str(run[name]) for name in ("id", "matrix") if run.get(name))))
     facts.append(("to repeat", cell.get("command") or ""))
     width = max(len(name) for name, _ in facts)
     screen.line()

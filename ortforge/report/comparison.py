@@ -28,7 +28,8 @@ def show(found: Mapping[str, Any], console: Console | None = None) -> None:
     """Print what :func:`ortforge.report.compare.compare` found; regressions first."""
     screen = Screen(console)
     for name, run in (("before", found["a"]), ("after ", found["b"])):
-        screen.line(screen.text(f"{name} ", "bold"), f"{run.get('id')}  {run.get('started')}  {run.get('device')}")
+        of = f"  {run['matrix']}" if run.get("matrix") else ""
+        screen.line(screen.text(f"{name} ", "bold"), f"{run.get('id')}  {run.get('started')}  {run.get('device')}", of)
     for note in found["notes"]:
         screen.line(screen.text(note, "yellow"))
     _names(screen, "Cells added", found["added"])

@@ -28,12 +28,15 @@ __all__ = ["LineProgress", "LiveProgress", "Progress", "SilentProgress", "make_p
 REFRESHES_PER_SECOND: Final = 2
 """Cells that are being timed own their cores: drawing must cost next to nothing."""
 
+LINES_EVERY_S: Final = 15.0
+"""How often a long step may add a line to a log."""
+
 MOST_RUNNING: Final = 5
 """Running steps that are shown; more would push the screen up and down."""
 
 
 class Progress(Protocol):
-    """Is told what happens in a run; all calls come from one thread, between entering and leaving."""
+    """Is told what happens in a run: from one thread but for ``step_said``, between entering and leaving."""
 
     def __enter__(self) -> Self: ...
 
@@ -46,6 +49,9 @@ class Progress(Protocol):
 
     def step_started(self, step_id: str, kind: str, text: str) -> None:
         """Be told that a step began."""
+
+    def step_said(self, step_id: str, text: str) -> None:
+        """Be told how far a long step is; called from the step's own thread."""
 
     def step_finished(
         self, step_id: str, kind: str, status: str, seconds: float, *, cached: bool = False, reason: str = ""
@@ -84,6 +90,9 @@ class SilentProgress:
     def step_started(self, step_id: str, kind: str, text: str) -> None:
         """Be told that a step began."""
 
+    def step_said(self, step_id: str, text: str) -> None:
+        """Be told how far a long step is; called from the step's own thread."""
+
     def step_finished(
         self, step_id: str, kind: str, status: str, seconds: float, *, cached: bool = False, reason: str = ""
     ) -> None:
@@ -118,11 +127,19 @@ class LineProgress(SilentProgress):
     def __init__(self, console: Console) -> None:
         self.screen = Screen(console)
         self.count = _Count()
+        self.said: dict[str, float] = {}
 
     def run_started(self, total_steps: int, cells: int) -> None:
         """Say how much there is."""
         self.count = _Count(total_steps, cells)
         self.screen.line(f"{cells} cells, {total_steps} steps")
+
+    def step_said(self, step_id: str, text: str) -> None:
+        """Print how far a long step is, now and then."""
+        now = time.monotonic()
+        if now - self.said.get(step_id, -LINES_EVERY_S) >= LINES_EVERY_S:
+            self.said[step_id] = now
+            self.screen.line(step_id, "  ", text)
 
     def step_finished(
         self, step_id: str, kind: str, status: str, seconds: float, *, cached: bool = False, reason: str = ""
@@ -172,6 +189,7 @@ class LiveProgress(LineProgress):
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self.running: dict[str, tuple[str, float]] = {}
+        self.telling: dict[str, str] = {}
         # Events come from the run's thread, drawing happens in rich's.
         self.lock = threading.Lock()
         self.live = Live(
@@ -203,12 +221,19 @@ class LiveProgress(LineProgress):
         with self.lock:
             self.running[step_id] = (f"{kind} {text}", time.monotonic())
 
+    def step_said(self, step_id: str, text: str) -> None:
+        """Show it beside the step."""
+        with self.lock:
+            if step_id in self.running:
+                self.telling[step_id] = text
+
     def step_finished(
         self, step_id: str, kind: str, status: str, seconds: float, *, cached: bool = False, reason: str = ""
     ) -> None:
         """Take the step away; only a failure leaves a line."""
         with self.lock:
             self.running.pop(step_id, None)
+            self.telling.pop(step_id, None)
             self.count.done += 1
             self.count.cached += cached
         if status != "ok" and not cached:
@@ -229,7 +254,10 @@ class LiveProgress(LineProgress):
     def render(self) -> RenderableType:
         """Draw the live area."""
         with self.lock:
-            count, running = self.count, list(self.running.values())
+            count = self.count
+            running = [
+                (f"{text}  {self.telling.get(step, '')}".rstrip(), at) for step, (text, at) in self.running.items()
+            ]
             judged, tally = sum(count.judged.values()), count.tally
         now = time.monotonic()
         bar = Table.grid(padding=(0, 1))

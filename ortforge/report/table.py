@@ -289,6 +289,7 @@ def _show_summary(screen: Screen, report: Mapping[str, Any], written: Sequence[P
     if device:
         screen.line(f"Measured on {device}{floor}.")
     if run.get("id"):
-        screen.line(f"Run {run['id']}, exit code {report.get('exit_code')}.")
+        of = f" of {run['matrix']}" if run.get("matrix") else ""
+        screen.line(f"Run {run['id']}{of}, exit code {report.get('exit_code')}.")
     for path in written:
         screen.line("Report: ", str(path))

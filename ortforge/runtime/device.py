@@ -34,6 +34,7 @@ __all__ = [
     "parse_quota_v2",
     "pressure",
     "probe",
+    "share",
 ]
 
 _PCI_VENDORS: Final = {"0x10de": "nvidia", "0x1002": "amd", "0x8086": "intel", "0x5143": "qualcomm"}
@@ -192,6 +193,15 @@ def probe(name: str = "here") -> Device:
         gpus=_gpus(model),
         npus=_npus(),
     )
+
+
+def share() -> tuple[tuple[int, ...], float]:
+    """Return the processors that this process may run on and how many of them at once: ``()`` and 0 for "all"."""
+    quota = _limits()[0]
+    allowed: tuple[int, ...] = ()
+    if sys.platform == "linux" and len(os.sched_getaffinity(0)) < (os.cpu_count() or 1):
+        allowed = tuple(sorted(os.sched_getaffinity(0)))
+    return allowed, round(quota, 3) if math.isfinite(quota) else 0.0
 
 
 def _read(path: Path) -> str:

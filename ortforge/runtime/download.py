@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from ortforge.errors import FetchError
 
-__all__ = ["Limits", "download", "shown"]
+__all__ = ["Limits", "download", "receive", "shown"]
 
 _CHUNK: Final = 1 << 20
 _SPARE: Final = 64 << 20  # bytes left free on the disk, so that what else runs there does not fail
@@ -43,12 +43,7 @@ def download(url: str, sha256: str, folder: Path, limits: Limits) -> Path:
     """
     name = re.sub(r"[^\w.+-]", "_", PurePosixPath(unquote(urlsplit(url).path)).name)[-100:]
     path = folder / (name.lstrip(".") or "download")
-    try:
-        with _opener().open(url, timeout=limits.stall_s) as response:
-            found = _receive(response, path, shown(url), limits)
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        path.unlink(missing_ok=True)
-        raise _explain(error, shown(url)) from None
+    found = receive(url, path, limits)
     if found != sha256.lower():
         path.unlink()
         raise FetchError(
@@ -57,6 +52,19 @@ def download(url: str, sha256: str, folder: Path, limits: Limits) -> Path:
             todo=f'If you trust what is there now, write sha256 = "{found}".',
         )
     return path
+
+
+def receive(url: str, path: Path, limits: Limits) -> str:
+    """Download ``url`` to ``path`` and return its sha256, for callers that compare it themselves.
+
+    :raises FetchError: see :func:`download`.
+    """
+    try:
+        with _opener().open(url, timeout=limits.stall_s) as response:
+            return _receive(response, path, shown(url), limits)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        path.unlink(missing_ok=True)
+        raise _explain(error, shown(url)) from None
 
 
 def _receive(response: http.client.HTTPResponse, path: Path, name: str, limits: Limits) -> str:

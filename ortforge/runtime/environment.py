@@ -8,18 +8,16 @@ half-made one is removed and made anew.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
-import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
@@ -34,6 +32,7 @@ from ortforge.runtime.distributions import (
     read_lock,
     wheel_of,
 )
+from ortforge.runtime.interpreter import Interpreter, ask
 from ortforge.runtime.resolution import LOCK, EnvironmentRequest, overwriting, refuse_variants, resolve
 from ortforge.store.atomic import disk_errors, remove, write_json
 from ortforge.store.hashing import digest_json, sha256_file
@@ -43,6 +42,7 @@ __all__ = [
     "EnvironmentRequest",
     "Interpreter",
     "Package",
+    "Place",
     "provision",
     "same_runtime",
     "tools_request",
@@ -68,26 +68,12 @@ class Package:
 
 
 @dataclass(frozen=True, slots=True)
-class Interpreter:
-    """Facts about the interpreter. ``sha256`` is of its binary and, where it is shared, of libpython.
-
-    ``binaries`` are those files; the first is the interpreter that the environment was made from. ``sites`` are the
-    environment's own site-packages.
-    """
-
-    version: str
-    implementation: str
-    abi: str
-    platform: str
-    libc: str
-    sha256: str
-    binaries: tuple[str, ...]
-    sites: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Environment:
-    """A complete environment in ``folder``; ``python`` is the interpreter to start workers with."""
+    """A complete environment in ``folder``; ``python`` is the interpreter to start workers with.
+
+    With an ``image`` (its id) it is an environment for that image's Python: the folder is seen in a container at the
+    same path, and ``python`` exists there alone.
+    """
 
     folder: Path
     python: Path
@@ -95,6 +81,7 @@ class Environment:
     packages: tuple[Package, ...]
     interpreter: Interpreter
     request: str
+    image: str = ""
 
     def version(self, name: str) -> str:
         """Return the installed version of a package, or ``""``."""
@@ -102,7 +89,8 @@ class Environment:
 
     def to_json(self) -> dict[str, Any]:
         """Return the environment as JSON values."""
-        return {**asdict(self), "schema": SCHEMA, "folder": str(self.folder), "python": str(self.python)}
+        kind = "container" if self.image else "venv"
+        return {**asdict(self), "schema": SCHEMA, "kind": kind, "folder": str(self.folder), "python": str(self.python)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Environment:
@@ -121,6 +109,7 @@ class Environment:
             packages=tuple(Package(**package) for package in value["packages"]),
             interpreter=Interpreter(**interpreter, sites=sites, binaries=binaries),
             request=value["request"],
+            image=value.get("image", ""),
         )
 
 
@@ -137,9 +126,8 @@ def tools_request(request: EnvironmentRequest, bare: Environment, extra: Sequenc
         version = bare.version(wanted.name)
         pinned.append(f"{wanted.name}{extras}=={version}" if version and not wanted.url else text)
     prefer = tuple(f"{package.name}=={package.version}" for package in bare.packages)
-    return EnvironmentRequest(
-        tuple(pinned), bare.interpreter.binaries[0], request.wheels, tuple(sorted(set(extra))), prefer
-    )
+    python = "" if bare.image else bare.interpreter.binaries[0]
+    return EnvironmentRequest(tuple(pinned), python, request.wheels, tuple(sorted(set(extra))), prefer)
 
 
 def same_runtime(bare: Environment, tools: Environment, request: EnvironmentRequest) -> str:
@@ -155,32 +143,72 @@ def _silent(sentence: str) -> None:
     """Say nothing."""
 
 
+class Place(Protocol):
+    """Where an environment's Python is: this machine, or an image (:mod:`ortforge.runtime.container_place`)."""
+
+    @property
+    def image(self) -> str:
+        """The image's id, or ``""`` for this machine."""
+
+    def install(
+        self, request: EnvironmentRequest, folder: Path, say: Callable[[str], None]
+    ) -> tuple[Path, Interpreter]:
+        """Resolve a request into ``folder/pylock.toml`` and install it; return the new interpreter and its facts."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Here:
+    image: str = ""
+
+    def install(
+        self, request: EnvironmentRequest, folder: Path, say: Callable[[str], None]
+    ) -> tuple[Path, Interpreter]:
+        chosen = resolve(request, folder, say)
+        refuse_variants(request, folder, chosen)
+        venv = folder / "venv"
+        try:
+            uv.make_venv(Path(chosen), venv)
+            uv.install_lock(folder / LOCK, venv)
+        except uv.UvError as error:
+            raise uv_errors.explain(error.text, wanted=request.wanted, python=request.version) from None
+        python = venv / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+        return python, ask(python, chosen)
+
+
 def provision(
-    request: EnvironmentRequest, envs: Path, *, say: Callable[[str], None] = _silent, fresh: bool = False
+    request: EnvironmentRequest,
+    envs: Path,
+    *,
+    say: Callable[[str], None] = _silent,
+    since: float = 0.0,
+    place: Place | None = None,
 ) -> Environment:
     """Return the environment of a request: the one made before when nobody changed it, else a new one.
 
     Safe to call from several processes at once. ``say`` is told, in a sentence, what takes time.
 
-    :param envs: folder of all environments. :param fresh: resolve and make it anew even so.
+    :param envs: folder of all environments.
+    :param since: a moment (seconds since the epoch): one that was finished before it is resolved and made anew even so.
+    :param place: where its Python is; this machine when it is left out.
     :raises ProvisionError: it cannot be made; the message says why and what to do.
     :raises StoreError: ``envs`` cannot be written, or the disk is full.
     """
     for text in (*request.requires, *request.extra):
         uv_errors.check_requirement(text)
     wheels = [(path, _check_wheel(path)) for path in request.wheels]
-    key = _request_key(request, [digest for _, digest in wheels])
+    place = place or _Here()
+    key = _request_key(request, [digest for _, digest in wheels], place.image)
     folder = envs.absolute() / key[:24]
     with disk_errors(envs):
         envs.mkdir(parents=True, exist_ok=True)
         with _alone(folder.with_suffix(".lock")):
-            found = None if fresh else _load(folder, key)
-            if found is not None:
+            found = _load(folder, key)
+            if found is not None and _finished(folder) >= since:
                 changed = verify(found)
                 if not changed:
                     return found
                 say(f"The environment of {request.title} was changed ({changed}); it is made anew.")
-            return _make(request, folder, key, say)
+            return _make(request, folder, key, say, place)
 
 
 def verify(environment: Environment) -> str:
@@ -214,11 +242,12 @@ def _shown(path: str) -> str:
     return path.rpartition("site-packages/")[2]
 
 
-def _request_key(request: EnvironmentRequest, wheel_digests: Sequence[str]) -> str:
+def _request_key(request: EnvironmentRequest, wheel_digests: Sequence[str], image: str) -> str:
     # Without a wish for a Python the result depends on the one that ortforge runs on.
-    here = "" if request.python else f"{os.path.realpath(sys.executable)} {sys.version}"
+    here = "" if request.python or image else f"{os.path.realpath(sys.executable)} {sys.version}"
     return digest_json(
         {
+            **({"image": image} if image else {}),
             "schema": SCHEMA,
             "requires": list(request.requires),
             "python": request.python,
@@ -283,20 +312,20 @@ def _load(folder: Path, key: str) -> Environment | None:
     return environment if environment.request == key and environment.folder == folder else None
 
 
-def _make(request: EnvironmentRequest, folder: Path, key: str, say: Callable[[str], None]) -> Environment:
+def _finished(folder: Path) -> float:
+    """Return when an environment was finished, in seconds since the epoch."""
+    return (folder / _MARKER).stat().st_mtime
+
+
+def _make(request: EnvironmentRequest, folder: Path, key: str, say: Callable[[str], None], place: Place) -> Environment:
     say(f"Making the environment of {request.title}.")
     remove(folder)
     folder.mkdir(parents=True)
     try:
-        python = resolve(request, folder, say)
-        refuse_variants(request, folder, python)
-        venv = folder / "venv"
-        try:
-            uv.make_venv(Path(python), venv)
-            uv.install_lock(folder / LOCK, venv)
-        except uv.UvError as error:
-            raise uv_errors.explain(error.text, wanted=request.wanted, python=request.version) from None
-        environment = _inspect(folder, key, python, venv)
+        python, interpreter = place.install(request, folder, say)
+        packages = _inspect(folder, interpreter)
+        identity = _identity(packages, interpreter, place.image)
+        environment = Environment(folder, python, identity, packages, interpreter, key, place.image)
         write_json(folder / _SNAPSHOT, {"identity": environment.identity, **_snapshot(environment, request)})
         write_json(folder / _MARKER, environment.to_json())
     except BaseException:
@@ -307,23 +336,9 @@ def _make(request: EnvironmentRequest, folder: Path, key: str, say: Callable[[st
 
 # Reading what was made.
 
-_PROBE: Final = """
-import json, os, platform, sys, sysconfig
-maps = "/proc/self/maps"
-lines = open(maps).read().splitlines() if os.path.exists(maps) else []
-shared = sorted({line.split(None, 5)[5] for line in lines if "/libpython" in line})
-print(json.dumps({
-    "version": platform.python_version(), "implementation": sys.implementation.name,
-    "abi": sysconfig.get_config_var("SOABI") or sys.implementation.cache_tag, "platform": sysconfig.get_platform(),
-    "libc": " ".join(platform.libc_ver()).strip(), "binaries": [os.path.realpath(sys.executable), *shared],
-    "sites": sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})}))
-"""
 
-
-def _inspect(folder: Path, key: str, python_asked: str, venv: Path) -> Environment:
-    """Read back what was installed, check it, and identify it."""
-    python = venv / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
-    interpreter = _probe(python, python_asked)
+def _inspect(folder: Path, interpreter: Interpreter) -> tuple[Package, ...]:
+    """Read back what was installed, and check it."""
     distributions = read_distributions(Path(site) for site in interpreter.sites)
     clashes = overlaps(distributions)
     for path, (first, second) in clashes.items():
@@ -340,8 +355,7 @@ def _inspect(folder: Path, key: str, python_asked: str, venv: Path) -> Environme
                 todo=f"Clean the cache and run again: uv cache clean {distribution.name}",
             )
         packages.append(_package(distribution, wheel_of(distribution, locked)))
-    identity = _identity(packages, interpreter)
-    return Environment(folder, python, identity, tuple(packages), interpreter, key)
+    return tuple(packages)
 
 
 def _package(distribution: Distribution, wheel: LockedWheel) -> Package:
@@ -349,25 +363,10 @@ def _package(distribution: Distribution, wheel: LockedWheel) -> Package:
     return Package(distribution.name, distribution.version, wheel.filename, wheel.sha256, record)
 
 
-def _probe(python: Path, asked: str) -> Interpreter:
-    done = subprocess.run([str(python), "-I", "-c", _PROBE], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise ProvisionError(
-            f"The interpreter of the environment does not start: {asked}.",
-            meant=done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "",
-            todo="Give the target another `python`.",
-        )
-    facts = json.loads(done.stdout)
-    content = hashlib.sha256()
-    for binary in facts["binaries"]:
-        content.update(bytes.fromhex(sha256_file(Path(binary))))
-    facts |= {"binaries": tuple(facts["binaries"]), "sites": tuple(facts["sites"])}
-    return Interpreter(**facts, sha256=content.hexdigest())
-
-
-def _identity(packages: Sequence[Package], interpreter: Interpreter) -> str:
-    content = replace(interpreter, binaries=(), sites=())
-    return digest_json({"packages": [asdict(package) for package in packages], "interpreter": asdict(content)})
+def _identity(packages: Sequence[Package], interpreter: Interpreter, image: str) -> str:
+    content = asdict(replace(interpreter, binaries=(), sites=()))
+    where = {"image": image} if image else {}
+    return digest_json({"packages": [asdict(package) for package in packages], "interpreter": content, **where})
 
 
 def _entries(sites: Sequence[str]) -> list[str]:
@@ -379,7 +378,8 @@ def _entries(sites: Sequence[str]) -> list[str]:
 def _snapshot(environment: Environment, request: EnvironmentRequest) -> dict[str, Any]:
     """Return size and mtime (ns) of the files that :func:`verify` looks at, by path relative to the folder."""
     whole = request.names
-    paths = [Path(binary) for binary in environment.interpreter.binaries]
+    # An image's files cannot change under its id.
+    paths = [] if environment.image else [Path(binary) for binary in environment.interpreter.binaries]
     for distribution in read_distributions(Path(site) for site in environment.interpreter.sites):
         site, info = distribution.folder.parent, distribution.folder.name
         paths += [

@@ -12,11 +12,11 @@ from typing import Final
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
-from ortforge.errors import ProvisionError
+from ortforge.errors import ProvisionError, UnfitError
 from ortforge.runtime import uv, uv_errors
 from ortforge.runtime.distributions import read_lock
 
-__all__ = ["LOCK", "OLDEST_PYTHON", "EnvironmentRequest", "overwriting", "refuse_variants", "resolve"]
+__all__ = ["LOCK", "OLDEST_PYTHON", "EnvironmentRequest", "overwriting", "refuse_variants", "resolve", "resolve_for"]
 
 LOCK: Final = "pylock.toml"
 
@@ -72,10 +72,16 @@ class EnvironmentRequest:
 
 
 def _lock(
-    request: EnvironmentRequest, folder: Path, python: str, say: Callable[[str], None], only_version: bool = False
+    request: EnvironmentRequest,
+    folder: Path,
+    python: str,
+    say: Callable[[str], None],
+    only_version: bool = False,
+    platform: str = "",
 ) -> None:
     """Write the lock of a request for one interpreter; without a network, out of uv's cache.
 
+    :param platform: as uv names it, when it is not this machine's.
     :raises UvError: it cannot be satisfied.
     """
     lock = folder / LOCK
@@ -86,14 +92,17 @@ def _lock(
     lock.unlink(missing_ok=True)
     if entries:
         lock.write_text('lock-version = "1.0"\ncreated-by = "ortforge"\n' + "\n".join(entries), encoding="utf-8")
+    elsewhere = ("--python-platform", platform) if platform else ()
     try:
-        uv.compile_lock(request.requirements, lock, python=python, only_version=only_version)
+        uv.compile_lock(request.requirements, lock, python=python, only_version=only_version, arguments=elsewhere)
     except uv.UvError as error:
         if not uv_errors.is_network_error(error.text):
             raise
         say("There is no network: trying with the package cache alone.")
         try:
-            uv.compile_lock(request.requirements, lock, python=python, offline=True, only_version=only_version)
+            uv.compile_lock(
+                request.requirements, lock, python=python, offline=True, only_version=only_version, arguments=elsewhere
+            )
         except uv.UvError:
             raise error from None
 
@@ -116,6 +125,21 @@ def resolve(request: EnvironmentRequest, folder: Path, say: Callable[[str], None
     except uv.UvError as error:
         near = _near(request, folder, error.text)
         raise uv_errors.explain(error.text, wanted=request.wanted, python=request.version, near=near) from None
+
+
+def resolve_for(
+    request: EnvironmentRequest, folder: Path, version: str, platform: str, say: Callable[[str], None]
+) -> None:
+    """Write the lock for an interpreter that is not on this machine.
+
+    :param version: its version. :param platform: where it is, as uv names it (``x86_64-manylinux_2_28``).
+    :raises ProvisionError: the requirements cannot be satisfied there.
+    """
+    try:
+        _lock(request, folder, version, say, only_version=True, platform=platform)
+    except uv.UvError as error:
+        near = _near(request, folder, error.text)
+        raise uv_errors.explain(error.text, wanted=request.wanted, python=version, near=near) from None
 
 
 def _find_python(request: EnvironmentRequest, folder: Path, say: Callable[[str], None]) -> str:
@@ -147,7 +171,7 @@ def _find_python(request: EnvironmentRequest, folder: Path, say: Callable[[str],
         return str(uv.fetch_python(asked, folder))
     except uv.UvError:
         found = ", ".join(".".join(map(str, candidate.version)) for candidate in installed)
-        raise ProvisionError(
+        raise UnfitError(
             f"Python {asked} is not on this machine, and could not be fetched.",
             meant=f"There is Python {found}." if found else "",
             todo=f"Install Python {asked}, or ask for one that is there.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -17,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
+from ortforge.runtime.container_setting import VARIABLE, Setting
+from ortforge.runtime.device import share
 from ortforge.runtime.process import Ended, Limits, WorkerProcess
 from ortforge.runtime.workerfiles import PACKAGE
 
@@ -33,7 +36,7 @@ _AFTER_ERROR_S: Final = 2.0
 class Interpreter:
     """How to start a worker.
 
-    :param argv: what comes before ``-m ortforge_worker``: a Python, or ``docker exec -i CONTAINER python``.
+    :param argv: what comes before ``-m ortforge_worker``: a Python, or the relay to one in a container.
     :param environment: all variables of the process.
     """
 
@@ -49,6 +52,29 @@ class Interpreter:
         """
         return cls((str(python),), worker_environment(python, worker, environment or {}))
 
+    @classmethod
+    def container(
+        cls, image: str, python: Path, *, worker: Path, folder: Path, environment: Mapping[str, str] | None = None
+    ) -> Interpreter:
+        """Return the interpreter of an environment in a container, behind a relay that stands for it here.
+
+        The worker may use the processors that this process may. Of the caller's variables it gets none.
+
+        :param image: the image's id. :param folder: the environment's folder, at the same path inside and outside.
+        :param environment: variables on top of the image's and the isolated ones.
+        """
+        processors, cpus = share()
+        setting = Setting(
+            image=image,
+            python=str(python),
+            folders=(str(folder), str(worker)),
+            environment={"HOME": "/tmp", **_isolated(worker, environment or {})},  # noqa: S108 - the container's own
+            cpus=cpus,
+            processors=processors,
+        )
+        relay = (sys.executable, "-P", "-m", "ortforge.runtime.container_relay")
+        return cls(relay, {**os.environ, VARIABLE: setting.to_json()})
+
 
 def worker_environment(python: Path, worker: Path, extra: Mapping[str, str]) -> dict[str, str]:
     """Return the variables of a worker: the caller's, without what would lead to the caller's own Python.
@@ -62,9 +88,12 @@ def worker_environment(python: Path, worker: Path, extra: Mapping[str, str]) -> 
     path = variables.get("PATH", os.defpath).split(os.pathsep)
     kept = [entry for entry in path if not ours or not entry.startswith(ours)]
     variables["PATH"] = os.pathsep.join([str(python.parent), *kept])
+    return {**variables, **_isolated(worker, extra)}
+
+
+def _isolated(worker: Path, extra: Mapping[str, str]) -> dict[str, str]:
     search = [str(worker), extra["PYTHONPATH"]] if extra.get("PYTHONPATH") else [str(worker)]
     return {
-        **variables,
         "PYTHONNOUSERSITE": "1",
         "PYTHONSAFEPATH": "1",
         "PYTHONUTF8": "1",
@@ -163,7 +192,11 @@ def _start(
     folder.mkdir(parents=True)
     argv = [*interpreter.argv, "-m", PACKAGE]
     process = WorkerProcess(argv, interpreter.environment, limits=limits, folder=folder, cancel=cancel)
-    own = {"result": str(folder / "result.json"), "address_space": limits.memory if limits.address_space else None}
+    own = {
+        "result": str(folder / "result.json"),
+        "memory": limits.memory,
+        "address_space": limits.memory if limits.address_space else None,
+    }
     try:
         process.send({**job, "process": own})
     except BaseException:

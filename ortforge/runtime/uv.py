@@ -30,6 +30,7 @@ __all__ = [
     "compile_lock",
     "fetch_python",
     "find_uv",
+    "install_elsewhere",
     "install_lock",
     "installed_pythons",
     "keeping",
@@ -186,12 +187,35 @@ def install_lock(lock: Path, venv: Path) -> None:
         *("pip", "install", "--quiet", "--preview-features", "pylock", "--link-mode", "copy", "--no-deps"),
         *("--no-build", "--no-python-downloads", "--python", str(venv), "--requirements", lock.name),
     ]
+    _run_cache_first(command, lock.parent)
+
+
+def _run_cache_first(command: Sequence[str], cwd: Path) -> None:
     try:
-        _run([*command, "--offline"], cwd=lock.parent)
+        _run([*command, "--offline"], cwd=cwd)
     except UvError as error:
         if not is_network_error(error.text):
             raise
-        _run(command, cwd=lock.parent)
+        _run(command, cwd=cwd)
+
+
+def install_elsewhere(lock: Path, site: Path, *, python_version: str, platform: str) -> None:
+    """Install a lock's wheels into the site-packages of an interpreter that is not on this machine.
+
+    As :func:`install_lock` does; scripts land in ``site/bin``, with this machine's Python in their first line.
+
+    :param platform: as uv names it (``x86_64-manylinux_2_28``).
+    :raises UvError: uv could not.
+    """
+    text = re.sub(r"^requires-python = .*\n", "", lock.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    lock.write_text(text, encoding="utf-8")
+    command = [
+        *("pip", "install", "--quiet", "--preview-features", "pylock", "--link-mode", "copy", "--no-deps"),
+        *("--no-build", "--no-python-downloads", "--python", sys.executable),
+        *("--python-version", python_version, "--python-platform", platform),
+        *("--target", str(site), "--requirements", lock.name),
+    ]
+    _run_cache_first(command, lock.parent)
 
 
 def unpack_lock(lock: Path, folder: Path, *, python_version: str = "") -> None:

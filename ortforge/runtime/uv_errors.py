@@ -12,7 +12,7 @@ from typing import Final
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import InvalidVersion, Version
 
-from ortforge.errors import ProvisionError, nearest
+from ortforge.errors import ProvisionError, UnfitError, nearest
 
 __all__ = ["ORT_DISTRIBUTIONS", "check_requirement", "clean", "explain", "is_network_error", "wheels_exist_for"]
 
@@ -183,13 +183,14 @@ def _explain_tags(text: str, asked: str, python: str, near: Sequence[str]) -> Pr
     if pythons:
         named = re.search(r"only found wheels for `(.+?)` \(v(.+?)\)", text)
         what = f"{named[1]} {named[2]}" if named else asked
-        return ProvisionError(
+        return UnfitError(
             f"{what} has wheels for Python {_span(pythons)}; you asked for {python}.",
             todo=f'Give the target python = "{pythons[-1]}", or another version of the package.',
+            pythons=pythons,
         )
     platform = re.search(r"Wheels are available for `(.+?)` \(v(.+?)\) on the following platforms?: (.+)", text)
     if platform:
-        return ProvisionError(
+        return UnfitError(
             f"{platform[1]} {platform[2]} has no wheel for this platform.",
             meant=f"It has wheels for {platform[3].replace('`', '')}.",
             todo="Take another package, or build this one from source.",
@@ -197,7 +198,7 @@ def _explain_tags(text: str, asked: str, python: str, near: Sequence[str]) -> Pr
     unfit = re.search(r"(\S+?)(?:==(\S+))? has no wheels with a matching (.+?) tag \(e\.g\., `(.+?)`\)", text)
     if unfit:
         version = f" {unfit[2]}" if unfit[2] else ""
-        return ProvisionError(
+        return UnfitError(
             f"{unfit[1]}{version} has no wheel with the {unfit[3]} tag {unfit[4]} (Python {python}).",
             meant="It was made for another Python or another platform.",
             todo="Give the target another `python`, or another wheel.",

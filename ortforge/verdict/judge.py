@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from ortforge.verdict.ratios import MINIMUM_FLOOR
-from ortforge.verdict.tolerance import Tolerance, exceeded
+from ortforge.verdict.tolerance import Tolerance, exceeded, metric_errors
 
 __all__ = ["STATUSES", "Facts", "Goal", "Verdict", "judge", "worst"]
 
@@ -140,6 +140,9 @@ def _accuracy(facts: Facts) -> Iterator[Finding]:
         return
     for sentence in (*facts.parity["problems"], *exceeded(facts.parity, facts.tolerance)):
         yield "inaccurate", sentence
+    needed, _ = metric_errors(facts.parity, facts.tolerance)
+    for sentence in needed:
+        yield "failed", sentence
 
 
 def _accurate(facts: Facts) -> str:
@@ -290,7 +293,9 @@ def _notes(facts: Facts) -> Iterator[str]:
         )
     if facts.status != "ok":
         return
-    yield from (facts.parity or {}).get("notes", ())
+    if facts.parity is not None:
+        yield from facts.parity["notes"]
+        yield from metric_errors(facts.parity, facts.tolerance)[1]
     if facts.random_validation and not facts.quantized_static:
         yield "The validation data are random: what real inputs would give is not known."
     timing = facts.timing

@@ -99,6 +99,7 @@ def compare(
     *,
     labels: Sequence[Any] | None = None,
     metrics: Mapping[str, MetricLike] | None = None,
+    owners: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Compare outputs sample by sample; the formulas are this module's.
 
@@ -107,7 +108,9 @@ def compare(
         together.
     :param labels: one JSON value per sample, handed to the metrics.
     :param metrics: task and parity metrics by name. One that needs labels is computed for each side alone; another
-        compares the candidate (and, for its best value, the reference) with the reference.
+        compares the candidate (and, for its best value, the reference) with the reference. What one raises is no
+        finding about the model: it is kept as that metric's ``error``, and everything else is compared.
+    :param owners: the plugins that gave the metrics, in words, for that sentence.
     :returns: JSON (NaN and infinities are ``None`` beside a flag)::
 
         {"samples", "identical", "finite",
@@ -123,12 +126,13 @@ def compare(
          "worst": {"cosine", "sqnr_db", "max_rel_range", "agreement": worst over outputs, "output", "sample": where
                    max_rel_range is largest (or else what is worst), "where": {measure: [output, sample]}},
          "problems": [sentences], "notes": [sentences],
-         "tasks": {metric: {"reference", "candidate", "drop", "higher_is_better", "needs_labels"}}}
+         "tasks": {metric: {"reference", "candidate", "drop", "higher_is_better", "needs_labels",
+                            "error": sentence, only where the metric raised}}}
 
     ``drop`` is positive when the candidate is worse. ``identical`` means bitwise the same everywhere, and is false for
     no samples at all.
     """
-    metrics = metrics or {}
+    metrics, owners = metrics or {}, owners or {}
     pairing = _Pairing(keep=bool(metrics))
     pairing.take(reference, candidate)
     samples = min(pairing.counts)
@@ -144,7 +148,7 @@ def compare(
             pairing.notes.append(f'The reference itself has {count} NaN or infinite values in output "{name}".')
     tasks: dict[str, dict[str, Any]] = {}
     for name, metric in metrics.items() if samples else ():
-        tasks[name], problem = _task(name, metric, pairing.kept, labels)
+        tasks[name], problem = _task(name, metric, pairing.kept, labels, owners.get(name, ""))
         problems += [problem] if problem else []
     return {
         "samples": samples,
@@ -178,7 +182,11 @@ def _worst_of(outputs: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _task(
-    name: str, metric: MetricLike, kept: tuple[list[Sample], list[Sample]], labels: Sequence[Any] | None
+    name: str,
+    metric: MetricLike,
+    kept: tuple[list[Sample], list[Sample]],
+    labels: Sequence[Any] | None,
+    owner: str,
 ) -> tuple[dict[str, Any], str]:
     """Return the metric's entry, and a sentence when it has no answer: what was asked for must not pass unanswered."""
     entry: dict[str, Any] = {"reference": None, "candidate": None, "drop": None}
@@ -192,8 +200,9 @@ def _task(
         first = metric.compute(reference, reference, labels)
         second = metric.compute(candidate if metric.needs_labels else reference, candidate, labels)
         values = [None if value is None else finite(float(value)) for value in (first, second)]
-    except Exception as error:  # a plugin's failure is a finding of this cell, never the end of the run
-        return entry, f'The metric "{name}" failed: {type(error).__name__}: {error}'
+    except Exception as error:  # a plugin's defect: it says nothing of the model, and is never the end of the run
+        of = f" of {owner}" if owner else ""
+        return entry | {"error": f'The metric "{name}"{of} failed: {type(error).__name__}: {error}'}, ""
     entry |= {"reference": values[0], "candidate": values[1]}
     if values[0] is None or values[1] is None:
         sides = " and ".join(

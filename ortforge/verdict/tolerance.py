@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, get_args
 
 from ortforge.errors import ConfigurationError, nearest
 
-__all__ = ["Speed", "Tolerance", "exceeded"]
+__all__ = ["Speed", "Tolerance", "exceeded", "metric_errors"]
 
 Speed = Literal["faster", "not-slower", "any"]
 
@@ -69,6 +69,21 @@ def exceeded(parity: Mapping[str, Any], tolerance: Tolerance) -> list[str]:
     return sentences + list(_tasks(parity["tasks"], tolerance))
 
 
+def metric_errors(parity: Mapping[str, Any], tolerance: Tolerance) -> tuple[list[str], list[str]]:
+    """Return one sentence for each metric that raised: first those whose number a limit needs, then the others."""
+    needed, others = list[str](), list[str]()
+    for entry in parity["tasks"].values():
+        if error := entry.get("error"):
+            limit, name = _limit(entry, tolerance)
+            if limit is None:
+                others.append(error)
+            else:
+                needed.append(
+                    f"{error.rstrip('.')}. The limit {name} needs its number: mend the metric, or turn the limit off."
+                )
+    return needed, others
+
+
 def _output(name: str, entry: Mapping[str, Any], tolerance: Tolerance) -> Iterator[str]:
     def at(key: str) -> str:
         sample = entry.get(f"{key}_sample")
@@ -103,11 +118,17 @@ def _output(name: str, entry: Mapping[str, Any], tolerance: Tolerance) -> Iterat
         )
 
 
+def _limit(entry: Mapping[str, Any], tolerance: Tolerance) -> tuple[float | None, str]:
+    """Return how far a metric may drop, ``None`` for as far as it likes, and the limit that says so."""
+    if entry.get("needs_labels", True):
+        return tolerance.task_drop, "task_drop"
+    return (None if tolerance.agreement is None else 1.0 - tolerance.agreement), "agreement"
+
+
 def _tasks(tasks: Mapping[str, Mapping[str, Any]], tolerance: Tolerance) -> Iterator[str]:
     for name, entry in tasks.items():
         drop = entry["drop"]
-        labelled = entry.get("needs_labels", True)
-        limit = tolerance.task_drop if labelled else None if tolerance.agreement is None else 1.0 - tolerance.agreement
+        limit, _ = _limit(entry, tolerance)
         if drop is not None and limit is not None and drop > limit + 1e-12:
             values = f"{entry['reference']:.4g} to {entry['candidate']:.4g}"
             yield f'The metric "{name}" got worse from {values}: a drop of {drop:.4g}, the limit is {limit:.3g}.'

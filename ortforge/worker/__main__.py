@@ -6,7 +6,7 @@ import importlib
 import sys
 import traceback
 
-from . import limits, protocol
+from . import first_process, limits, protocol
 from .classify import classify
 
 OPS = {
@@ -22,6 +22,7 @@ OPS = {
 
 def main() -> int:
     """Do the job that standard input names; every Python-level failure becomes a message."""
+    first_process.stand_aside()  # before anything starts a thread
     channel = protocol.Channel.open()
     limits.settle()
     try:

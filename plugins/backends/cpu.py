@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ortforge.api import Backend, BuildContribution
+from ortforge.api import Backend, BuildContext, BuildContribution
 
 
 def ortforge_backends() -> Iterable[Backend]:
@@ -18,6 +18,6 @@ def ortforge_backends() -> Iterable[Backend]:
     )
 
 
-def _build(version: str) -> BuildContribution:
+def _build(context: BuildContext) -> BuildContribution:
     """Nothing to add: it is in every build."""
     return BuildContribution()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from ortforge.api import Availability, Backend, BuildContribution, Device, available, unavailable
+from ortforge.api import Availability, Backend, BuildContext, BuildContribution, Device, available, unavailable
 
 from ._needs import ARM64, X86_64, other_machine
 
@@ -27,9 +27,9 @@ def _availability(device: Device) -> Availability:
     return unavailable(f"oneDNN is not built here: {problem}") if problem else available()
 
 
-def _build(version: str) -> BuildContribution | None:
+def _build(context: BuildContext) -> BuildContribution | None:
     """``--use_dnnl`` exists since 1.1; before, the EP had another name (``--use_mkldnn``)."""
-    if [int(part) for part in re.findall(r"\d+", version)[:2]] < [1, 1]:
+    if [int(part) for part in re.findall(r"\d+", context.version)[:2]] < [1, 1]:
         return None
     return BuildContribution(
         flags={"use_dnnl": True},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from ortforge.api import Availability, Backend, BuildContribution, Device, available, unavailable
+from ortforge.api import Availability, Backend, BuildContext, BuildContribution, Device, available, unavailable
 
 from ._needs import ARM64, X86_64, other_machine, other_system
 
@@ -28,9 +28,9 @@ def _availability(device: Device) -> Availability:
     return unavailable(f"OpenVINO does not run here: {problem}") if problem else available()
 
 
-def _build(version: str) -> BuildContribution:
+def _build(context: BuildContext) -> BuildContribution:
     """``--use_openvino`` takes a device: ``CPU`` from 1.18 on, ``CPU_FP32`` before."""
-    old = [int(part) for part in re.findall(r"\d+", version)[:2]] < [1, 18]
+    old = [int(part) for part in re.findall(r"\d+", context.version)[:2]] < [1, 18]
     return BuildContribution(
         flags={"use_openvino": "CPU_FP32" if old else "CPU"},
         must_hold=("onnxruntime/capi/libonnxruntime_providers_openvino.so",),

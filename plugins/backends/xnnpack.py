@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ortforge.api import Availability, Backend, BuildContribution, Device, available, unavailable
+from ortforge.api import Availability, Backend, BuildContext, BuildContribution, Device, available, unavailable
 
 from ._needs import ARM64, X86_64, other_machine
 
@@ -29,6 +29,6 @@ def _availability(device: Device) -> Availability:
     return unavailable(f"XNNPACK has no kernels here: {problem}") if problem else available()
 
 
-def _build(version: str) -> BuildContribution:
+def _build(context: BuildContext) -> BuildContribution:
     """``--use_xnnpack`` exists since 1.12; the library is linked in, so the wheel holds no file of its own."""
     return BuildContribution(flags={"use_xnnpack": True})

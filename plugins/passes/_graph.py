@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
@@ -18,7 +19,6 @@ __all__ = [
     "DEFAULT_DOMAINS",
     "MASK_MAGNITUDE",
     "QUANTIZED_OPS",
-    "check_names",
     "constants_to_initializers",
     "demote_weight_inputs",
     "fit_imports",
@@ -26,8 +26,10 @@ __all__ = [
     "graphs",
     "has_onnx_operators",
     "name_nodes",
+    "names_of",
     "nodes",
     "op_counts",
+    "op_types_of",
     "opset",
     "quantized_ops",
     "raise_opset",
@@ -216,19 +218,44 @@ def raise_opset(model: ModelProto, to: int, why: str) -> ModelProto:
     return raised
 
 
-def check_names(model: ModelProto, names: Iterable[str], parameter: str) -> None:
-    """Check that nodes named in a parameter exist.
+def names_of(model: ModelProto, wanted: Iterable[str], parameter: str) -> list[str]:
+    """Return the nodes that a parameter chooses: each by its name, or by a glob (``/layer.0/*``) for all that match.
 
-    :raises ValueError: one does not; the message names the nearest.
+    :raises ValueError: there is no such node; the message gives the nearest names.
     """
-    known = {node.name for node in nodes(model) if node.name}
-    for name in names:
-        if name not in known:
-            near = get_close_matches(name, known, n=1, cutoff=0.5)
-            guess = f" Did you mean {near[0]!r}?" if near else ""
-            if not known:
-                guess = " No node of it has a name: put preprocess first, which gives them names."
-            raise ValueError(f"{parameter} names {name!r}, but the model has no node of that name.{guess}")
+    known = list(dict.fromkeys(node.name for node in nodes(model) if node.name))
+    nothing = "" if known else " No node of it has a name: put preprocess first, which gives them names."
+    return _chosen(wanted, known, f"{parameter} names {{!r}}, but the model has no node of that name.{nothing}")
+
+
+def op_types_of(model: ModelProto, wanted: Iterable[str], takes: Collection[str], parameter: str) -> list[str]:
+    """Return the operators that a parameter chooses: each by its name, or by a glob (``Conv*``) among those that the
+    model has and the quantizer takes. A name that the model does not have stays: one recipe serves many models.
+
+    :raises ValueError: a glob matches nothing; the message gives the nearest names.
+    """
+    known = [op for op in op_counts(model) if op in takes]
+    what = f"{parameter} has {{!r}}, which matches no operator of the model that the quantizer takes."
+    return _chosen(wanted, known, what, plain=True)
+
+
+def _chosen(wanted: Iterable[str], known: Sequence[str], refusal: str, *, plain: bool = False) -> list[str]:
+    """Return the known names that names and globs choose; ``plain``: a name that is no glob need not be known."""
+    chosen: dict[str, None] = {}
+    for text in wanted:
+        is_glob = any(mark in text for mark in "*?[")
+        # What looks like a glob ("Conv[0]") may be a name, and is one first.
+        if text in known or (plain and not is_glob):
+            found = [text]
+        else:
+            found = [name for name in known if is_glob and fnmatchcase(name, text)]
+        if not found:
+            bare = text.translate(dict.fromkeys(map(ord, "*?[]")))
+            near = get_close_matches(bare, known, n=3 if is_glob else 1, cutoff=0.5)
+            guess = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+            raise ValueError(refusal.format(text) + guess)
+        chosen |= dict.fromkeys(found)
+    return list(chosen)
 
 
 def float_weights(model: ModelProto) -> Iterator[TensorProto]:

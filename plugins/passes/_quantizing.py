@@ -17,7 +17,7 @@ else:
     import _model_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -42,6 +42,7 @@ class Prepared:
     :param path: the file to quantize: in the work folder, or the model as it came when nothing had to be done.
     :param opset: of the model as it came; :param ir_version: the same.
     :param said: what was done to it, for the result.
+    :param names: node names by the parameter that chose them, globs resolved; :param op_types: the same of operators.
     """
 
     model: ModelProto
@@ -49,6 +50,8 @@ class Prepared:
     opset: int
     ir_version: int
     said: Mapping[str, Any]
+    names: Mapping[str, list[str]]
+    op_types: list[str]
 
 
 def prepare(
@@ -59,12 +62,15 @@ def prepare(
     least_opset: int,
     why: str,
     named: Mapping[str, Sequence[str]],
+    op_types: Sequence[str],
+    takes: Collection[str],
 ) -> Prepared:
     """Load a model, raise its opset where a quantizer would otherwise ruin it, and move constants to initializers.
 
     :param least_opset: raise to this one; :param why: what needs it, for the message.
-    :param named: node names by the parameter that names them, to be checked.
-    :raises ValueError: the model is quantized already, is bound to one CPU, or lacks a named node.
+    :param named: node names and globs by the parameter that has them; :param op_types: operators and globs.
+    :param takes: the operators that the quantizer knows, which are what globs choose from.
+    :raises ValueError: the model is quantized already, is bound to one CPU, or lacks what is named.
     :raises RuntimeError: its opset cannot be raised.
     """
     model = _model_file.load(source)
@@ -76,8 +82,8 @@ def prepare(
             "The model was optimized for one CPU's memory layout, which the quantizers do not know. "
             "Quantize first and put optimize after it, or use level = 'basic' before."
         )
-    for parameter, names in named.items():
-        _graph.check_names(model, names, parameter)
+    names = {parameter: _graph.names_of(model, wanted, parameter) for parameter, wanted in named.items()}
+    ops = _graph.op_types_of(model, op_types, takes, "op_types")
     opset, ir_version, said = _graph.opset(model), model.ir_version, dict[str, Any]()
     if _graph.has_onnx_operators(model):
         model = _graph.raise_opset(model, least_opset, why)
@@ -92,7 +98,7 @@ def prepare(
         _model_file.stand_in(source, path)
     else:
         _model_file.save(model, path, ir_version=ir_version)
-    return Prepared(model, path, opset, ir_version, said)
+    return Prepared(model, path, opset, ir_version, said, names, ops)
 
 
 def _type_tensors(model: ModelProto, scratch: Path) -> int:

@@ -32,11 +32,13 @@ class Parameters:
         default=False, metadata={"doc": "7-bit weights: for CPUs without VNNI, whose sums may overflow"}
     )
     op_types: tuple[str, ...] = field(
-        default=(), metadata={"doc": "operators to quantize; empty: all that ONNX Runtime can"}
+        default=(), metadata={"doc": "operators to quantize, by name or glob; empty: all that ONNX Runtime can"}
     )
-    nodes_to_exclude: tuple[str, ...] = field(default=(), metadata={"doc": "names of nodes that stay float"})
+    nodes_to_exclude: tuple[str, ...] = field(
+        default=(), metadata={"doc": "nodes that stay float, by name or glob, e.g. /layer.0/*"}
+    )
     nodes_to_include: tuple[str, ...] = field(
-        default=(), metadata={"doc": "names of the only nodes to quantize; empty: all"}
+        default=(), metadata={"doc": "the only nodes to quantize, by name or glob; empty: all"}
     )
     constants_to_initializers: bool = field(
         default=True,
@@ -85,6 +87,7 @@ def apply(job: PassJob) -> dict[str, Any]:
     :raises RuntimeError: the opset cannot be raised, or the result does not load.
     """
     import onnxruntime.quantization as quantization
+    from onnxruntime.quantization.registry import IntegerOpsRegistry
 
     wanted = Parameters(**job.parameters)
     source, output, workdir = Path(job.model), Path(job.output), Path(job.workdir)
@@ -95,6 +98,8 @@ def apply(job: PassJob) -> dict[str, Any]:
         least_opset=13 if wanted.per_channel else 11,
         why="quantization per channel" if wanted.per_channel else "dynamic quantization",
         named={"nodes_to_exclude": wanted.nodes_to_exclude, "nodes_to_include": wanted.nodes_to_include},
+        op_types=wanted.op_types,
+        takes=IntegerOpsRegistry,
     )
     if not _graph.has_onnx_operators(prepared.model):
         return _quantizing.unchanged(
@@ -110,12 +115,12 @@ def apply(job: PassJob) -> dict[str, Any]:
         quantization.quantize_dynamic(
             str(prepared.path),
             str(written),
-            op_types_to_quantize=list(wanted.op_types) or None,
+            op_types_to_quantize=prepared.op_types or None,
             per_channel=wanted.per_channel,
             reduce_range=wanted.reduce_range,
             weight_type=getattr(quantization.QuantType, wanted.weight_type),
-            nodes_to_quantize=list(wanted.nodes_to_include) or None,
-            nodes_to_exclude=list(wanted.nodes_to_exclude) or None,
+            nodes_to_quantize=prepared.names["nodes_to_include"] or None,
+            nodes_to_exclude=prepared.names["nodes_to_exclude"] or None,
             use_external_data_format=_model_file.needs_external_data(prepared.model),
             extra_options=options,
         )
@@ -126,7 +131,7 @@ def apply(job: PassJob) -> dict[str, Any]:
         ) from problem
     model = _model_file.load(written)
     if not _graph.quantized_ops(model):
-        return _quantizing.unchanged(source, output, _why_nothing(prepared.model, wanted))
+        return _quantizing.unchanged(source, output, _why_nothing(prepared, wanted))
     result = _quantizing.finish(source, model, output, prepared, advice=_advice(wanted, job.ort_version))
     return {**result, "warnings": []}
 
@@ -140,10 +145,11 @@ def _advice(wanted: Parameters, ort_version: str) -> str:
     return "Put preprocess before this pass, or limit op_types (for example to MatMul)."
 
 
-def _why_nothing(model: Any, wanted: Parameters) -> str:
+def _why_nothing(prepared: _quantizing.Prepared, wanted: Parameters) -> str:
+    model, op_types = prepared.model, prepared.op_types
     counts = _graph.op_counts(model)
-    if wanted.op_types and not any(op in counts for op in wanted.op_types):
-        return f"NO-OP: nothing was quantized, since the model has no {' or '.join(wanted.op_types)}."
+    if op_types and not any(op in counts for op in op_types):
+        return f"NO-OP: nothing was quantized, since the model has no {' or '.join(op_types)}."
     if len(list(_graph.graphs(model))) > 1 and not wanted.subgraphs:
         return "NO-OP: nothing was quantized; the weights lie in branches of If or Loop: set subgraphs = true."
     if counts.get("Constant") and not wanted.constants_to_initializers:

@@ -57,11 +57,13 @@ class Parameters:
         default="auto", metadata={"doc": "whether weight ranges are centred on zero; auto: yes for signed types"}
     )
     op_types: tuple[str, ...] = field(
-        default=(), metadata={"doc": "operators to quantize; empty: all that ONNX Runtime can"}
+        default=(), metadata={"doc": "operators to quantize, by name or glob; empty: all that ONNX Runtime can"}
     )
-    nodes_to_exclude: tuple[str, ...] = field(default=(), metadata={"doc": "names of nodes that stay float"})
+    nodes_to_exclude: tuple[str, ...] = field(
+        default=(), metadata={"doc": "nodes that stay float, by name or glob, e.g. /layer.0/*"}
+    )
     nodes_to_include: tuple[str, ...] = field(
-        default=(), metadata={"doc": "names of the only nodes to quantize; empty: all"}
+        default=(), metadata={"doc": "the only nodes to quantize, by name or glob; empty: all"}
     )
     constants_to_initializers: bool = field(
         default=True,
@@ -176,6 +178,8 @@ def apply(job: PassJob) -> dict[str, Any]:
     :raises ValueError: no calibration data, data that does not fit, or a model that is quantized already.
     :raises RuntimeError: the opset cannot be raised, calibration fails, or the result does not load.
     """
+    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
     wanted = Parameters(**job.parameters)
     source, output, workdir = Path(job.model), Path(job.output), Path(job.workdir)
     if not job.samples:
@@ -187,6 +191,8 @@ def apply(job: PassJob) -> dict[str, Any]:
         least_opset=13 if wanted.per_channel else 11,
         why="quantization per channel" if wanted.per_channel else "static quantization",
         named={"nodes_to_exclude": wanted.nodes_to_exclude, "nodes_to_include": wanted.nodes_to_include},
+        op_types=wanted.op_types,
+        takes={*QLinearOpsRegistry, *QDQRegistry},
     )
     weights = {tensor.name for tensor in prepared.model.graph.initializer}
     inputs = {value.name for value in prepared.model.graph.input} - weights
@@ -205,7 +211,7 @@ def apply(job: PassJob) -> dict[str, Any]:
         _quantize(replace(wanted, extra_options=options), prepared, samples, written)
     model = _model_file.load(written)
     if not _graph.quantized_ops(model):
-        what = " or ".join(wanted.op_types) or "operators that the quantizer takes"
+        what = " or ".join(prepared.op_types) or "operators that the quantizer takes"
         where = " outside the branches of If and Loop" if len(list(_graph.graphs(model))) > 1 else ""
         return _quantizing.unchanged(source, output, f"NO-OP: nothing was quantized; the model has no {what}{where}.")
     result = _quantizing.finish(
@@ -232,13 +238,13 @@ def _quantize(wanted: Parameters, prepared: _quantizing.Prepared, samples: Sampl
             str(written),
             samples,
             quant_format=quantization.QuantFormat[wanted.format],
-            op_types_to_quantize=list(wanted.op_types) or None,
+            op_types_to_quantize=prepared.op_types or None,
             per_channel=wanted.per_channel,
             reduce_range=wanted.reduce_range,
             activation_type=getattr(quantization.QuantType, wanted.activation_type),
             weight_type=getattr(quantization.QuantType, wanted.weight_type),
-            nodes_to_quantize=list(wanted.nodes_to_include) or None,
-            nodes_to_exclude=list(wanted.nodes_to_exclude) or None,
+            nodes_to_quantize=prepared.names["nodes_to_include"] or None,
+            nodes_to_exclude=prepared.names["nodes_to_exclude"] or None,
             use_external_data_format=_model_file.needs_external_data(prepared.model),
             calibrate_method=quantization.CalibrationMethod[wanted.calibrate_method],
             extra_options=options,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings as python_warnings
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,7 +35,7 @@ class Parameters:
     op_block_list: tuple[str, ...] = field(
         default=(), metadata={"doc": "operators that stay float32, beside those that have no float16 form"}
     )
-    node_block_list: tuple[str, ...] = field(default=(), metadata={"doc": "names of nodes that stay float32"})
+    node_block_list: tuple[str, ...] = field(default=(), metadata={"doc": "nodes that stay float32, by name or glob"})
     min_positive_val: float = field(
         default=1e-7, metadata={"doc": "smaller weights become this, so that none turns into zero"}
     )
@@ -83,7 +83,7 @@ def apply(job: PassJob) -> dict[str, Any]:
     model = _model_file.load(source)
     if _graph.quantized_ops(model):
         raise ValueError("The model is quantized, and float16 would break its scales. Convert the float model instead.")
-    _graph.check_names(model, wanted.node_block_list, "node_block_list")
+    wanted = replace(wanted, node_block_list=tuple(_graph.names_of(model, wanted.node_block_list, "node_block_list")))
     if not _float32_tensors(model):
         _model_file.copy(source, output)
         return {"float16_weights": 0, "warnings": ["NO-OP: the model has no float32 weights to convert."]}

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from ortforge.api import Device, TaskOutcome
+from ortforge.api import Device, Task, TaskOutcome
 from ortforge.cli.run import executor_named
+from ortforge.engine import work
 from ortforge.engine.cells import judge_cell
 from ortforge.engine.local import LocalExecutor
 from ortforge.engine.run import execute
-from ortforge.engine.walk import Settled
+from ortforge.engine.walk import Settled, walk
 from ortforge.errors import UsageError
 from ortforge.plan.graph import Cell, Kind, Plan, Step
 from ortforge.plugin_manager import Plugins
 from ortforge.store import open_store
+from ortforge.worker.samples import SampleWriter
 
 PARITY = {"samples": 3, "identical": True, "problems": [], "notes": [], "worst": {}, "tasks": {}, "outputs": {}}
 RATIO = {"ratio": 2.0, "low": 1.9, "high": 2.1}
@@ -94,6 +97,54 @@ def test_a_cell_without_timing_is_judged_without_it() -> None:
     assert (found["status"], found["timing"], found["overall"]) == ("pass", None, None)
 
 
+_METRIC = """
+from pathlib import Path
+from ortforge.api import Metric
+
+def overlap(reference, candidate, labels):
+    return float(Path(__file__).with_name("anchors.txt").read_text())
+
+def ortforge_metrics():
+    yield Metric("overlap", "share of boxes that overlap", overlap)
+"""
+
+
+def test_a_third_party_metric_that_raises_is_told_and_tried_again(
+    tmp_path: Path, install_plugin: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = install_plugin("ortforge-boxes", _METRIC)
+    monkeypatch.setitem(work._shared, "plugins", Plugins(first_party=False, environ={}))
+    store = open_store(tmp_path / "store")
+    with store.objects.scratch() as scratch:
+        writer = SampleWriter(scratch / "samples")
+        for number in range(3):
+            writer.write({"y": np.full((1, 4), float(number), np.float32)})
+        writer.close()
+        samples = store.objects.put(scratch / "samples")
+    cell, settled = settle()
+    sides = tuple(f"{kind}:m" for kind in ("reference", "check", "dataset"))
+    compare = Step("compare:m", "compare", {"tasks": ["overlap"]}, sides)
+    plan = Plan({**{name: Step(name, settled[name].step.kind, {}) for name in sides}, "compare:m": compare}, ())
+
+    def judged(**tolerance: Any) -> dict[str, Any]:
+        def run(task: Task) -> TaskOutcome:
+            return work.run_task(task) if task.kind == "compare" else TaskOutcome("ok", samples)
+
+        made = walk(plan, store, LocalExecutor(1), store.ledger.start_run(), run=run)["compare:m"]
+        facts = {**cell.facts, "tolerance": tolerance}
+        return judge_cell(replace(cell, facts=facts), {**settled, "compare:m": made}, ("--matrix", "matrix.toml"))
+
+    told = 'The metric "overlap" of plugin ortforge-boxes (ortforge-boxes 1.0) failed: FileNotFoundError'
+    failed = judged()
+    assert (failed["status"], failed["parity"]["identical"]) == ("failed", True)
+    assert failed["reasons"][0].startswith(told)
+    unlimited = judged(agreement=None)
+    assert unlimited["status"] == "pass"
+    assert unlimited["notes"][0].startswith(told)
+    module.with_name("anchors.txt").write_text("1.0")
+    assert judged()["status"] == "pass"
+
+
 class _Quiet:
     def __getattr__(self, name: str) -> Any:
         return lambda *given, **named: None
@@ -114,6 +165,8 @@ def test_a_cell_that_cannot_be_judged_fails_alone(tmp_path: Path) -> None:
         listener=_Quiet(),
         run=lambda task: TaskOutcome("ok", f"made-{task.kind}", RESULTS.get(task.kind, _PROVISIONED)),
     )
+    matrix = str(Path("matrix.toml").resolve())  # a store serves several folders
+    assert (report["run"]["matrix"], store.ledger.runs()[0].matrix) == (matrix, matrix)
     entries = {cell["id"]: cell for cell in report["cells"]}
     assert entries["bad"]["status"] == "failed"
     assert "nonsense" in entries["bad"]["reasons"][0]

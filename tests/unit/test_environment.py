@@ -101,6 +101,24 @@ def test_a_second_request_is_served_from_the_first(tmp_path: Path, runtime: Path
     assert run(first, "import standin; print(standin.VALUE)") == "1"
 
 
+def test_a_fresh_run_resolves_again_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel(tmp_path / "wheels", "standin", "1.0", {"standin/__init__.py": ""})
+    monkeypatch.setenv("UV_FIND_LINKS", str(tmp_path / "wheels"))
+    monkeypatch.setenv("UV_NO_INDEX", "1")
+    request = EnvironmentRequest(("standin",))
+    first = provision(request, tmp_path / "envs")
+    wheel(tmp_path / "wheels", "standin", "2.0", {"standin/__init__.py": ""})
+    assert provision(request, tmp_path / "envs") == first
+    began = time.time()
+    second = provision(request, tmp_path / "envs", since=began)
+    assert (first.version("standin"), second.version("standin")) == ("1.0", "2.0")
+    assert second.identity != first.identity
+    assert verify(first) == "it was made anew with other content"
+    said: list[str] = []
+    assert provision(request, tmp_path / "envs", since=began, say=said.append) == second
+    assert said == [], "two steps of one run that ask for the same share one environment"
+
+
 def test_packages_know_the_wheel_they_came_from(tmp_path: Path, runtime: Path) -> None:
     environment, _ = make(tmp_path, runtime)
     (package,) = environment.packages

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ortforge.api import Metric
 from ortforge.verdict.judge import STATUSES, Facts, judge, worst
 from ortforge.verdict.parity import compare
 from ortforge.verdict.tolerance import Tolerance
@@ -74,6 +75,24 @@ def test_a_broken_limit_is_inaccurate_with_its_numbers() -> None:
     assert verdict.status == "inaccurate"
     assert 'Output "y", sample' in verdict.reasons[0]
     assert "cosine -1 is below 0.99" in verdict.reasons[0]
+
+
+def test_a_metric_that_raised_fails_the_cell_where_a_limit_needs_its_number() -> None:
+    def broken(reference: Any, candidate: Any, labels: Any) -> float:
+        raise ZeroDivisionError("no boxes")
+
+    metrics = {"map": Metric("map", "", broken, needs_labels=True)}
+    parity = compare(SAMPLES, SAMPLES, labels=[0] * 4, metrics=metrics, owners={"map": "plugin boxes (boxes 1.0)"})
+    verdict = judge(replace(FASTER, parity=parity))
+    assert verdict.status == "failed"
+    assert verdict.reasons[0].startswith(
+        'The metric "map" of plugin boxes (boxes 1.0) failed: ZeroDivisionError: no boxes.'
+    )
+    assert "task_drop" in verdict.reasons[0]
+    # Where no limit asks for it the other measures decide, and the cell says what is missing.
+    lenient = judge(replace(FASTER, parity=parity, tolerance=Tolerance(task_drop=None)))
+    assert lenient.status == "pass"
+    assert lenient.notes == ('The metric "map" of plugin boxes (boxes 1.0) failed: ZeroDivisionError: no boxes',)
 
 
 def test_nan_is_inaccurate_whatever_the_limits() -> None:

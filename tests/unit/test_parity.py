@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 from ortforge.api import Metric
 from ortforge.errors import ConfigurationError
 from ortforge.verdict.parity import compare
-from ortforge.verdict.tolerance import Tolerance, exceeded
+from ortforge.verdict.tolerance import Tolerance, exceeded, metric_errors
 
 Sample = dict[str, Any]
 
@@ -299,19 +299,36 @@ def test_an_error_rate_gets_worse_upwards() -> None:
 
 
 def test_a_metric_without_an_answer_is_a_problem_and_no_exception() -> None:
-    def broken(reference: Any, candidate: Any, labels: Any) -> float:
-        raise KeyError("logits")
-
     metrics = {
-        "broken": Metric("broken", "", broken),
         "silent": Metric("silent", "", lambda r, c, labels: None),
         "nan": Metric("nan", "", lambda r, c, labels: math.nan if c is not r else 1.0),
         "labelled": Metric("labelled", "", lambda r, c, labels: 1.0, needs_labels=True),
     }
     found = compare(one(np.ones(2)), one(np.ones(2)), metrics=metrics)
-    assert [text.split('"')[1] for text in found["problems"]] == ["broken", "silent", "nan", "labelled"]
-    assert "KeyError: 'logits'" in found["problems"][0]
-    assert "needs labels" in found["problems"][3]
+    assert [text.split('"')[1] for text in found["problems"]] == ["silent", "nan", "labelled"]
+    assert "needs labels" in found["problems"][2]
+    json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_what_a_metric_raises_is_its_plugins_error_and_no_finding_about_the_model(labelled: bool) -> None:
+    def broken(reference: Any, candidate: Any, labels: Any) -> float:
+        raise KeyError("logits")
+
+    metrics = {"broken": Metric("broken", "", broken, needs_labels=labelled)}
+    owners = {"broken": "plugin shapes (ortforge-shapes 0.3)"}
+    found = compare(one(np.ones(2)), one(np.ones(2)), labels=[1], metrics=metrics, owners=owners)
+    assert found["problems"] == []
+    assert found["identical"]
+    assert exceeded(found, Tolerance()) == []
+    told = "The metric \"broken\" of plugin shapes (ortforge-shapes 0.3) failed: KeyError: 'logits'"
+    assert found["tasks"]["broken"]["error"] == told
+    needed, others = metric_errors(found, Tolerance())
+    limit = "task_drop" if labelled else "agreement"
+    assert needed == [f"{told}. The limit {limit} needs its number: mend the metric, or turn the limit off."]
+    assert others == []
+    off = Tolerance(task_drop=None) if labelled else Tolerance(agreement=None)
+    assert metric_errors(found, off) == ([], [told])
     json.dumps(found, allow_nan=False)
 
 

@@ -523,6 +523,43 @@ def test_excluded_nodes_stay_float_and_a_wrong_name_is_answered_with_the_nearest
         run("quantize-dynamic", conv_with_constants(), nodes_to_exclude=["Conv_0"])
 
 
+@pytest.mark.parametrize("glob", ["sec*", "*d", "[ts]*", "secon?"])
+def test_nodes_are_chosen_by_globs(run: Run, glob: str) -> None:
+    for parameter, left in (("nodes_to_exclude", "second"), ("nodes_to_include", "first")):
+        _, path = run("quantize-dynamic", mlp(), **{parameter: [glob]})
+        assert [node.name for node in onnx.load(path).graph.node if node.op_type == "MatMul"] == [left]
+
+
+def test_a_glob_that_matches_nothing_is_answered_with_the_nearest_names(run: Run) -> None:
+    for parameter in ("nodes_to_exclude", "nodes_to_include"):
+        with pytest.raises(ValueError, match=rf"{parameter} names 'secnod\*'.*Did you mean 'second'"):
+            run("quantize-dynamic", mlp(), **{parameter: ["secnod*"]})
+    with pytest.raises(
+        ValueError, match=r"op_types has 'Matmul\?\*', which matches no operator.*Did you mean 'MatMul'"
+    ):
+        run("quantize-dynamic", mlp(), op_types=["Matmul?*"])
+    with pytest.raises(ValueError, match=r"names 'g\*t'"):
+        run("float16", mlp(), node_block_list=["g*t"])
+
+
+def test_a_name_that_looks_like_a_glob_is_a_name(run: Run) -> None:
+    model = mlp()
+    matmuls = [node for node in model.graph.node if node.op_type == "MatMul"]
+    matmuls[0].name, matmuls[1].name = "layer[1]", "layer1"
+    _, path = run("quantize-dynamic", model, nodes_to_exclude=["layer[1]"])
+    assert [node.name for node in onnx.load(path).graph.node if node.op_type == "MatMul"] == ["layer[1]"]
+
+
+def test_globs_choose_among_the_operators_that_the_quantizer_takes(run: Run) -> None:
+    model = mlp()
+    everything, _ = run("quantize-static", model, samples_for(model))
+    same, _ = run("quantize-static", model, samples_for(model), op_types=["*"])
+    assert same["quantized"] == everything["quantized"]
+    # A plain name that this model lacks is no mistake: one recipe serves many models.
+    only, _ = run("quantize-dynamic", model, op_types=["Mat*", "Conv"])
+    assert only["replaced"] == {"MatMul": 2}
+
+
 def test_a_tree_model_is_left_as_it_is(run: Run) -> None:
     node = helper.make_node("Normalizer", ["x"], ["y"], domain="ai.onnx.ml", norm="L2")
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy"]

@@ -17,7 +17,8 @@ from ortforge.matrix import load
 from ortforge.plan.code import code_of, module_digest
 from ortforge.plan.graph import Plan, Step, key_of, levels
 from ortforge.plan.lookup import look_up, prospects, tally
-from ortforge.plan.planner import make_plan, stated_version
+from ortforge.plan.planner import make_plan
+from ortforge.plan.refusals import stated_version
 from ortforge.plugin_manager import Plugins
 from ortforge.store.ledger import StepRecord
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ import pytest
 
 from ortforge.api import Task, TaskOutcome
 from ortforge.engine.local import LocalExecutor
-from ortforge.engine.walk import WalkOptions, walk
+from ortforge.engine.walk import Events, Settled, WalkOptions, walk
 from ortforge.engine.work import CORRUPT
 from ortforge.plan.graph import Plan, Step, key_of
+from ortforge.runtime.environment import Environment, verify
 from ortforge.store import Store, open_store
+
+from .test_environment import wheel
 
 
 @pytest.fixture
@@ -78,6 +82,51 @@ def test_everything_is_done_once_and_then_known(store: Store) -> None:
     assert maker.did == []
     assert set(go(store, maker, fresh=True).values()) == {"ok"}
     assert len(maker.did) == len(PLAN.steps)
+
+
+def test_a_fresh_run_tells_its_tasks_since_when_everything_must_be_made(store: Store) -> None:
+    maker, told = Maker(store), dict[str, float]()
+
+    def run(task: Task) -> TaskOutcome:
+        told[task.step_id] = task.since
+        return maker(task)
+
+    began = time.time()
+    go(store, run)
+    assert set(told.values()) == {0.0}
+    told.clear()
+    go(store, run, fresh_kinds=frozenset({"time"}))
+    assert list(told) == ["time:a"]
+    assert told["time:a"] >= began
+    go(store, run, fresh=True)
+    assert len(set(told.values())) == 1
+    assert min(told.values()) >= began
+
+
+def test_a_fresh_run_resolves_requirements_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
+    monkeypatch.setenv("UV_FIND_LINKS", str(tmp_path / "wheels"))
+    wheel(tmp_path / "wheels", "standin", "1.0", {"standin/__init__.py": ""})
+    context = {"requires": ["onnxruntime==1.32.0", "standin"], "python": "", "wheels": []}
+    bare = Step("provision:t", "provision", {"requires": context["requires"]}, context=context)
+    tools = Step("tools:t", "provision", {"extra": ["packaging"]}, (bare.id,), context=context)
+    plan = Plan({bare.id: bare, tools.id: tools}, ())
+
+    def versions(**options: Any) -> tuple[list[str], list[str], bool]:
+        executor = LocalExecutor(2)
+        found = walk(plan, store, executor, store.ledger.start_run(), options=WalkOptions(**options))
+        environments = [Environment.from_json(found[name].result["environment"]) for name in plan.steps]
+        assert [verify(environment) for environment in environments] == ["", ""]
+        known = all(step.cached for step in found.values())
+        return [found[name].identity for name in plan.steps], [made.version("standin") for made in environments], known
+
+    first, version, _ = versions()
+    assert version == ["1.0", "1.0"]
+    wheel(tmp_path / "wheels", "standin", "2.0", {"standin/__init__.py": ""})
+    assert versions() == (first, ["1.0", "1.0"], True)
+    second, version, known = versions(fresh=True)
+    assert (version, known) == (["2.0", "2.0"], False)
+    assert not set(first) & set(second)
+    assert versions() == (second, ["2.0", "2.0"], True)
 
 
 def test_a_failure_blocks_its_users_alone_and_is_tried_again(store: Store) -> None:
@@ -181,6 +230,61 @@ def test_exclusive_tasks_run_alone_and_others_in_parallel() -> None:
     assert all(future.result().status == "ok" for future in futures)
     assert {count for kind, count in seen if kind == "time"} == {1}
     assert max(count for kind, count in seen if kind == "check") == 3
+
+
+class Watching(Events):
+    """Keeps what it is told, and from which thread."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.threads: set[int] = set()
+
+    def step_started(self, step: Step) -> None:
+        self.told.append(f"{step.id} started")
+        self.threads.add(threading.get_ident())
+
+    def step_settled(self, settled: Settled) -> None:
+        self.told.append(f"{settled.step.id} {settled.status}")
+
+
+def test_a_step_has_started_when_it_runs_and_not_when_it_is_queued(store: Store) -> None:
+    plan = Plan({step.id: step for step in (Step("time:a", "time", {}), Step("check:b", "check", {}))}, ())
+    watching = Watching()
+
+    def run(task: Task) -> TaskOutcome:
+        time.sleep(0.1)
+        return TaskOutcome("ok", task.step_id)
+
+    executor = LocalExecutor(1)
+    blocker = executor.submit(run, Task("another", "check", "", {}, (), ""))
+    walk(plan, store, executor, store.ledger.start_run(), events=watching, run=run)
+    assert blocker.done()
+    assert watching.told == ["check:b started", "check:b ok", "time:a started", "time:a ok"]
+    assert watching.threads == {threading.get_ident()}, "who shows progress is called from one thread"
+
+
+class Elsewhere:
+    """An executor as a plugin brings it: tasks and what runs them are pickled, and run in another process."""
+
+    name = "elsewhere"
+
+    def __init__(self) -> None:
+        self.pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+
+    def submit(self, run: Callable[[Task], TaskOutcome], task: Task) -> Future[TaskOutcome]:
+        return self.pool.submit(run, task)
+
+    def shutdown(self, *, cancel: bool) -> None:
+        self.pool.shutdown(cancel_futures=cancel)
+
+
+def test_steps_that_run_in_another_process_start_and_end_too(store: Store) -> None:
+    step = Step("fetch:a", "fetch", {}, context={"refused": "not on this node"})
+    watching, executor = Watching(), Elsewhere()
+    settled = walk(Plan({step.id: step}, ()), store, executor, store.ledger.start_run(), events=watching)
+    executor.shutdown(cancel=False)
+    assert settled["fetch:a"].reason == "not on this node"
+    assert watching.told == ["fetch:a started", "fetch:a failed"]
 
 
 def test_an_interruption_keeps_what_was_finished(store: Store) -> None:

@@ -16,10 +16,20 @@ def run(task: Task, work: Work) -> TaskOutcome:
     (_, reference, _), (_, candidate, _), (_, data, _) = task.inputs
     objects = work.store.objects
     metrics = {name: work.plugins.metrics[name] for name in task.parameters["tasks"]}
+    owners = {name: _owner(*work.plugins.owner("metrics", name)) for name in metrics}
     found = compare(
         Samples(objects.get(reference)),
         Samples(objects.get(candidate)),
         labels=Samples(objects.get(data)).labels,
         metrics=metrics,
+        owners=owners,
     )
+    errors = [entry["error"] for entry in found["tasks"].values() if "error" in entry]
+    if errors:
+        # What a plugin raised is tried again by the next run; the cell is judged by what was compared (engine/cells).
+        return TaskOutcome("failed", result=found, reason=" ".join(errors))
     return TaskOutcome("ok", digest_json(found), found)
+
+
+def _owner(plugin: str, distribution: str, version: str) -> str:
+    return f"plugin {plugin} ({f'{distribution} {version}'.strip() or 'of no distribution'})"

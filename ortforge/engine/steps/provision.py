@@ -1,37 +1,210 @@
-"""provision: wheels become an environment with an identity, and ORT inside it is asked what it is."""
+"""provision: wheels become an environment with an identity, and ORT inside it is asked what it is.
+
+An environment is one of this machine, or, where the target says so or its wheels fit nothing here, one for the Python
+of an image: its workers then run in containers.
+"""
 
 from __future__ import annotations
 
+import platform
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Final
+
+from packaging.tags import platform_tags
 
 from ortforge.api import Task, TaskOutcome
 from ortforge.engine.work import Work, failed_job
-from ortforge.runtime.environment import Environment, EnvironmentRequest, provision, same_runtime, tools_request
+from ortforge.errors import OrtforgeError, ProvisionError, UnfitError
+from ortforge.runtime.container_fit import image_for, platform_misfit, python_misfit, pythons_of
+from ortforge.runtime.environment import (
+    Environment,
+    EnvironmentRequest,
+    Place,
+    provision,
+    same_runtime,
+    tools_request,
+)
 from ortforge.runtime.supervisor import Limits, run_job
+from ortforge.store.hashing import digest_json
 
-_PROBE_LIMITS = Limits(import_s=120, load_s=60, run_s=60, memory=4 << 30)
+Make = Callable[[EnvironmentRequest, Place | None], Environment]
+"""Makes an environment, or finds the one made before: ``None`` for one of this machine."""
+
+_PROBE_LIMITS: Final = Limits(import_s=120, load_s=60, run_s=60, memory=4 << 30)
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """An environment, and which container its workers run in (``reference``, ``image``, ``why``), if any."""
+
+    environment: Environment
+    container: Mapping[str, str] = field(default_factory=dict)
 
 
 def run(task: Task, work: Work) -> TaskOutcome:
-    """Make the environment; its identity covers every wheel, the interpreter and the platform."""
+    """Make the environment; its identity covers every wheel, the interpreter, the platform and the image."""
     asked = task.context
-    request = EnvironmentRequest(
-        tuple(asked["requires"]), asked["python"], tuple(Path(wheel) for wheel in asked["wheels"]), ()
-    )
-    if task.inputs:
-        # A tools environment: the bare runtime's request again, with what passes and datasets need on top.
-        bare = Environment.from_json(task.inputs[0][2]["environment"])
-        tools = tools_request(request, bare, task.parameters["extra"])
-        environment = provision(tools, work.store.envs)
-        difference = same_runtime(bare, environment, request)
+    is_tools = "extra" in task.parameters
+    built = task.inputs[1:] if is_tools else task.inputs
+    wheels = [Path(wheel) for wheel in asked["wheels"]]
+    for _, digest, _ in built:
+        wheels += sorted(work.store.objects.get(digest).glob("*.whl"))
+    facts = built[0][2] if built else {}  # of the package step
+    request = EnvironmentRequest(tuple(asked["requires"]), asked["python"], tuple(wheels), ())
+    preload = ""
+
+    def make(wanted: EnvironmentRequest, place: Place | None) -> Environment:
+        return provision(wanted, work.store.envs, say=work.say, since=task.since, place=place)
+
+    if is_tools:
+        # The bare runtime's request again, with what passes and datasets need on top, in the same place.
+        before = task.inputs[0][2]
+        bare = Environment.from_json(before["environment"])
+        container = before.get("container") or {}
+        # One without a name of its own (a clean room) is found by its id.
+        place = _place(bare.image, work, container.get("reference", "")) if bare.image else None
+        made = _Made(make(tools_request(request, bare, task.parameters["extra"]), place), container)
+        difference = same_runtime(bare, made.environment, request)
         if difference:
             return TaskOutcome("failed", reason=f"the tools environment is not the runtime's: {difference}")
     else:
-        environment = provision(request, work.store.envs)
-    facts = environment.to_json()
+        where = task.parameters.get("container", "auto")
+        made = _first(request, where, str(facts.get("base", "")), make, lambda image: _place(image, work))
+        preload = _preloaded(made.environment, str(facts.get("preload", "")))
+    return _probed(made, preload, work)
+
+
+def _probed(made: _Made, preload: str, work: Work) -> TaskOutcome:
+    environment = {**made.environment.to_json(), "preload": preload}
     with work.store.objects.scratch() as scratch:
-        interpreter = work.interpreter(facts)
+        interpreter = work.interpreter(environment)
         probe = run_job(interpreter, {"op": "probe"}, limits=_PROBE_LIMITS, workdir=scratch, cancel=work.cancel)
     if probe.status != "ok":
         return failed_job(probe, "the runtime was installed, and ONNX Runtime does not start in it")
-    return TaskOutcome("ok", environment.identity, {"environment": facts, "probe": probe.result})
+    library = Path(preload).name
+    if library and probe.result["malloc"] != library:
+        others = probe.result["malloc"] or "another library"
+        return TaskOutcome(
+            "failed", reason=f"{library} is loaded first, and yet {others} answers malloc", log=probe.log
+        )
+    identity = made.environment.identity
+    if library:  # the same wheels are another runtime with another allocator
+        identity = digest_json({"environment": identity, "preload": library})
+    result = {"environment": environment, "probe": probe.result, "container": dict(made.container)}
+    return TaskOutcome("ok", identity, result)
+
+
+def _first(request: EnvironmentRequest, where: str, base: str, make: Make, look_into: Callable[[str], Place]) -> _Made:
+    """Make a bare environment.
+
+    :param where: ``auto``, ``never``, or the image to take. :param base: the image that the wheels were built for, or
+        ``""`` when that is not known. :param look_into: returns the place that an image is.
+    """
+    if where == "never":
+        return _Made(make(request, None))
+
+    def inside(reference: str, why: str) -> _Made:
+        place = look_into(reference)
+        return _Made(make(request, place), {"reference": reference, "image": place.image, "why": why})
+
+    if where != "auto":
+        return inside(where, "the target asks for it")
+    refused = _unfit(request)
+    if refused is None:
+        try:
+            return _Made(make(_with_python(request), None))
+        except UnfitError as error:
+            refused = error
+    image = base or _image(request, refused)
+    if not image:
+        raise refused
+    try:
+        return inside(image, refused.what)
+    except OrtforgeError as error:
+        note = f"It cannot run in a container of {image} either: {error.what}"
+        meant = " ".join(part for part in (refused.meant, note) if part)
+        raise ProvisionError(refused.what, meant=meant, todo=error.todo or refused.todo) from error
+
+
+def _unfit(request: EnvironmentRequest) -> UnfitError | None:
+    """Say which local wheel cannot run on this system, whatever the Python."""
+    here = frozenset(platform_tags())
+    for wheel in request.wheels:
+        with suppress(ValueError):  # a name that is no wheel's is said so when the environment is made
+            why = platform_misfit(wheel.name, here)
+            if why:
+                has = " ".join(platform.libc_ver()).strip() or platform.system()
+                todo = "Build it for this system, or take one that fits."
+                return UnfitError(f"{wheel.name} {why}, and this machine has {has}.", todo=todo)
+    return None
+
+
+def _with_python(request: EnvironmentRequest) -> EnvironmentRequest:
+    """Ask for a Python that local wheels fit, where they do not fit the one that ortforge runs on."""
+    if request.python:
+        return request
+    wanted = []
+    with suppress(ValueError):
+        if any(python_misfit(wheel.name, platform.python_version()) for wheel in request.wheels):
+            wanted = [set(made_for) for wheel in request.wheels if (made_for := pythons_of(wheel.name))]
+    common = set.intersection(*wanted) if wanted else set()
+    newest = max(common, key=lambda version: int(version.partition(".")[2]), default="")
+    return replace(request, python=newest)
+
+
+def _image(request: EnvironmentRequest, refused: UnfitError) -> str:
+    """Return an image that a runtime fits, though nothing here does; ``""`` when there is none to be named."""
+    asked = re.fullmatch(r"(3\.\d+)(\.\d+)?", request.python)
+    if request.python and not asked:
+        return ""  # an interpreter of this machine was asked for
+    pythons = (asked[1],) if asked else refused.pythons
+    if asked and refused.pythons and asked[1] not in refused.pythons:
+        return ""  # no wheel fits the wish
+    try:
+        return image_for([wheel.name for wheel in request.wheels], pythons, platform.machine().lower())
+    except ValueError:
+        return ""
+
+
+def _place(reference: str, work: Work, title: str = "") -> Place:
+    """Look into an image; one without a Python gets the one that its distribution has."""
+    from ortforge.build.toolchain import proof_image  # most runtimes need no container
+    from ortforge.container import connect
+    from ortforge.container.attached import sweep_unstarted
+    from ortforge.runtime.container_place import NoPythonError, examine
+
+    engine = connect()
+    sweep_unstarted(engine.api)
+    with work.store.objects.scratch() as scratch:
+        image = engine.image_id(reference)
+        if image:
+            with suppress(NoPythonError):
+                return examine(engine, image, title or reference, scratch)
+        image = proof_image(engine, reference, work.say)
+        return examine(engine, image, reference, scratch)
+
+
+def _preloaded(environment: Environment, soname: str) -> str:
+    """Return where the wheel keeps a library that processes have to load first; ``""`` for none.
+
+    Repairing a wheel puts a hash into the names of the libraries that it brings (``libjemalloc-0a1b2c3d.so.2``).
+
+    :raises ProvisionError: no file of the wheel is that library.
+    """
+    if not soname:
+        return ""
+    stem, dot, version = soname.partition(".so")
+    name = re.compile(rf"{re.escape(stem)}(-[0-9a-f]{{8,}})?{re.escape(dot + version)}(\.\d+)*")
+    for site in environment.interpreter.sites:
+        for pattern in ("onnxruntime/capi/*", "onnxruntime*.libs/*"):
+            for path in sorted(Path(site).glob(pattern)):
+                if name.fullmatch(path.name):
+                    return str(path)
+    raise ProvisionError(
+        f"The allocator's library {soname} has to be loaded first, and the wheel does not bring it.",
+        todo="Build the wheel again; its package step puts the library beside ONNX Runtime's own.",
+    )

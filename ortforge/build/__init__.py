@@ -1,0 +1,1 @@
+"""From source to a proven wheel: source, flags, toolchain, container, compile, diagnose, audit, package."""

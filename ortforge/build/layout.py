@@ -1,0 +1,49 @@
+"""Where things lie in a build container, and what its volumes and labels are called."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ortforge.store.hashing import digest_json
+
+__all__ = [
+    "BUILD",
+    "CCACHE",
+    "CCACHE_VOLUME",
+    "CMAKE",
+    "CONFIG",
+    "HOME",
+    "INSTALL",
+    "LABEL",
+    "SOURCE",
+    "VENDORED",
+    "WORK",
+    "tree_volume",
+]
+
+WORK: Final = "/work"
+"""Mount point of the build tree's volume."""
+
+SOURCE: Final = f"{WORK}/source"
+BUILD: Final = f"{WORK}/build"
+CMAKE: Final = f"{WORK}/cmake"
+INSTALL: Final = f"{WORK}/install"
+VENDORED: Final = f"{SOURCE}/mirror"
+"""Where ORT's CMake looks for its dependencies' archives since 1.18: below the source tree, by address."""
+
+HOME: Final = f"{WORK}/home"
+CCACHE: Final = "/ccache"
+CCACHE_VOLUME: Final = "ortforge-ccache"
+CONFIG: Final = "Release"
+
+LABEL: Final = "ortforge.tree"
+"""Label of build containers and tree volumes; its value is the tree's name."""
+
+
+def tree_volume(source: str, image: str, tree: str, user: str) -> str:
+    """Return the name of a build tree's volume: builds that may go on from each other's object files share one.
+
+    :param source: digest of the source. :param image: id of the toolchain image. :param tree: see
+        :meth:`~ortforge.build.request.BuildRequest.tree`. :param user: ``uid:gid`` that owns the files.
+    """
+    return f"ortforge-tree-{digest_json([source, image, tree, user])[:16]}"

@@ -1,0 +1,198 @@
+"""From a source target to its build: what is asked, what plugins add, and what cannot be, before anything is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from ortforge.api import Allocator, Backend, BuildContext, BuildContribution, Device
+from ortforge.build.common import common
+from ortforge.build.compose import Contributor, compose
+from ortforge.build.dependencies import dependencies as source_of
+from ortforge.build.flags import problems_of
+from ortforge.build.request import BuildRequest
+from ortforge.build.toolchain import dockerfile_digest
+from ortforge.build.vendor import digest as vendor_digest
+from ortforge.errors import ConfigurationError, OrtforgeError
+from ortforge.matrix import Matrix, SourceTarget
+from ortforge.plugin_manager import Plugins
+from ortforge.store.hashing import digest_json
+
+STAGES: Final = frozenset({"build", "config", "parallel", "update"})
+
+__all__ = ["build_request", "lay_out"]
+
+
+def build_request(name: str, target: SourceTarget, matrix: Matrix, plugins: Plugins, device: Device) -> BuildRequest:
+    """Compose the build of a source target.
+
+    Reads patches and an operator list; starts nothing and touches no network.
+
+    :raises ConfigurationError: an EP cannot be built for this version, two plugins disagree, a flag does not exist in
+        this version or contradicts another.
+    """
+    scheme = target.source.partition(":")[0]
+    dependencies = target.dependencies or plugins.sources[scheme].dependencies
+    if dependencies == "vendored" and not target.vendor:
+        raise ConfigurationError(
+            f'target {name}: dependencies = "vendored" needs the folder that they lie in.',
+            todo=f"Run 'ortforge vendor {name} --out DIR', and write vendor = \"DIR\" into the target.",
+        )
+    context = BuildContext(
+        version=target.version,
+        dependencies=dependencies,
+        image=target.image,
+        artifact=target.artifact,
+        system="linux",
+        machine=device.machine,
+    )
+    backends = [plugins.backends[use] for use in dict.fromkeys(["cpu", *(use.name for use in target.ep_uses)])]
+    contributors = [_of_backend(name, backend, context) for backend in backends]
+    contributors.insert(0, Contributor("every build", common(target.version, target.artifact)))
+    contributors.append(Contributor(f"dependencies = {dependencies!r}", source_of(dependencies).contribution))
+    allocator = plugins.allocators[target.allocator] if target.allocator else None
+    if allocator is not None:
+        contributors.append(_of_allocator(name, allocator, context))
+    asked = BuildRequest(
+        target=name,
+        version=target.version,
+        artifact=target.artifact,
+        eps=tuple(backend.name for backend in backends),
+        ep_names=tuple(backend.ep for backend in backends),
+        allocator=target.allocator or "",
+        preload=allocator.preload if allocator else "",
+        flags={key: tuple(value) if isinstance(value, list) else value for key, value in target.flags.items()},
+        defines=target.defines,
+        dependencies=dependencies,
+        image=target.image,
+        base=target.base or "",
+        python=target.python or "",
+        distribution=target.distribution or "",
+        local_version=target.local_version or "",
+        operators=_operators(name, target, matrix.base),
+    )
+    request = compose(asked, contributors)
+    found = problems_of(request.flags, request.version, system="linux", artifact=request.artifact)
+    if found:
+        raise ConfigurationError(
+            f"target {name} cannot be built as it stands:\n" + "\n".join(f"- {problem}" for problem in found),
+            todo="'ortforge flags list --ort VERSION' shows what a version has.",
+        )
+    # Said and right, but the stages of a build and the number of jobs are ortforge's to choose, and change no result.
+    return replace(request, flags={key: value for key, value in request.flags.items() if key not in STAGES})
+
+
+def _of_backend(target: str, backend: Backend, context: BuildContext) -> Contributor:
+    contribution = _asked(f"the {backend.name} backend", backend.build, context)
+    if contribution is None and backend.plugin is None and backend.name != "cpu":
+        raise ConfigurationError(
+            f"target {target}: {backend.ep} cannot be built into ONNX Runtime {context.version}.",
+            meant=f"It exists in versions {backend.versions}." if backend.versions else "",
+            todo="Choose another version, or take the EP from a package.",
+        )
+    return Contributor(f"the {backend.name} backend", contribution or BuildContribution())
+
+
+def _of_allocator(target: str, allocator: Allocator, context: BuildContext) -> Contributor:
+    contribution = _asked(f"the allocator {allocator.name}", allocator.build, context)
+    if contribution is None and not allocator.preload:
+        raise ConfigurationError(f"target {target}: {allocator.name} cannot get into ONNX Runtime {context.version}.")
+    return Contributor(f"the allocator {allocator.name}", contribution or BuildContribution())
+
+
+def _asked(who: str, build: Any, context: BuildContext) -> BuildContribution | None:
+    try:
+        given: BuildContribution | None = build(context)
+    except OrtforgeError:
+        raise
+    except Exception as error:
+        raise ConfigurationError(
+            f"{who} could not say what a build of {context.version} needs: {type(error).__name__}: {error}",
+            todo="'ortforge plugins list' says where it comes from.",
+        ) from error
+    return given
+
+
+def _operators(name: str, target: SourceTarget, base: Path) -> str:
+    """Return the operator list's text; ``from-models`` stays as it is until the models are known."""
+    if target.operators in (None, "from-models"):
+        return target.operators or ""
+    path = base / target.operators
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(
+            f"target {name}: the operator list {target.operators} cannot be read: {error.strerror}.",
+            meant='operators is "from-models" or a file of lines such as "ai.onnx;12;Add,MatMul".',
+        ) from None
+
+
+def lay_out(name: str, matrix: Matrix, plugins: Plugins, device: Device, step: Callable[..., str]) -> tuple[str, str]:
+    """Add the steps that build a source target, and return those that package it and that prove it.
+
+    :param step: adds one step: ``(id, kind, parameters, inputs, after, context) -> id``.
+    :raises ConfigurationError: see :func:`build_request`.
+    """
+    target = matrix.targets[name]
+    assert isinstance(target, SourceTarget)
+    request = build_request(name, target, matrix, plugins, device)
+    scheme, _, reference = target.source.partition(":")
+    fingerprint, refused = _fingerprint(plugins, scheme, reference, matrix.base)
+    source = step(
+        f"source:{target.source}",
+        "source",
+        {
+            "scheme": scheme,
+            "reference": reference if scheme != "archive" else "",
+            "fingerprint": fingerprint,
+            "sha256": target.sha256 or "",
+            "version": target.version,
+        },
+        context={"base": str(matrix.base), "reference": reference, "refused": refused},
+    )
+    toolchain = {
+        "image": target.image,
+        "dockerfile": dockerfile_digest(target.image, matrix.base),
+        "base": request.base,
+        "packages": list(request.packages),
+        "machine": device.machine,
+    }
+    image = step(
+        f"image:{target.image}-{digest_json(toolchain)[:10]}", "image", toolchain, context={"base": str(matrix.base)}
+    )
+    parallel = target.flags.get("parallel")
+    limits = {"memory": target.memory or 0, "jobs": target.jobs or (parallel if isinstance(parallel, int) else 0)}
+    vendored = str(matrix.base / target.vendor) if target.vendor else ""
+    compiled = step(
+        f"compile:{name}",
+        "compile",
+        {**request.compile_parameters(), "vendored": vendor_digest(vendored)},
+        (source, image),
+        context={"request": request.to_json(), "tree": request.tree(), "vendored": vendored, **limits},
+    )
+    package = step(
+        f"package:{name}",
+        "package",
+        request.package_parameters(),
+        (compiled, source, image),
+        context={"request": request.to_json()},
+    )
+    prove = step(
+        f"prove:{name}",
+        "prove",
+        {"eps": list(request.ep_names), "preload": request.preload, "artifact": request.artifact},
+        (package,),
+        context={"request": request.to_json(), "base": str(matrix.base)},
+    )
+    return package, prove
+
+
+def _fingerprint(plugins: Plugins, scheme: str, reference: str, base: Path) -> tuple[str, str]:
+    try:
+        return plugins.sources[scheme].fingerprint(reference, base), ""
+    except OrtforgeError as error:
+        return "", str(error)
+    except Exception as error:
+        return "", f"the plugin that resolves {scheme}:{reference} failed: {type(error).__name__}: {error}"

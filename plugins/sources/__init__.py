@@ -1,0 +1,1 @@
+"""Where ONNX Runtime's source comes from: a repository, an archive, a distribution."""
