@@ -50,6 +50,16 @@ def git(arguments: Sequence[str], folder: Path, *, seconds: float = 1800.0, loca
         started. :param local: submodules may come from this machine's files too (the repository itself always may).
     :raises EnvironmentLacksError: there is no git. :raises FetchError: it failed, or took too long.
     """
+    import tempfile
+
+    with tempfile.NamedTemporaryFile("w", prefix="ortforge-git-", suffix=".config") as configuration:
+        # Whoever names a repository of somebody else's on this machine means it; nothing of it is run.
+        configuration.write("[safe]\n\tdirectory = *\n")
+        configuration.flush()
+        return _run(arguments, folder, seconds, local, configuration.name)
+
+
+def _run(arguments: Sequence[str], folder: Path, seconds: float, local: bool, configuration: str) -> str:
     import signal
     import subprocess
 
@@ -60,7 +70,7 @@ def git(arguments: Sequence[str], folder: Path, *, seconds: float = 1800.0, loca
         process = subprocess.Popen(
             ["git", *settings, *arguments],
             cwd=folder,
-            env=_environment(os.environ),
+            env=_environment(os.environ, configuration),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -116,13 +126,16 @@ def git_revision(text: str) -> str:
     return text
 
 
-def _environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that git runs with: the user's, less what git itself would take for orders."""
+def _environment(environ: Mapping[str, str], configuration: str) -> dict[str, str]:
+    """Return the variables that git runs with: the user's, less what git itself would take for orders.
+
+    :param configuration: file that stands in for the user's own; programs that git starts read it, too.
+    """
     kept = {name: value for name, value in environ.items() if not name.startswith("GIT_") and name != "SSH_ASKPASS"}
     return kept | {
         "GIT_ALLOW_PROTOCOL": ":".join(_SCHEMES),
         "GIT_ASKPASS": "",
-        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_GLOBAL": configuration,
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_LFS_SKIP_SMUDGE": "1",
         "GIT_SSH_COMMAND": "ssh -oBatchMode=yes -oConnectTimeout=30",

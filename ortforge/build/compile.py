@@ -18,7 +18,6 @@ from typing import IO, Any, Final
 
 from ortforge.build import commands, layout
 from ortforge.build.dependencies import dependencies
-from ortforge.build.diagnose import diagnose, ran_out_of_memory
 from ortforge.build.effective import differences
 from ortforge.build.flags import Flag, problems_of, read_parser
 from ortforge.build.ninja import Meter
@@ -272,6 +271,8 @@ class _Room:
 
     def compile(self) -> None:
         """Compile; a compiler that was killed for memory halves the number of jobs, and it goes on from there."""
+        from ortforge.build.diagnose import ran_out_of_memory
+
         while True:
             argv = commands.compile_argv(self.build.request, self.python, self.jobs, self.shapes, self.build.goal)
             self.build.facts["argv"]["compile"] = argv
@@ -318,6 +319,8 @@ class _Room:
 
     def failure(self, phase: str, done: Ran, what: str = "") -> BuildError:
         """Name the cause where the log shows one."""
+        from ortforge.build.diagnose import diagnose
+
         self.log.flush()
         title = what or f"target {self.build.request.target}: {phase} failed (exit {done.code})"
         causes = diagnose("\n".join(done.tail))

@@ -7,7 +7,8 @@ from importlib.resources import files
 from typing import Final
 
 from ortforge.api import BuildContribution
-from ortforge.build.layout import CMAKE
+from ortforge.build import vendor
+from ortforge.build.layout import CMAKE, VENDORED
 from ortforge.errors import ConfigurationError, nearest
 
 __all__ = ["MODES", "Dependencies", "dependencies"]
@@ -42,7 +43,7 @@ def dependencies(mode: str) -> Dependencies:
     if mode == "download":
         return Dependencies(BuildContribution())
     if mode == "vendored":
-        return Dependencies(BuildContribution())
+        return Dependencies(BuildContribution(environment=vendor.environment(VENDORED)))
     if mode == "system":
         folder = files("ortforge.build") / "cmake"
         names = ("system.cmake", "eigen_nan.inc", "modules/dnnl.cmake")

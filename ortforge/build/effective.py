@@ -127,6 +127,7 @@ _DEFINITION: Final = re.compile(r"(?<=[\s\"])-D\s*([A-Za-z_]\w*)")
 _DECLARED: Final = re.compile(r"onnxruntime_(USE|ENABLE|DISABLE)_\w+")
 """Options that ORT declares when it has them; others, such as paths, it reads without declaring them."""
 
+_OPTION: Final = "onnxruntime_"
 _COMPILER_FLAGS: Final = re.compile(r"CMAKE_(C|CXX)_FLAGS(_RELEASE)?")
 _CXX: Final = (".cc", ".cpp", ".cxx")
 
@@ -208,7 +209,7 @@ def _signs(name: str, value: Any) -> list[tuple[str, _Sign]]:
 def _why(flag: str, cached: Mapping[str, _Cached]) -> str:
     if flag in _WHY:
         return _WHY[flag]
-    option = f"onnxruntime_{flag.upper()}"
+    option = f"{_OPTION}{flag.upper()}"
     entry = cached.get(option)
     if entry is None:
         return "ORT's build.py took the flag and told CMake nothing of it."
@@ -227,8 +228,9 @@ def _of_define(name: str, asked: str, commands: _Commands, cached: Mapping[str, 
     if not _same(entry.value, asked):
         return [Difference(what, asked, entry.value, "ORT's build.py or CMake files set it to something else.")]
     if entry.kind == "UNINITIALIZED" and _DECLARED.fullmatch(name):
-        known = [other for other, one in cached.items() if other.startswith("onnxruntime_") and one.kind == "BOOL"]
-        close = nearest(name, known)
+        # Compared without what all of them begin with, which would make them all alike.
+        known = {other.removeprefix(_OPTION): other for other, one in cached.items() if one.kind == "BOOL"}
+        close = known.get(nearest(name.removeprefix(_OPTION), known), "")
         perhaps = f" Perhaps {close} was meant." if close else ""
         return [Difference(what, asked, "nothing reads it", f"This version of ORT has no such option.{perhaps}")]
     if languages := _COMPILER_FLAGS.fullmatch(name):
@@ -236,9 +238,9 @@ def _of_define(name: str, asked: str, commands: _Commands, cached: Mapping[str, 
         return [
             Difference(what, word, "no such word in the compile commands", "ORT's CMake files replace these flags.")
             for word in asked.split()
-            if word.startswith("-") and word not in words and not word.startswith("-D")
+            if word.startswith("-") and word not in words
         ]
-    flag = name.removeprefix("onnxruntime_").lower()
+    flag = name.removeprefix(_OPTION).lower()
     if asked.lower() in _TRUE and flag in _SIGNS and not commands.shows(_SIGNS[flag]):
         return [Difference(what, asked, f"no {_SIGNS[flag]}", _why(flag, cached))]
     return []

@@ -1,7 +1,7 @@
-"""Toolchain images: a Dockerfile of ortforge or of the user's, on a base image that is pulled, or made of Debian's packages.
+"""Toolchain images: a Dockerfile of ortforge or the user's, on a base that is pulled, or made of Debian's packages.
 
-An image's identity is its id. The Dockerfile's text, the base and the packages are known before any engine is asked, so a
-plan knows what it would build.
+An image's identity is its id. The Dockerfile's text, the base and the packages are known before any engine is asked, so
+a plan knows what it would build.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,7 +33,7 @@ _REFERENCE: Final = re.compile(r"[A-Za-z0-9][\w./:@-]*")
 _PACKAGE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._:-]*(=[A-Za-z0-9.+:~-]+)?")
 """A package of apt or dnf, perhaps with its version: what goes into a Dockerfile's command line holds nothing else."""
 _DEBIAN: Final = re.compile(r"debian:(?P<suite>[a-z]+)(-slim)?")
-LABEL: Final = "ortforge.image"
+_LABEL: Final = "ortforge.image"
 """Label of the images made here; its value is the toolchain's name."""
 
 
@@ -88,6 +89,7 @@ def build_toolchain(
         "base": base,
         "base_id": found.id,
         "base_digest": found.digest,
+        "machine": found.machine,
         "size": built.size if built else 0,
         "seconds": round(time.monotonic() - started, 1),
     }
@@ -173,7 +175,7 @@ def _bootstrap(engine: Engine, suite: str, tag: str, say: Callable[[str], None])
 def _build(engine: Engine, name: str, text: str, arguments: Mapping[str, str], say: Callable[[str], None]) -> str:
     """Build, and give the image a name of its own: the engine's clean-up removes images that have none."""
     image = engine.build_image(
-        {"Dockerfile": text.encode()}, dockerfile="Dockerfile", arguments=arguments, labels={LABEL: name}, say=say
+        {"Dockerfile": text.encode()}, dockerfile="Dockerfile", arguments=arguments, labels={_LABEL: name}, say=say
     )
     engine.tag(image, f"ortforge-{name}:{digest_json([text, dict(arguments)])[:12]}")
     return image
@@ -260,6 +262,4 @@ def _short(name: str) -> str:
 
 
 def _folder() -> Path:
-    import ortforge.dockerfiles
-
-    return Path(ortforge.dockerfiles.__file__).parent
+    return Path(str(files("ortforge.dockerfiles")))

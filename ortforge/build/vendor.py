@@ -15,11 +15,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ortforge.errors import ConfigurationError, FetchError, nearest
+from ortforge.errors import ConfigurationError, FetchError, StoreError, nearest
 from ortforge.store.atomic import write_json
 from ortforge.store.hashing import digest_json, sha256_file
 
-__all__ = ["INDEX", "MIRROR", "PYTHON", "Checked", "check", "digest", "environment", "lacking", "place_of", "read_deps"]
+__all__ = [
+    "INDEX",
+    "MIRROR",
+    "PYTHON",
+    "Checked",
+    "Dependency",
+    "check",
+    "digest",
+    "environment",
+    "lacking",
+    "place_of",
+    "read_deps",
+    "read_entries",
+]
 
 MIRROR: Final = "mirror"
 PYTHON: Final = f"{MIRROR}/python"
@@ -54,7 +67,7 @@ def read_deps(text: str) -> tuple[Dependency, ...]:
 
     :raises FetchError: a line is not of this form, or two have one name.
 
-    >>> read_deps("#Name;Url;SHA1\\nre2;https://example.org/re2.zip;" + "a" * 40)[0].name
+    >>> read_deps("re2;https://example.org/re2.zip;" + 40 * "a")[0].name
     're2'
     """
     found: dict[str, Dependency] = {}
@@ -76,7 +89,7 @@ def read_deps(text: str) -> tuple[Dependency, ...]:
 def place_of(url: str) -> str:
     """Return where ORT's CMake looks for an address, below the folder; ``""`` when it would not look.
 
-    :raises FetchError: the address leads out of the folder.
+    :raises FetchError: the address cannot be a path below it.
 
     >>> place_of("https://github.com/a/b.zip")
     'mirror/github.com/a/b.zip'
@@ -116,11 +129,11 @@ def digest(folder: str) -> str:
     if not folder:
         return ""
     root = Path(folder)
-    files = _read_index(root)
-    _, problems = _compare(root, files, trust_times=True)
+    files, missing = _read_index(root)
+    _, problems = _compare(root, files, missing, trust_times=True)
     if problems:
         raise FetchError(
-            f"The vendored dependencies in {root} are damaged:\n" + "\n".join(f"- {text}" for text in problems[:8]),
+            f"The vendored dependencies in {root} are not whole:\n" + "\n".join(f"- {text}" for text in problems[:8]),
             meant=f"There are {len(problems)} problems in all." if len(problems) > 8 else "",
             todo=f"Gather again what is missing: ortforge vendor TARGET --out {root}",
         )
@@ -132,8 +145,8 @@ def check(folder: Path) -> Checked:
 
     :raises ConfigurationError: there is no such folder, or it was not gathered by ``ortforge vendor``.
     """
-    files = _read_index(folder)
-    good, problems = _compare(folder, files, trust_times=False)
+    files, missing = _read_index(folder)
+    good, problems = _compare(folder, files, missing, trust_times=False)
     return Checked(len(good), sum(files[name]["bytes"] for name in good), tuple(problems))
 
 
@@ -142,7 +155,7 @@ def lacking(folder: Path, deps: str) -> list[str]:
 
     :param deps: the text of the source's ``deps.txt``.
     """
-    files = _read_index(folder)
+    files = read_entries(folder)
     return [
         one.name
         for one in read_deps(deps)
@@ -150,10 +163,20 @@ def lacking(folder: Path, deps: str) -> list[str]:
     ]
 
 
-def _read_index(root: Path) -> dict[str, dict[str, Any]]:
+def read_entries(root: Path) -> dict[str, dict[str, Any]]:
+    """Return what the index says: path below the folder, to ``sha256``, ``bytes``, ``sha1`` and what it is for.
+
+    :raises ConfigurationError: there is no such folder, or it was not gathered by ``ortforge vendor``.
+    """
+    return _read_index(root)[0]
+
+
+def _read_index(root: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Return what is there, and the names of what could not be had."""
     try:
         index = json.loads((root / INDEX).read_text(encoding="utf-8"))
         files: dict[str, dict[str, Any]] = index["files"]
+        missing = [str(name) for name in index.get("missing", ())]
         if index["schema"] != 1 or not all(_is_entry(name, entry) for name, entry in files.items()):
             raise ValueError
     except FileNotFoundError:
@@ -170,7 +193,7 @@ def _read_index(root: Path) -> dict[str, dict[str, Any]]:
             f"{root / INDEX} cannot be read as the index of vendored dependencies ({type(error).__name__}).",
             todo=f"Gather again: ortforge vendor TARGET --out {root}",
         ) from None
-    return files
+    return files, missing
 
 
 def _is_entry(name: str, entry: Mapping[str, Any]) -> bool:
@@ -178,11 +201,14 @@ def _is_entry(name: str, entry: Mapping[str, Any]) -> bool:
     return inside and isinstance(entry["bytes"], int) and re.fullmatch(r"[0-9a-f]{64}", entry["sha256"]) is not None
 
 
-def _compare(root: Path, files: Mapping[str, Mapping[str, Any]], *, trust_times: bool) -> tuple[list[str], list[str]]:
+def _compare(
+    root: Path, files: Mapping[str, Mapping[str, Any]], missing: Sequence[str], *, trust_times: bool
+) -> tuple[list[str], list[str]]:
     """Return the files that are as the index says, and what is wrong with the others."""
     seen = _read_seen(root) if trust_times else {}
     there = dict(_files_below(root / MIRROR, MIRROR))
-    good, problems, known = [], [], {}
+    good, known = [], {}
+    problems = [f"{name} could not be had when the folder was filled." for name in missing]
     for name, entry in files.items():
         facts = there.pop(name, None)
         if facts is None:
@@ -231,5 +257,5 @@ def _write_seen(root: Path, known: Mapping[str, Sequence[Any]]) -> None:
     """Remember when files were read; in a folder that cannot be written they are read each time."""
     try:
         write_json(root / _SEEN, known)
-    except Exception:  # noqa: BLE001
+    except StoreError:
         return

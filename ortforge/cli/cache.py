@@ -19,11 +19,11 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="cache")
 
 
-def show(store: StoreFolder = None, as_json: Json = False) -> None:
+def show(ctx: typer.Context, store: StoreFolder = None, as_json: Json = False) -> None:
     """Show what the store holds: objects and environments by kind, their size and when they were made."""
     from ortforge.store.cache import usage
 
-    opened = existing_store(store)
+    opened = existing_store(ctx, store)
     rows = usage(opened)
     if as_json:
         echo_json({"store": str(opened.root), "rows": [asdict(row) for row in rows]})
@@ -35,6 +35,7 @@ def show(store: StoreFolder = None, as_json: Json = False) -> None:
 
 
 def clean(
+    ctx: typer.Context,
     store: StoreFolder = None,
     older_than: Annotated[
         int | None, typer.Option("--older-than", metavar="DAYS", min=0, help="Only what was not used since.")
@@ -48,7 +49,7 @@ def clean(
     from ortforge.store.cache import clean as cleaning
 
     age = timedelta(days=older_than) if older_than is not None else None
-    freed = cleaning(existing_store(store), older_than=age, kinds=kinds, everything=everything, dry_run=dry_run)
+    freed = cleaning(existing_store(ctx, store), older_than=age, kinds=kinds, everything=everything, dry_run=dry_run)
     if as_json:
         echo_json(
             {"dry_run": dry_run, "bytes": sum(row.bytes for row in freed), "rows": [asdict(row) for row in freed]}

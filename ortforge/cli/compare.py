@@ -16,6 +16,7 @@ def register(app: typer.Typer) -> None:
 
 
 def compare(
+    ctx: typer.Context,
     run_a: Annotated[str, typer.Argument(metavar="RUN_A", help="A run's id, a report.json, or 'latest'.")],
     run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="The same; the later one.")] = "latest",
     matrix: MatrixRun = None,
@@ -26,7 +27,7 @@ def compare(
     from ortforge.report import comparison
     from ortforge.report.compare import compare as comparing
 
-    ledger = existing_store(store).ledger
+    ledger = existing_store(ctx, store).ledger
     found = comparing(saved_report(ledger, run_a, matrix), saved_report(ledger, run_b, matrix))
     if as_json:
         echo_json(found)

@@ -16,6 +16,7 @@ def register(app: typer.Typer) -> None:
 
 
 def explain(
+    ctx: typer.Context,
     cell: Annotated[str, typer.Argument(metavar="CELL", help="A cell's id, as reports print it.")],
     run: Annotated[str, typer.Option("--run", help="A run's id, or 'latest'.")] = "latest",
     matrix: MatrixRun = None,
@@ -25,7 +26,7 @@ def explain(
     """Show one cell's verdict with its reasons, numbers, placement and log."""
     from ortforge.report.cell import show_cell
 
-    report = saved_report(existing_store(store).ledger, run, matrix)
+    report = saved_report(existing_store(ctx, store).ledger, run, matrix)
     cells = {entry["id"]: entry for entry in report["cells"]}
     if cell not in cells:
         close = nearest(cell, cells)

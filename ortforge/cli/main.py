@@ -12,7 +12,22 @@ import typer
 from typer.core import TyperGroup
 
 from ortforge import __version__
-from ortforge.cli import build, cache, compare, doctor, explain, flags, init, plan, plugins, report, repro, run, schema
+from ortforge.cli import (
+    build,
+    cache,
+    compare,
+    doctor,
+    explain,
+    flags,
+    init,
+    plan,
+    plugins,
+    report,
+    repro,
+    run,
+    schema,
+    vendor,
+)
 from ortforge.cli.shared import Shared
 from ortforge.errors import ExitCode, OrtforgeError, PluginError, nearest
 
@@ -119,7 +134,7 @@ def _common(
     ctx.obj = Shared(debug=debug, blocked=tuple(plugin or ()), third_party=not no_plugins)
 
 
-for _module in (init, plan, build, run, report, compare, explain, repro, doctor, flags, plugins, cache, schema):
+for _module in (init, plan, build, run, report, compare, explain, repro, doctor, flags, plugins, vendor, cache, schema):
     _module.register(app)
 
 

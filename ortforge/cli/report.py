@@ -35,7 +35,7 @@ def report(
     from ortforge.report.saved import REPRO
     from ortforge.report.writing import check_formats, write_reports
 
-    opened = existing_store(store)
+    opened = existing_store(ctx, store)
     if runs:
         entries = [entry for entry in opened.ledger.runs() if entry.matrix != REPRO]
         if as_json:

@@ -29,6 +29,7 @@ __all__ = [
     "existing_store",
     "known",
     "load_matrix",
+    "open_until_end",
     "prepare",
     "saved_report",
     "the_plugins",
@@ -100,13 +101,21 @@ def known(plugins: Plugins) -> Known:
     )
 
 
-def existing_store(folder: Path | None) -> Store:
+def open_until_end(ctx: typer.Context, folder: Path | None) -> Store:
+    """Open the store that a verb works on; it is closed when the verb ends, however it ends."""
+    from ortforge.store import open_store
+
+    store = open_store(folder)
+    ctx.call_on_close(store.close)
+    return store
+
+
+def existing_store(ctx: typer.Context, folder: Path | None) -> Store:
     """Open the store of a verb that only looks: one that is named must be there, and is not made by a misspelling.
 
     :raises UsageError: ``folder`` does not exist.
     """
     from ortforge.errors import UsageError, nearest
-    from ortforge.store import open_store
 
     if folder is not None and not folder.expanduser().exists():
         beside = [path.name for path in folder.parent.iterdir()] if folder.parent.is_dir() else []
@@ -116,7 +125,7 @@ def existing_store(folder: Path | None) -> Store:
             meant=f"Perhaps you meant {folder.with_name(close)}." if close else "",
             todo="'ortforge run --store DIR' makes one.",
         )
-    return open_store(folder)
+    return open_until_end(ctx, folder)
 
 
 def saved_report(ledger: Ledger, run: str, matrix: Path | None) -> dict[str, Any]:
@@ -162,11 +171,10 @@ def prepare(ctx: typer.Context, matrix_file: Path, store: Path | None, only: Seq
     """
     from ortforge.plan.planner import make_plan
     from ortforge.runtime import device, workerfiles
-    from ortforge.store import open_store
 
     matrix, plugins = load_matrix(ctx, matrix_file)
     here = device.probe()
-    opened = open_store(store)
+    opened = open_until_end(ctx, store)
     plan = make_plan(matrix, plugins, here, worker=workerfiles.digest())
     if only:
         plan = _select(plan, only)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from ortforge.container.container import Container, ContainerSpec, Ran, caller
+from ortforge.container.container import Container
 from ortforge.container.engine import Engine, EngineFacts, VolumeFacts, connect
 from ortforge.container.failures import ContainerLostError
 from ortforge.container.images import ImageFacts
+from ortforge.container.spec import ContainerSpec, Ran, caller
 
 __all__ = [
     "Container",

@@ -14,6 +14,8 @@ from ortforge.errors import BuildError
 __all__ = ["owned", "tar_of_files", "unpack"]
 
 _IN_MEMORY: Final = 8 << 20
+_INSIDE: Final = "/ortforge/any/folder"
+"""Stands for the folder in the container. Nothing is there: links in it are not followed."""
 _EPOCH: Final = 315532800
 """1980-01-01, the oldest time that zip files know: what is packed later has a stable time."""
 
@@ -48,7 +50,7 @@ def owned(archive: Path | bytes, owner: tuple[int, int]) -> IO[bytes]:
     """
     name = "the archive" if isinstance(archive, bytes) else archive.name
     given: IO[bytes] = io.BytesIO(archive) if isinstance(archive, bytes) else archive.open("rb")
-    out: IO[bytes] = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # type: ignore[assignment]  # noqa: SIM115
+    out: IO[bytes] = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115
     try:
         with (
             given,
@@ -57,8 +59,12 @@ def owned(archive: Path | bytes, owner: tuple[int, int]) -> IO[bytes]:
             tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as target,
         ):
             for member in source:
-                safe = tarfile.data_filter(member, "/")
+                if member.name.startswith("/"):  # the filter would take the slash away
+                    raise _leaves(member.name, name)
+                safe = tarfile.data_filter(member, _INSIDE)
                 safe.uid, safe.gid, safe.uname, safe.gname = *owner, "", ""
+                if safe.mode is None:  # the filter leaves a folder's to whoever unpacks it
+                    safe.mode = 0o755
                 target.addfile(safe, source.extractfile(member) if member.isreg() else None)
     except BaseException:
         out.close()

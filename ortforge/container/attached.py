@@ -23,7 +23,7 @@ from ortforge.errors import EnvironmentLacksError
 __all__ = ["WORKER_LABEL", "Attached", "Bind", "ProcessSpec", "ProgramMissingError", "sweep_unstarted"]
 
 WORKER_LABEL: Final = "ortforge.worker"
-"""Label of the containers of worker processes."""
+"""Label of the containers of worker processes; its value is the folder they work in."""
 
 _HEADER: Final = struct.Struct(">BxxxI")
 """What precedes each piece of output: 1 for standard output or 2 for standard error, and its length (Docker Engine API,
@@ -71,7 +71,6 @@ class ProcessSpec:
     processors: Sequence[int] = ()
     pids: int = 4096
     shared_memory: int = 1 << 30
-    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 class Attached:
@@ -191,14 +190,15 @@ def _create(api: Any, spec: ProcessSpec) -> Any:
     )
     config = api.create_container_config(
         spec.image,
-        list(spec.argv),
+        list(spec.argv[1:]),
+        entrypoint=[spec.argv[0]],  # in place of the image's
+        healthcheck={"test": ["NONE"]},  # which would take turns with what is timed
         hostname="ortforge",
         user=spec.user,
         stdin_open=True,
         environment=dict(spec.environment),
-        entrypoint=[],
         working_dir=spec.workdir,
-        labels={WORKER_LABEL: "1", **spec.labels},
+        labels={WORKER_LABEL: spec.workdir},
         host_config=host,
     )
     # The engine closes its standard input when the one who attached to it is gone.

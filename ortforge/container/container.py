@@ -8,14 +8,9 @@ it. A stopped container stays behind then; :meth:`~ortforge.container.Engine.swe
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import secrets
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -23,67 +18,17 @@ from typing import Any, Final
 from ortforge.container import cgroup
 from ortforge.container.archives import owned, tar_of_files, unpack
 from ortforge.container.failures import failures, lost
-from ortforge.container.stream import Stream
+from ortforge.container.spec import ContainerSpec, Ran, create, folder_as_tar
+from ortforge.container.stream import End, Lines, Stream
 from ortforge.errors import BuildError, EnvironmentLacksError
 
-__all__ = ["Container", "ContainerSpec", "Ran", "caller"]
+__all__ = ["Container"]
 
-_TAIL: Final = 400
-_LONGEST_LINE: Final = 1 << 16
 _TICK_S: Final = 0.5
 _TIMED_OUT: Final = 124
 """The exit code of a command that ran out of time, as coreutils' ``timeout`` gives it."""
 _NOT_FOUND: Final = 127
 _KILLED: Final = 137
-_WAITING: Final = ("cat",)
-
-
-def caller() -> str:
-    """Return this process's ``uid:gid``, or ``""`` (the image's own user) where the system has no such thing."""
-    return f"{os.getuid()}:{os.getgid()}" if hasattr(os, "getuid") else ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContainerSpec:
-    """A container: without capabilities or new privileges, with limits.
-
-    :param image: id or reference. :param user: ``uid:gid``, by default the caller's; ``""`` for the image's own.
-    :param volumes: named volumes and where they are mounted; they are given to the user.
-    :param network: whether there is one. :param memory: bytes, 0 for no limit; there is no swap beyond it.
-    :param cpus: processors' worth of time, 0 for all. :param pids: processes and threads.
-    :param labels: what :meth:`~ortforge.container.Engine.sweep` finds it by. :param read_only: the root file system.
-    """
-
-    image: str
-    user: str = field(default_factory=caller)
-    environment: Mapping[str, str] = field(default_factory=dict)
-    volumes: Mapping[str, str] = field(default_factory=dict)
-    network: bool = False
-    memory: int = 0
-    cpus: float = 0.0
-    pids: int = 4096
-    workdir: str = "/"
-    labels: Mapping[str, str] = field(default_factory=dict)
-    read_only: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """A command that ended.
-
-    :param code: exit code: 128 + n when signal n ended it, 126 or 127 when it cannot be started, 124 when its time was
-        up. :param seconds: wall time. :param tail: the last 400 lines.
-    :param cpu_s: CPU time of everything in the container meanwhile, 0.0 where the kernel does not tell.
-    :param out_of_memory: it failed, and the kernel killed a process of the container for want of memory meanwhile,
-        whether or not that was the command itself.
-    """
-
-    code: int
-    seconds: float
-    cpu_s: float
-    tail: Sequence[str]
-    out_of_memory: bool = False
-    timed_out: bool = False
 
 
 class Container:
@@ -126,7 +71,7 @@ class Container:
         :raises ContainerLostError: the container ended. :raises EnvironmentLacksError: the engine refuses.
         """
         doing = f"{Path(argv[0]).name} ran"
-        lines = _Lines(on_line)
+        lines = Lines(on_line)
         started = time.monotonic()
         code, timed_out = self._exec(argv, environment, workdir, user, lines.add, timeout_s, doing)
         seconds = time.monotonic() - started
@@ -270,12 +215,12 @@ class Container:
         """Remove it. An engine that is gone keeps a stopped container, which a later sweep removes."""
         self._input.close()
         with contextlib.suppress(EnvironmentLacksError), failures("the container is removed"):
-            self._patient.remove_container(self.id, force=True, v=True)
+            self._api.remove_container(self.id, force=True, v=True)
 
     def _open(self, network: str) -> None:
         self._network = network
         with failures("a container is made"):
-            self.id = str(_create(self._api, self._spec, network)["Id"])
+            self.id = create(self._api, self._spec, network)
         try:
             self._start()
             self._own_volumes()
@@ -289,12 +234,12 @@ class Container:
             self._input = Stream(
                 self._api.attach_socket(self.id, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
             )
-            self._end = _End(self._api, self.id)
+            self._end = End(self._api, self.id)
             self._api.start(self.id)
             over = self._end.over.wait(0.05)
             state = self._api.inspect_container(self.id)["State"]
         if over or not state["Running"]:
-            raise _did_not_start(self._spec.image, self._input.read(1.0).decode(errors="replace").strip())
+            raise _did_not_start(self._spec.image, self._input.rest(1.0).decode(errors="replace").strip())
         self._accounts = cgroup.outside(self.id, int(state["Pid"]))
         self._used = self._usage()
 
@@ -314,7 +259,7 @@ class Container:
         for place in self._spec.volumes.values():
             parent, _, name = place.rstrip("/").rpartition("/")
             with failures(f"the volume at {place} is prepared"):
-                self._api.put_archive(self.id, parent or "/", _folder(name, self._owner()))
+                self._api.put_archive(self.id, parent or "/", folder_as_tar(name, self._owner()))
 
     def _owner(self) -> tuple[int, int]:
         uid, _, gid = self._spec.user.partition(":")
@@ -329,6 +274,7 @@ class Container:
 
         if self._stopped:
             raise lost("stopped", doing)
+        self._api.close()  # an engine that stops goes on answering on open connections, and takes no new ones
         try:
             with failures(doing):
                 try:
@@ -355,103 +301,6 @@ class Container:
             self._exec(["cat", *cgroup.INSIDE], None, "/", "", said.append, None, "figures were read")
             texts = [b"".join(said).decode(errors="replace")]
         return cgroup.read_usage(texts)
-
-
-class _End:
-    """Waits for a container's end, to tell a container that ended from an engine that did."""
-
-    def __init__(self, api: Any, container: str) -> None:
-        address = f"{api.base_url}/v{api.api_version}/containers/{container}/wait"
-        self._reply = api.post(address, params={"condition": "next-exit"}, stream=True, timeout=None)
-        self._reply.raise_for_status()
-        self._told = False
-        self.over = threading.Event()
-        self._thread = threading.Thread(target=self._wait, name=f"end-of-{container[:12]}", daemon=True)
-        self._thread.start()
-
-    def told(self) -> bool:
-        """Tell whether the engine reported the container's end, rather than going away without."""
-        self.over.wait(5.0)
-        return self._told
-
-    def _wait(self) -> None:
-        try:
-            self._told = "StatusCode" in self._reply.json()
-        except Exception:  # whatever breaks the connection says the same
-            self._told = False
-        self.over.set()
-
-
-class _Lines:
-    """Cuts output into lines."""
-
-    def __init__(self, on_line: Callable[[str], None] | None) -> None:
-        self.tail = deque[str](maxlen=_TAIL)
-        self._on_line = on_line
-        self._rest = b""
-
-    def add(self, data: bytes) -> None:
-        *whole, self._rest = (self._rest + data).split(b"\n")
-        for line in whole:
-            self._give(line)
-        if len(self._rest) > _LONGEST_LINE:
-            self.end()
-
-    def end(self) -> None:
-        if self._rest:
-            self._give(self._rest)
-            self._rest = b""
-
-    def _give(self, line: bytes) -> None:
-        text = line.decode(errors="replace").rstrip("\r").rpartition("\r")[2]  # the last state of a progress bar
-        self.tail.append(text)
-        if self._on_line is not None:
-            self._on_line(text)
-
-
-def _create(api: Any, spec: ContainerSpec, network: str) -> Any:
-    host = api.create_host_config(
-        binds=[f"{name}:{place}" for name, place in spec.volumes.items()],
-        cap_drop=["ALL"],
-        security_opt=["no-new-privileges"],
-        network_mode=network,
-        read_only=spec.read_only,
-        tmpfs={"/tmp": "rw,nosuid,nodev,exec,mode=1777"} if spec.read_only else None,  # noqa: S108 - the container's own
-        mem_limit=spec.memory or None,
-        memswap_limit=spec.memory or None,
-        nano_cpus=int(spec.cpus * 1e9) or None,
-        pids_limit=spec.pids,
-        init=True,
-        ulimits=[{"Name": "core", "Soft": 0, "Hard": 0}],
-        log_config={"Type": "none"},
-    )
-    config = api.create_container_config(
-        spec.image,
-        list(_WAITING),
-        hostname="ortforge" if network != "host" else None,
-        user=spec.user or None,
-        stdin_open=True,
-        environment=dict(spec.environment),
-        entrypoint=[],
-        working_dir=spec.workdir,
-        labels={"ortforge": "1", **spec.labels},
-        host_config=host,
-    )
-    config |= {"StdinOnce": True, "AttachStdin": True, "AttachStdout": True, "AttachStderr": True}
-    return api.create_container_from_config(config, name=f"ortforge-{secrets.token_hex(6)}")
-
-
-def _folder(name: str, owner: tuple[int, int]) -> bytes:
-    import io
-    import tarfile
-
-    member = tarfile.TarInfo(name)
-    member.type, member.mode = tarfile.DIRTYPE, 0o755
-    member.uid, member.gid = owner
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        archive.addfile(member)
-    return buffer.getvalue()
 
 
 def _did_not_start(image: str, said: str) -> BuildError:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from ortforge.container import images
-from ortforge.container.container import Container, ContainerSpec
+from ortforge.container.container import Container
 from ortforge.container.failures import failures, no_sdk, unreachable
+from ortforge.container.spec import ContainerSpec
 from ortforge.errors import EnvironmentLacksError
 
 __all__ = ["Engine", "EngineFacts", "VolumeFacts", "connect"]
@@ -177,7 +178,7 @@ class Engine:
         with failures("left-over containers are removed"):
             for found in self.api.containers(all=True, filters={"label": wanted}):
                 with contextlib.suppress(EnvironmentLacksError), failures("a left-over container is removed"):
-                    self._patient.remove_container(found["Id"], force=True, v=True)
+                    self.api.remove_container(found["Id"], force=True, v=True)
                     removed += 1
         return removed
 

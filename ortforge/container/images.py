@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections import deque
@@ -21,6 +22,7 @@ _MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64", "386": "i686", "arm":
 
 _TAIL: Final = 25
 _STEP: Final = re.compile(r"^Step (\d+/\d+) : (.*)")
+_OWN: Final = re.compile(r"^ ---> |^Removing intermediate container |^Removed intermediate container ")
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -83,11 +85,12 @@ def build(
     :raises BuildError: an instruction failed; the message has it and its last lines.
     :raises EnvironmentLacksError: the engine went away or its disk is full.
     """
-    context = tar_of_files(files)
+    import docker.errors
+
     step, tail, image = "", deque[str](maxlen=_TAIL), ""
     with failures("an image is built"):
         stream = api.build(
-            fileobj=_as_file(context),
+            fileobj=io.BytesIO(tar_of_files(files)),
             custom_context=True,
             dockerfile=dockerfile,
             buildargs=dict(arguments),
@@ -98,17 +101,23 @@ def build(
             decode=True,
             timeout=None,
         )
-        for event in stream:
-            if "error" in event:
-                raise _failed(str(event["error"]), step, tail)
-            image = str(event.get("aux", {}).get("ID", image)) if isinstance(event.get("aux"), dict) else image
-            for line in _COLOUR.sub("", str(event.get("stream", ""))).splitlines():
-                if line.strip():
-                    say(line)
-                    tail.append(line)
-                if found := _STEP.match(line):
-                    step = f"{found[1]}: {found[2]}"
-                    tail.clear()
+        try:
+            for event in stream:
+                if "error" in event:
+                    raise _failed(str(event["error"]), step, tail)
+                image = str((event.get("aux") or {}).get("ID", image))
+                for line in _COLOUR.sub("", str(event.get("stream", ""))).splitlines():
+                    if found := _STEP.match(line):
+                        step = f"{found[1]}: {found[2]}"
+                        tail.clear()
+                    elif line.strip() and not _OWN.match(line):
+                        tail.append(line)
+                    if line.strip():
+                        say(line)
+        except docker.errors.APIError as error:
+            if error.is_client_error() or "dockerfile" in str(error.explanation).lower():
+                raise _failed(str(error.explanation), step, tail) from error
+            raise
     if not image:
         raise BuildError(f"The engine ended the build of an image without giving one, after step {step or '0'}.")
     return image
@@ -159,12 +168,6 @@ def import_root(api: Any, archive: Path, tag: str) -> str:
 def _pieces(data: Any) -> Iterator[bytes]:
     while piece := data.read(1 << 20):
         yield piece
-
-
-def _as_file(data: bytes) -> Any:
-    import io
-
-    return io.BytesIO(data)
 
 
 def _failed(error: str, step: str, tail: deque[str]) -> BuildError | EnvironmentLacksError:

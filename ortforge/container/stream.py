@@ -1,4 +1,4 @@
-"""A connection to a process in a container: the engine's multiplexed output, with nothing lost and a wait that ends."""
+"""What comes from a container while it runs: the output of its processes, as lines, and the news of its end."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import contextlib
 import select
 import socket
 import struct
+import threading
+from collections import deque
+from collections.abc import Callable
 from typing import Any, Final
 
-__all__ = ["Stream"]
+__all__ = ["End", "Lines", "Stream"]
 
 _HEADER: Final = struct.Struct(">BxxxI")
 """What precedes each piece of output: 1 for standard output or 2 for standard error, and its length (Docker Engine API,
 "Attach to a container", stream format)."""
 
 _BLOCK: Final = 1 << 16
+_LONGEST_LINE: Final = 1 << 16
+_TAIL: Final = 400
 
 
 class Stream:
@@ -52,6 +57,13 @@ class Stream:
             self._data += came
         return b""
 
+    def rest(self, patience_s: float) -> bytes:
+        """Return all output up to the end, or up to a pause of ``patience_s``."""
+        pieces: list[bytes] = []
+        while piece := self.read(patience_s):
+            pieces.append(piece)
+        return b"".join(pieces)
+
     def close(self) -> None:
         """End the connection; the other end's standard input ends with it."""
         with contextlib.suppress(OSError):
@@ -80,3 +92,57 @@ class Stream:
         with contextlib.suppress(OSError, ValueError):
             return bytes(buffer.read(len(buffer.peek(1))) or b"")
         return b""
+
+
+class End:
+    """Waits for a container's end, to tell a container that ended from an engine that did."""
+
+    def __init__(self, api: Any, container: str) -> None:
+        address = f"{api.base_url}/v{api.api_version}/containers/{container}/wait"
+        self._reply = api.post(address, params={"condition": "next-exit"}, stream=True, timeout=None)
+        self._reply.raise_for_status()
+        self._told = False
+        self.over = threading.Event()
+        self._thread = threading.Thread(target=self._wait, name=f"end-of-{container[:12]}", daemon=True)
+        self._thread.start()
+
+    def told(self) -> bool:
+        """Tell whether the engine reported the container's end, rather than going away without."""
+        self.over.wait(5.0)
+        return self._told
+
+    def _wait(self) -> None:
+        try:
+            self._told = "StatusCode" in self._reply.json()
+        except Exception:  # whatever breaks the connection says the same
+            self._told = False
+        self.over.set()
+
+
+class Lines:
+    """Cuts output into lines, keeps the last 400, and tells them to ``on_line`` as they come."""
+
+    def __init__(self, on_line: Callable[[str], None] | None) -> None:
+        self.tail = deque[str](maxlen=_TAIL)
+        self._on_line = on_line
+        self._rest = b""
+
+    def add(self, data: bytes) -> None:
+        """Take the next piece of output."""
+        *whole, self._rest = (self._rest + data).split(b"\n")
+        for line in whole:
+            self._give(line)
+        if len(self._rest) > _LONGEST_LINE:
+            self.end()
+
+    def end(self) -> None:
+        """Take what there is for the last line."""
+        if self._rest:
+            self._give(self._rest)
+            self._rest = b""
+
+    def _give(self, line: bytes) -> None:
+        text = line.decode(errors="replace").rstrip("\r").rpartition("\r")[2]  # the last state of a progress bar
+        self.tail.append(text)
+        if self._on_line is not None:
+            self._on_line(text)

@@ -97,5 +97,16 @@ def _keep(
     }
     write_json(folder / "case.json", json.loads(json.dumps(case)))
     write_bytes(folder / "reproduce.py", _SCRIPT.encode("utf-8"))
-    python = runtime.result["environment"]["python"]
-    say(f"kept; by hand: {shlex.join([str(python), str(folder / 'reproduce.py')])}")
+    say(f"kept; by hand: {shlex.join(_by_hand(runtime.result['environment'], folder.resolve()))}")
+
+
+def _by_hand(environment: Mapping[str, Any], folder: Path) -> list[str]:
+    """Return the command that runs the kept script in the runtime: in its container, where it has one."""
+    command = [str(environment["python"]), str(folder / "reproduce.py")]
+    if environment.get("preload"):
+        command = ["env", f"LD_PRELOAD={environment['preload']}", *command]
+    if not environment.get("image"):
+        return command
+    read = [f"type=bind,source={path},target={path},readonly" for path in (environment["folder"], folder)]
+    mounts = [word for text in read for word in ("--mount", text)]
+    return ["docker", "run", "--rm", "--network", "none", *mounts, environment["image"], *command]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import queue
 import time
-import traceback
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -17,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from ortforge.api import Executor, Task, TaskOutcome
+from ortforge.engine.news import Beginning, Begun, Done, outcome_of
 from ortforge.engine.work import CORRUPT, run_task
 from ortforge.errors import EnvironmentLacksError, OrtforgeError
 from ortforge.plan.graph import OBJECT_KINDS, Plan, Step, key_of
@@ -98,56 +98,6 @@ def walk(
         raise
 
 
-@dataclass(frozen=True, slots=True)
-class _Begun:
-    """News from where a task runs: it began, at ``at`` seconds since the epoch."""
-
-    step_id: str
-    key: str
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Done:
-    """News from the executor: what was queued at ``queued`` is over."""
-
-    step_id: str
-    key: str
-    queued: float
-    future: Future[TaskOutcome]
-
-
-class _Beginning:
-    """What an executor calls for a task: it says that the task begins, and runs it.
-
-    An executor that runs tasks elsewhere pickles it. What arrives there is the plain function: the walk cannot be told
-    from there, so the task counts as begun when it is sent.
-    """
-
-    def __init__(self, run: Callable[[Task], TaskOutcome], task: Task, news: queue.SimpleQueue[_Begun | _Done]) -> None:
-        self.run = run
-        self.task = task
-        self.news = news
-        self.told = False
-
-    def __call__(self, task: Task) -> TaskOutcome:
-        self.tell()
-        return self.run(task)
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        self.tell()
-        return _plain, (self.run,)
-
-    def tell(self) -> None:
-        if not self.told:
-            self.told = True
-            self.news.put(_Begun(self.task.step_id, self.task.key, time.time()))
-
-
-def _plain(run: Callable[[Task], TaskOutcome]) -> Callable[[Task], TaskOutcome]:
-    return run
-
-
 @dataclass(slots=True)
 class _Walk:
     plan: Plan
@@ -167,7 +117,7 @@ class _Walk:
     remakes: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     checked: dict[str, bool] = field(default_factory=dict)
     ready: deque[str] = field(default_factory=deque)
-    news: queue.SimpleQueue[_Begun | _Done] = field(default_factory=queue.SimpleQueue)
+    news: queue.SimpleQueue[Begun | Done] = field(default_factory=queue.SimpleQueue)
     began: dict[str, float] = field(default_factory=dict)
     since: float = field(default_factory=time.time)
 
@@ -189,8 +139,8 @@ class _Walk:
                 self.hear(self.news.get())
         return self.settled
 
-    def hear(self, news: _Begun | _Done) -> None:
-        if isinstance(news, _Begun):
+    def hear(self, news: Begun | Done) -> None:
+        if isinstance(news, Begun):
             self.began.setdefault(news.key, news.at)
             self.events.step_started(self.plan.steps[news.step_id])
         else:
@@ -296,15 +246,15 @@ class _Walk:
         self.in_flight[key] = [step.id]
         queued = time.time()
         try:
-            future = self.executor.submit(_Beginning(self.run, task, self.news), task)
+            future = self.executor.submit(Beginning(self.run, task, self.news), task)
         except Exception as error:
             future = Future()
             future.set_exception(error)
-        future.add_done_callback(lambda done: self.news.put(_Done(step.id, key, queued, done)))
+        future.add_done_callback(lambda done: self.news.put(Done(step.id, key, queued, done)))
 
     def receive(self, name: str, key: str, started: float, future: Future[TaskOutcome]) -> None:
         """Record an outcome, then settle the step and all others that have the same key."""
-        outcome = _outcome_of(future)
+        outcome = outcome_of(future)
         step = self.plan.steps[name]
         names = self.in_flight.pop(key)
         if outcome.status == CORRUPT:
@@ -400,17 +350,3 @@ def _image_stands(image: str) -> bool:
         return bool(connect().image_id(image))
     except OrtforgeError:
         return True  # no engine answers: the step that needs it says so better
-
-
-def _outcome_of(future: Future[TaskOutcome]) -> TaskOutcome:
-    """Return a task's outcome; what an executor lost or a defect raised is that step's failure, not the run's."""
-    if future.cancelled():
-        return TaskOutcome("failed", reason="its executor dropped it before it was done")
-    error = future.exception()
-    if error is None:
-        found: Any = future.result()
-        if isinstance(found, TaskOutcome):
-            return found
-        error = TypeError(f"the executor answered with {type(found).__name__}, not with a TaskOutcome")
-    log = "".join(traceback.format_exception(error))
-    return TaskOutcome("failed", reason=f"a defect in ortforge or a plugin: {type(error).__name__}: {error}", log=log)

@@ -22,7 +22,7 @@ from ortforge.store.hashing import digest_json
 
 STAGES: Final = frozenset({"build", "config", "parallel", "update"})
 
-__all__ = ["build_request", "lay_out"]
+__all__ = ["build_request", "lay_out", "lay_out_source"]
 
 
 def build_request(name: str, target: SourceTarget, matrix: Matrix, plugins: Plugins, device: Device) -> BuildRequest:
@@ -138,20 +138,7 @@ def lay_out(name: str, matrix: Matrix, plugins: Plugins, device: Device, step: C
     target = matrix.targets[name]
     assert isinstance(target, SourceTarget)
     request = build_request(name, target, matrix, plugins, device)
-    scheme, _, reference = target.source.partition(":")
-    fingerprint, refused = _fingerprint(plugins, scheme, reference, matrix.base)
-    source = step(
-        f"source:{target.source}",
-        "source",
-        {
-            "scheme": scheme,
-            "reference": reference if scheme != "archive" else "",
-            "fingerprint": fingerprint,
-            "sha256": target.sha256 or "",
-            "version": target.version,
-        },
-        context={"base": str(matrix.base), "reference": reference, "refused": refused},
-    )
+    source = lay_out_source(target, matrix, plugins, step)
     toolchain = {
         "image": target.image,
         "dockerfile": dockerfile_digest(target.image, matrix.base),
@@ -187,6 +174,24 @@ def lay_out(name: str, matrix: Matrix, plugins: Plugins, device: Device, step: C
         context={"request": request.to_json(), "base": str(matrix.base)},
     )
     return package, prove
+
+
+def lay_out_source(target: SourceTarget, matrix: Matrix, plugins: Plugins, step: Callable[..., str]) -> str:
+    """Add the step that brings a target's source, and return it; ``step`` is as for :func:`lay_out`."""
+    scheme, _, reference = target.source.partition(":")
+    fingerprint, refused = _fingerprint(plugins, scheme, reference, matrix.base)
+    return step(
+        f"source:{target.source}",
+        "source",
+        {
+            "scheme": scheme,
+            "reference": reference if scheme != "archive" else "",
+            "fingerprint": fingerprint,
+            "sha256": target.sha256 or "",
+            "version": target.version,
+        },
+        context={"base": str(matrix.base), "reference": reference, "refused": refused},
+    )
 
 
 def _fingerprint(plugins: Plugins, scheme: str, reference: str, base: Path) -> tuple[str, str]:

@@ -35,7 +35,7 @@ Kind = Literal[
 
 KIND_VERSIONS: Final[Mapping[str, int]] = {
     "source": 1,
-    "image": 1,
+    "image": 2,
     "compile": 1,
     "package": 1,
     "prove": 1,

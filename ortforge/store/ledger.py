@@ -104,6 +104,7 @@ class Ledger:
         self._lock = threading.RLock()
         self._connection = connect(path)
         self._owner = os.getpid()
+        self._inherited: list[sqlite3.Connection] = []
 
     def close(self) -> None:
         """Close the database; the ledger cannot be used afterwards."""
@@ -333,7 +334,8 @@ class Ledger:
     @contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:
         with self._lock, database_errors(self.path):
-            if self._owner != os.getpid():  # SQLite forbids using a connection across a fork
+            if self._owner != os.getpid():  # SQLite forbids using a connection across a fork, even to close it
+                self._inherited.append(self._connection)
                 self._connection, self._owner = connect(self.path), os.getpid()
             yield self._connection
 

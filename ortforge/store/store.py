@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from ortforge.errors import StoreError
 from ortforge.store.atomic import disk_errors
@@ -88,6 +88,12 @@ class Store:
             if self._ledger is not None:
                 self._ledger.close()
                 self._ledger = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _make_folders(self) -> None:
         marker = self.root / _MARKER

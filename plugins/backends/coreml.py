@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from ortforge.api import Availability, Backend, Device, available, unavailable
 
+from ._building import refuse
 from ._needs import other_system
 
 
@@ -18,6 +19,11 @@ def ortforge_backends() -> Iterable[Backend]:
         published=("onnxruntime", "onnxruntime-silicon"),
         versions=">=1.7",
         availability=_availability,
+        build=refuse(
+            "CoreMLExecutionProvider",
+            "it needs macOS and its compiler, and builds run in Linux containers",
+            'Take it from a package on a Mac: requires = ["onnxruntime"].',
+        ),
     )
 
 

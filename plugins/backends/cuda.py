@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ortforge.api import Availability, Backend, Device
+from ortforge.api import Availability, Backend, BuildContext, BuildContribution, Device
 
+from ._building import need_image
 from ._needs import on_nvidia
+from ._nvidia import cuda_part
 
 
 def ortforge_backends() -> Iterable[Backend]:
@@ -21,9 +23,16 @@ def ortforge_backends() -> Iterable[Backend]:
         summary="CUDA, on NVIDIA GPUs",
         published=("onnxruntime-gpu",),
         availability=_availability,
+        build=_build,
         address_space_limit=False,
     )
 
 
 def _availability(device: Device) -> Availability:
     return on_nvidia(device, "CUDA")
+
+
+def _build(context: BuildContext) -> BuildContribution:
+    """Its libraries come with the machine, or with NVIDIA's Python packages: ``onnxruntime.preload_dlls()``."""
+    need_image(context, "CUDAExecutionProvider", "CUDA and cuDNN", "cuda", "tensorrt")
+    return cuda_part(context, "CUDAExecutionProvider")

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from ortforge.api import Availability, Backend, Device, available, unavailable
 
+from ._building import refuse
 from ._needs import describe, other_system
 
 
@@ -17,6 +18,11 @@ def ortforge_backends() -> Iterable[Backend]:
         summary="DirectML, on DirectX 12 GPUs under Windows",
         published=("onnxruntime-directml",),
         availability=_availability,
+        build=refuse(
+            "DmlExecutionProvider",
+            "it needs Windows and its compiler, and builds run in Linux containers",
+            'Take it from a package on Windows: requires = ["onnxruntime-directml"].',
+        ),
         address_space_limit=False,
     )
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from ortforge.api import Availability, Backend, BuildContext, BuildContribution, Device, available, unavailable
 
+from ._building import library, release
 from ._needs import ARM64, X86_64, other_machine
 
 
@@ -28,13 +28,19 @@ def _availability(device: Device) -> Availability:
 
 
 def _build(context: BuildContext) -> BuildContribution | None:
-    """``--use_dnnl`` exists since 1.1; before, the EP had another name (``--use_mkldnn``)."""
-    if [int(part) for part in re.findall(r"\d+", context.version)[:2]] < [1, 1]:
+    """``--use_dnnl`` exists since 1.1; before, the EP had another name (``--use_mkldnn``).
+
+    A distribution's oneDNN comes into the wheel when it is repaired, as the provider needs it. ORT's own does not:
+    setup.py packs libdnnl.so.2, and its build makes .so.3 since 1.14 (ORT 10275).
+    """
+    if release(context.version) < (1, 1, 0):
         return None
     return BuildContribution(
         flags={"use_dnnl": True},
+        bundle=() if context.dependencies == "system" else ("libdnnl.so.[0-9]",),
         must_hold=(
-            "onnxruntime/capi/libonnxruntime_providers_dnnl.so",
-            "onnxruntime/capi/libonnxruntime_providers_shared.so",
+            library(context, "libonnxruntime_providers_dnnl.so"),
+            library(context, "libonnxruntime_providers_shared.so"),
+            *(("libdnnl*.so*",) if context.artifact == "wheel" or context.dependencies != "system" else ()),
         ),
     )

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from ortforge.api import Availability, Backend, Device, available, unavailable
 
+from ._building import refuse
 from ._needs import describe, gpus_of, other_system
 
 
@@ -18,6 +19,11 @@ def ortforge_backends() -> Iterable[Backend]:
         published=("onnxruntime-migraphx",),
         versions=">=1.4",
         availability=_availability,
+        build=refuse(
+            "MIGraphXExecutionProvider",
+            "there is no toolchain image with ROCm and MIGraphX",
+            'Take it from a package: requires = ["onnxruntime-migraphx"].',
+        ),
         address_space_limit=False,
     )
 

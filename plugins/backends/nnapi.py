@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from ortforge.api import Availability, Backend, Device, available, unavailable
 
+from ._building import refuse
 from ._needs import other_system
 
 
@@ -17,6 +18,11 @@ def ortforge_backends() -> Iterable[Backend]:
         summary="NNAPI, on Android devices",
         versions=">=1.4",
         availability=_availability,
+        build=refuse(
+            "NnapiExecutionProvider",
+            "it needs Android's NDK and runs on Android alone, where Python wheels are not used",
+            "Build it with ONNX Runtime's own scripts for Android.",
+        ),
     )
 
 

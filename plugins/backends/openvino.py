@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from ortforge.api import Availability, Backend, BuildContext, BuildContribution, Device, available, unavailable
 
+from ._building import library, need_image, release
 from ._needs import ARM64, X86_64, other_machine, other_system
+
+_LIBRARIES = (
+    "libopenvino.so.[0-9]*",
+    "libopenvino_onnx_frontend.so.[0-9]*",
+    "libopenvino_ir_frontend.so.[0-9]*",  # reads what cache_dir keeps
+    "libopenvino_auto_plugin.so",
+    "libopenvino_hetero_plugin.so",
+    "libtbb.so.[0-9]*",
+    "libtbbbind_2_5.so.[0-9]*",  # tells big cores from small ones
+    "libhwloc.so.[0-9]*",
+)
+"""What the provider needs and loads to run on CPUs, as OpenVINO 2024 and newer name it."""
 
 
 def ortforge_backends() -> Iterable[Backend]:
@@ -29,9 +41,20 @@ def _availability(device: Device) -> Availability:
 
 
 def _build(context: BuildContext) -> BuildContribution:
-    """``--use_openvino`` takes a device: ``CPU`` from 1.18 on, ``CPU_FP32`` before."""
-    old = [int(part) for part in re.findall(r"\d+", context.version)[:2]] < [1, 18]
+    """``--use_openvino`` takes a device: ``CPU`` from 1.18 on, ``CPU_FP32`` before.
+
+    OpenVINO finds its plugins beside its own library, so all of it goes into one folder of the wheel, and libraries
+    look for each other there (``$ORIGIN``). The Python package's libraries do so already.
+    """
+    need_image(context, "OpenVINOExecutionProvider", "OpenVINO", "openvino")
+    plugin = "libopenvino_intel_cpu_plugin.so" if context.machine in X86_64 else "libopenvino_arm_cpu_plugin.so"
     return BuildContribution(
-        flags={"use_openvino": "CPU_FP32" if old else "CPU"},
-        must_hold=("onnxruntime/capi/libonnxruntime_providers_openvino.so",),
+        flags={"use_openvino": "CPU_FP32" if release(context.version) < (1, 18, 0) else "CPU"},
+        cmake_defines={"CMAKE_BUILD_WITH_INSTALL_RPATH": "ON", "CMAKE_INSTALL_RPATH": "$ORIGIN"},
+        bundle=(*_LIBRARIES, plugin),
+        must_hold=(
+            library(context, "libonnxruntime_providers_openvino.so"),
+            library(context, "libonnxruntime_providers_shared.so"),
+            *(library(context, name) for name in (*_LIBRARIES, plugin)),
+        ),
     )

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from ortforge.api import Availability, Backend, BuildContext, BuildContribution, Device, available, unavailable
 
+from ._building import release
 from ._needs import ARM64, X86_64, other_machine
 
 
@@ -29,6 +30,12 @@ def _availability(device: Device) -> Availability:
     return unavailable(f"XNNPACK has no kernels here: {problem}") if problem else available()
 
 
-def _build(context: BuildContext) -> BuildContribution:
-    """``--use_xnnpack`` exists since 1.12; the library is linked in, so the wheel holds no file of its own."""
-    return BuildContribution(flags={"use_xnnpack": True})
+def _build(context: BuildContext) -> BuildContribution | None:
+    """``--use_xnnpack`` exists since 1.12; the EP is linked in, so the wheel holds no file of its own.
+
+    With the system's packages the wheel brings their library: it comes in when the wheel is repaired.
+    """
+    if release(context.version) < (1, 12, 0):
+        return None
+    linked = context.dependencies == "system" and context.artifact == "wheel"
+    return BuildContribution(flags={"use_xnnpack": True}, must_hold=("libXNNPACK*.so*",) if linked else ())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import shutil
@@ -10,23 +12,26 @@ import subprocess
 import sys
 import textwrap
 import time
+import zipfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
-from command import ortforge
+from command import ROOT, ortforge
 from models import classifier, samples, stub_runtime
 
 from ortforge.api import Task
-from ortforge.container import Engine
+from ortforge.container import ContainerSpec, Engine
 from ortforge.container import attached as attached_module
 from ortforge.container.attached import WORKER_LABEL, Attached, Bind, ProcessSpec, sweep_unstarted
+from ortforge.engine.steps.provision import in_clean_room
 from ortforge.engine.walk import _stands
 from ortforge.engine.work import ready, run_task
-from ortforge.errors import EnvironmentLacksError
+from ortforge.errors import BuildError, EnvironmentLacksError, ProvisionError
 from ortforge.runtime.environment import Environment
 from ortforge.runtime.supervisor import Interpreter, JobOutcome, Limits, WorkerSession, run_job
 from ortforge.worker.samples import Samples, SampleWriter
@@ -104,9 +109,26 @@ def supervised(interpreter: Interpreter, job: Mapping[str, Any], folder: Path, *
     return run_job(interpreter, job, limits=Limits(**{"memory": 1 << 30, **limits}), workdir=workdir)
 
 
-def workers(engine: Engine) -> list[str]:
-    """Ids of the containers of workers that are there, running or not."""
-    return [found["Id"] for found in engine.api.containers(all=True, filters={"label": WORKER_LABEL})]
+def with_file(wheel: Path, folder: Path, name: str, content: bytes) -> Path:
+    """Write a wheel again, with one file added or replaced and a true RECORD."""
+    folder.mkdir()
+    row = f"{name},sha256={base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b'=').decode()},\n"
+    with zipfile.ZipFile(wheel) as source, zipfile.ZipFile(folder / wheel.name, "w") as target:
+        for member in source.namelist():
+            text = source.read(member).decode()
+            if member.endswith("/RECORD"):
+                rows = [line for line in text.splitlines(keepends=True) if not line.startswith(f"{name},")]
+                text = "".join([row, *rows])
+            if member != name:
+                target.writestr(member, text)
+        target.writestr(name, content)
+    return folder / wheel.name
+
+
+def workers(engine: Engine, folder: Path) -> list[str]:
+    """Ids of the containers of workers below a folder, running or not."""
+    listed = engine.api.containers(all=True, filters={"label": WORKER_LABEL})
+    return [found["Id"] for found in listed if found["Labels"][WORKER_LABEL].startswith(str(folder))]
 
 
 def eventually(condition: Callable[[], bool], within: float = 10.0) -> bool:
@@ -148,9 +170,10 @@ def test_the_same_model_gives_the_same_outputs(
 ) -> None:
     (tmp_path / "model").mkdir()
     model = classifier(tmp_path / "model" / "model.onnx")
-    with SampleWriter(tmp_path / "samples", ["x"]) as writer:
-        for path in sorted(samples(tmp_path / "raw", count=3).iterdir()):
-            writer.write({"x": np.load(path)["x"]})
+    writer = SampleWriter(tmp_path / "samples", ["x"])
+    for path in sorted(samples(tmp_path / "raw", count=3).iterdir()):
+        writer.write({"x": np.load(path)["x"]})
+    writer.close()
     outputs = {}
     for name, runtime in (("here", here), ("inside", inside)):
         job = {
@@ -179,8 +202,9 @@ def test_timing_takes_turns_across_the_border(
 ) -> None:
     (tmp_path / "model").mkdir()
     model = classifier(tmp_path / "model" / "model.onnx")
-    with SampleWriter(tmp_path / "samples", ["x"]) as writer:
-        writer.write({"x": np.zeros((1, 32), np.float32)})
+    writer = SampleWriter(tmp_path / "samples", ["x"])
+    writer.write({"x": np.zeros((1, 32), np.float32)})
+    writer.close()
     job = {
         "op": "time",
         "model": str(model),
@@ -252,7 +276,7 @@ def test_a_hang_ends_at_its_limit_and_leaves_no_container(
     # The interpreter's lock stays held, so nothing inside this Python can end it.
     outcome = supervised(interpreter, apply_job("ctypes.PyDLL(None).sleep(600)"), tmp_path, apply_s=1)
     assert (outcome.status, outcome.reason) == ("timeout", "still at work after 1 s, its limit: it was killed")
-    assert eventually(lambda: not workers(engine))
+    assert eventually(lambda: not workers(engine, tmp_path))
 
 
 def test_orphans_go_with_the_worker(
@@ -264,7 +288,7 @@ def test_orphans_go_with_the_worker(
     """
     outcome = supervised(interpreter, apply_job(body), tmp_path)
     assert (outcome.status, outcome.note) == ("ok", "")
-    assert eventually(lambda: not workers(engine))
+    assert eventually(lambda: not workers(engine, tmp_path))
 
 
 # Who is killed, and what is left
@@ -293,11 +317,11 @@ run_job(interpreter, given["job"], limits=Limits(memory=1 << 30), workdir=Path({
     process.stdin.close()
     try:
         assert eventually((tmp_path / "pass/output/began").exists, within=30)
-        assert len(workers(engine)) == 1
+        assert len(workers(engine, tmp_path)) == 1
     finally:
         process.kill()
         process.wait()
-    assert eventually(lambda: not workers(engine))
+    assert eventually(lambda: not workers(engine, tmp_path))
 
 
 def test_a_killed_relay_is_an_outcome_and_leaves_no_container(
@@ -309,8 +333,6 @@ def test_a_killed_relay_is_an_outcome_and_leaves_no_container(
     """
     job = apply_job(body)
     (tmp_path / "job").mkdir()
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor(1) as pool:
         limits = Limits(memory=1 << 30)
         running = pool.submit(run_job, interpreter, job, limits=limits, workdir=tmp_path / "job")
@@ -321,7 +343,7 @@ def test_a_killed_relay_is_an_outcome_and_leaves_no_container(
         outcome = running.result(timeout=20)
     assert outcome.status == "out-of-memory"
     assert "killed with SIGKILL" in outcome.reason
-    assert eventually(lambda: not workers(engine))
+    assert eventually(lambda: not workers(engine, tmp_path))
 
 
 def test_a_container_that_is_killed_is_an_outcome(
@@ -333,29 +355,27 @@ def test_a_container_that_is_killed_is_an_outcome(
     """
     job = apply_job(body)
     (tmp_path / "job").mkdir()
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor(1) as pool:
         limits = Limits(memory=1 << 30)
         running = pool.submit(run_job, interpreter, job, limits=limits, workdir=tmp_path / "job")
         assert eventually((tmp_path / "pass/output/began").exists, within=30)
-        (container,) = workers(engine)
+        (container,) = workers(engine, tmp_path)
         engine.api.kill(container)
         outcome = running.result(timeout=20)
     assert "killed with SIGKILL during apply, and not by ortforge" in outcome.reason
 
 
 def test_containers_that_were_never_started_are_swept(
-    engine: Engine, inside: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
+    engine: Engine, inside: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     image = inside["environment"]["image"]
-    spec = ProcessSpec(image=image, argv=["python3"], user="0:0", workdir="/")
+    spec = ProcessSpec(image=image, argv=["python3"], user="0:0", workdir=str(tmp_path))
     made = attached_module._create(engine.api, spec)["Id"]
-    assert sweep_unstarted(engine.api) == 0, "one that is just being started is left alone"
-    assert workers(engine) == [made]
+    sweep_unstarted(engine.api)  # one that is just being started is left alone
+    assert workers(engine, tmp_path) == [made]
     monkeypatch.setattr(attached_module, "_START_S", -10.0)
-    assert sweep_unstarted(engine.api) == 1
-    assert workers(engine) == []
+    assert sweep_unstarted(engine.api) >= 1
+    assert workers(engine, tmp_path) == []
 
 
 # What a worker may do
@@ -476,30 +496,19 @@ def test_an_image_that_is_gone_is_named(engine: Engine) -> None:
         Attached(engine.api, spec)
 
 
-def test_an_allocator_is_in_force_inside(engine: Engine, store: str, base_image: str, tmp_path: Path) -> None:
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler to make an allocator with")
+def test_an_allocator_is_in_force_inside(
+    engine: Engine, store: str, base_image: str, toolchain_image: str, tmp_path: Path
+) -> None:
     code = "#include <stddef.h>\nvoid *__libc_malloc(size_t);\nvoid *malloc(size_t n) { return __libc_malloc(n); }\n"
-    (tmp_path / "allocator.c").write_text(code)
-    folder = tmp_path / "package"
+    library, folder = tmp_path / "libjemalloc.so.2", tmp_path / "package"
+    with engine.open(ContainerSpec(image=toolchain_image)) as container:
+        container.put_files({"allocator.c": code.encode()}, "/tmp/made")
+        made = container.run(["cc", "-shared", "-fPIC", "-o", "/tmp/made/allocator.so", "/tmp/made/allocator.c"])
+        assert made.code == 0, made.tail
+        container.get("/tmp/made/allocator.so", tmp_path)
     wheel = stub_runtime(tmp_path, "hang")
-    folder.mkdir()
-    library = tmp_path / "libjemalloc.so.2"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), str(tmp_path / "allocator.c")], check=True)
-    import base64
-    import hashlib
-    import zipfile
-
-    content = library.read_bytes()
-    digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
-    with zipfile.ZipFile(wheel) as source, zipfile.ZipFile(folder / wheel.name, "w") as target:
-        for member in source.namelist():
-            text = source.read(member).decode()
-            if member.endswith("/RECORD"):
-                text = f"onnxruntime/capi/{library.name},sha256={digest},{len(content)}\n{text}"
-            target.writestr(member, text)
-        target.writestr(f"onnxruntime/capi/{library.name}", content)
+    content = next(tmp_path.rglob("allocator.so")).read_bytes()
+    with_file(wheel, folder, f"onnxruntime/capi/{library.name}", content)
     built = (("package:x", ready(store).store.objects.put(folder), {"preload": library.name, "base": IMAGE}),)
     context = {"requires": [], "python": "", "wheels": [], "refused": ""}
     outcome = run_task(Task("provision:x", "provision", "key", {"container": IMAGE}, built, store, context))
@@ -509,17 +518,30 @@ def test_an_allocator_is_in_force_inside(engine: Engine, store: str, base_image:
     assert Environment.from_json(outcome.result["environment"]).identity != outcome.identity
 
 
+def test_a_clean_room_has_the_wheel_and_says_what_it_is(
+    engine: Engine, base_image: str, store: str, tmp_path: Path
+) -> None:
+    wheel = stub_runtime(tmp_path, "hang")
+    found = in_clean_room(wheel, IMAGE, "", ready(store))
+    assert found["probe"]["ort_version"] == "1.99.0"
+    assert found["image"].startswith("sha256:")
+    with pytest.raises(ProvisionError, match="the wheel does not bring it"):
+        in_clean_room(wheel, IMAGE, "libmimalloc.so.3", ready(store))
+    broken = with_file(wheel, tmp_path / "broken", "onnxruntime/__init__.py", b"import ctypes; ctypes.string_at(0)")
+    with pytest.raises(BuildError, match="is installed in a clean container, and does not work: crashed with SIGSEGV"):
+        in_clean_room(broken, IMAGE, "", ready(store))
+
+
 # All of it
 
 MATRIX = f"""
 [limits]
 timing_s = 0.4
 rounds = 1
-run_s = 4
 memory = "1GB"
-[models.small]
-path = "path:small.onnx"
-validation = "path:data"
+[models.magika]
+path = "package:magika==1.0.3/magika/models/standard_v3_3/model.onnx"
+validation = {{ source = "python:inputs.py:magika", limit = 4 }}
 [targets.here]
 from = "package"
 requires = ["{ORT}"]
@@ -528,27 +550,28 @@ container = "never"
 from = "package"
 requires = ["{ORT}"]
 container = "{IMAGE}"
-[targets.crashing]
+[targets.aborting]
 from = "wheel"
-wheel = "segfault/onnxruntime-1.99.0-py3-none-any.whl"
+wheel = "onnxruntime-1.99.0-py3-none-any.whl"
 container = "{IMAGE}"
 [recipes.int8]
-passes = [{{ use = "quantize-dynamic" }}]
+passes = [{{ use = "quantize-dynamic", weight_type = "QUInt8" }}]
+[reference]
+requires = ["{ORT}"]
 [[matrix]]
 targets = ["here"]
 recipes = ["none"]
 [[matrix]]
 targets = ["inside"]
 [[matrix]]
-targets = ["crashing"]
+targets = ["aborting"]
 recipes = ["none"]
 """
 
 
 def test_cells_run_inside_and_outside_in_one_matrix(engine: Engine, base_image: str, tmp_path: Path) -> None:
-    classifier(tmp_path / "small.onnx")
-    samples(tmp_path / "data")
-    stub_runtime(tmp_path / "segfault", "segfault")
+    stub_runtime(tmp_path, "abort")
+    shutil.copyfile(ROOT / "examples/default/inputs.py", tmp_path / "inputs.py")
     (tmp_path / "matrix.toml").write_text(MATRIX, encoding="utf-8")
     store = str(tmp_path / "store")
     done = ortforge(tmp_path, "run", "--store", store, "--json")
@@ -559,11 +582,12 @@ def test_cells_run_inside_and_outside_in_one_matrix(engine: Engine, base_image: 
     assert cells["inside", "none"]["status"] in {"pass", "slower"}, cells["inside", "none"]["reasons"]
     assert cells["inside", "none"]["timing"]["pairs"] >= 2
     assert cells["inside", "int8"]["status"] in {"pass", "slower", "inaccurate"}, cells["inside", "int8"]["reasons"]
-    assert cells["crashing", "none"]["status"] == "crashed"
-    assert "SIGSEGV" in " ".join(cells["crashing", "none"]["reasons"])
+    assert cells["inside", "none"]["parity"]["worst"]["cosine"] > 0.999999
+    assert cells["aborting", "none"]["status"] == "crashed"
+    assert "SIGABRT" in " ".join(cells["aborting", "none"]["reasons"])
     assert report["runtimes"]["inside"]["python"].startswith("3.13.")
     assert report["runtimes"]["inside"]["hash"] != report["runtimes"]["here"]["hash"]
 
     again = ortforge(tmp_path, "run", "--store", store, "--json")
     assert again.report["run"]["steps"]["run"] == 1, "only what failed is tried again"
-    assert not workers(engine)
+    assert not workers(engine, tmp_path)

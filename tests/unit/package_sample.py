@@ -12,10 +12,14 @@ from pathlib import Path
 CAPI = "onnxruntime/capi"
 TAG = "cp313-cp313-linux_x86_64"
 
-SYMBOLS_OF_GLIBC_2_34 = "extern int pthread_create(void*, void*, void*, void*); int go(void) { return pthread_create(0,0,0,0); }"
+SYMBOLS_OF_GLIBC_2_34 = (
+    "extern int pthread_create(void*, void*, void*, void*); int go(void) { return pthread_create(0,0,0,0); }"
+)
 
 
-def compile_library(path: Path, source: str = "int answer(void) { return 42; }", *flags: str, language: str = "c") -> Path:
+def compile_library(
+    path: Path, source: str = "int answer(void) { return 42; }", *flags: str, language: str = "c"
+) -> Path:
     """Compile one source text into a shared library."""
     path.parent.mkdir(parents=True, exist_ok=True)
     argv = ["gcc", "-shared", "-fPIC", "-O1", "-w", "-x", language, "-", "-x", "none", "-o", str(path), *flags]
@@ -49,11 +53,14 @@ def make_wheel(
     tags = [f"{python}-{abi}-{platform}" for platform in platforms.split(".")] if tags is None else tags
     content = {path: data.read_bytes() if isinstance(data, Path) else data for path, data in files.items()}
     content[f"{info}/METADATA"] = (
-        f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nRequires-Python: >=3.10\n{metadata}\nName: not this\n"
+        f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        f"Requires-Python: >=3.10\n{metadata}\nName: not this\n"
     ).encode()
     lines = [f"Tag: {tag}\n" for tag in tags]
     root = "true" if purelib else "false"
-    content[f"{info}/WHEEL"] = f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: {root}\n{''.join(lines)}".encode()
+    content[f"{info}/WHEEL"] = (
+        f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: {root}\n{''.join(lines)}".encode()
+    )
     if record is None:
         record = "".join(record_line(path, data) for path, data in content.items()) + f"{info}/RECORD,,\n"
     content[f"{info}/RECORD"] = record.encode()

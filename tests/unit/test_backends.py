@@ -112,23 +112,3 @@ def test_whether_published_wheels_hold_an_ep_is_known_before_installing(
     found = published_problem(BACKENDS[name], requires)
     assert re.match(reason, found) if reason == "" else re.search(reason, found)
     assert bool(found) == bool(reason)
-
-
-@pytest.mark.parametrize(
-    ("name", "version", "flags"),
-    [
-        ("openvino", "1.17.3", {"use_openvino": "CPU_FP32"}),
-        ("openvino", "1.18.0", {"use_openvino": "CPU"}),
-        ("dnnl", "1.21.0", {"use_dnnl": True}),
-        ("xnnpack", "1.21.0", {"use_xnnpack": True}),
-        ("cpu", "1.21.0", {}),
-    ],
-)
-def test_build_flags_follow_the_version(name: str, version: str, flags: dict[str, object]) -> None:
-    contribution = BACKENDS[name].build(version)
-    assert contribution is not None
-    assert contribution.flags == flags
-
-
-def test_what_cannot_be_built_says_so() -> None:
-    assert BACKENDS["dnnl"].build("1.0.0") is None

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,9 @@ from .test_cli_errors import ortforge
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(tmp_path / "store")
+def store(tmp_path: Path) -> Iterator[Store]:
+    with open_store(tmp_path / "store") as opened:
+        yield opened
 
 
 def project(tmp_path: Path, name: str) -> Path:
@@ -71,6 +75,44 @@ def test_without_a_run_of_its_own_a_project_is_told_whose_run_it_sees(tmp_path: 
     assert f"Perhaps you meant --matrix {theirs}." in err
     # Where no matrix file lies there is nothing to mistake it for.
     assert ortforge(tmp_path, "report", *where)[2] == ""
+
+
+_COUNTING = """
+import sqlite3, sys
+opened = []
+sys.addaudithook(lambda event, given: opened.append(given[0]) if event == "sqlite3.connect/handle" else None)
+from ortforge.cli.main import main
+try:
+    main()
+except SystemExit:
+    pass
+def is_open(connection):
+    try:
+        connection.total_changes
+    except sqlite3.ProgrammingError:
+        return False
+    return True
+print(len(opened), sum(map(is_open, opened)), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    "verb", ["report", "report --list", "compare latest latest", "explain no/such@cell:x/y", "cache show", "plan"]
+)
+def test_a_verb_closes_the_ledger_when_it_ends(tmp_path: Path, store: Store, verb: str) -> None:
+    finished(store, project(tmp_path, "ours"))
+    (tmp_path / "ours" / "m.onnx").write_bytes(b"a model")
+    target = '[targets.t]\nfrom = "package"\nrequires = ["onnxruntime==1.32.0"]\n'
+    text = f'[models.m]\npath = "path:m.onnx"\n{target}[[matrix]]\n'
+    (tmp_path / "ours" / "matrix.toml").write_text(text, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", _COUNTING, *verb.split(), "--store", str(store.root)],
+        cwd=tmp_path / "ours",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr.splitlines()[-1] == "1 0", done.stderr
 
 
 def test_a_fresh_run_has_the_store_alone(store: Store, capsys: pytest.CaptureFixture[str]) -> None:

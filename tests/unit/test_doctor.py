@@ -43,7 +43,7 @@ def doctor(*arguments: str) -> tuple[int, dict[str, dict[str, Any]]]:
 
 
 def test_there_is_a_check_for_each_need(checks: Any) -> None:
-    assert set(checks) == {"contention", "disk", "gpu", "index", "interpreters", "store", "uv"}
+    assert set(checks) == {"contention", "disk", "docker", "gpu", "index", "interpreters", "store", "uv"}
 
 
 def test_uv_says_its_version(checks: Any, context: CheckContext) -> None:
@@ -149,7 +149,8 @@ def test_a_damaged_ledger_is_moved_aside_and_kept(tmp_path: Path) -> None:
     _, found = doctor("--store", str(folder), "--fix")
     assert (found["store"]["status"], found["store"]["fixed"]) == ("ok", True)
     assert (folder / "damaged-1-ledger.sqlite3").read_bytes() == torn
-    assert open_store(folder).ledger.runs() == []
+    with open_store(folder) as mended:
+        assert mended.ledger.runs() == []
 
 
 def test_nothing_is_mended_under_a_run(tmp_path: Path) -> None:

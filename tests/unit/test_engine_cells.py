@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from ortforge.engine.walk import Settled, walk
 from ortforge.errors import UsageError
 from ortforge.plan.graph import Cell, Kind, Plan, Step
 from ortforge.plugin_manager import Plugins
-from ortforge.store import open_store
+from ortforge.store import Store, open_store
 from ortforge.worker.samples import SampleWriter
 
 PARITY = {"samples": 3, "identical": True, "problems": [], "notes": [], "worst": {}, "tasks": {}, "outputs": {}}
@@ -41,6 +41,12 @@ RESULTS: Mapping[str, Mapping[str, Any]] = {
     "noise": {**TIMED, "noise": {"floor": 0.03, "pairs": 9, "rounds": 3}},
 }
 KINDS: tuple[Kind, ...] = ("fetch", "provision", "inspect", "dataset", "reference", "check", "compare", "noise", "time")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with open_store(tmp_path / "store") as opened:
+        yield opened
 
 
 def settle(**changes: Any) -> tuple[Cell, dict[str, Settled]]:
@@ -110,11 +116,10 @@ def ortforge_metrics():
 
 
 def test_a_third_party_metric_that_raises_is_told_and_tried_again(
-    tmp_path: Path, install_plugin: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    store: Store, install_plugin: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = install_plugin("ortforge-boxes", _METRIC)
     monkeypatch.setitem(work._shared, "plugins", Plugins(first_party=False, environ={}))
-    store = open_store(tmp_path / "store")
     with store.objects.scratch() as scratch:
         writer = SampleWriter(scratch / "samples")
         for number in range(3):
@@ -150,11 +155,10 @@ class _Quiet:
         return lambda *given, **named: None
 
 
-def test_a_cell_that_cannot_be_judged_fails_alone(tmp_path: Path) -> None:
+def test_a_cell_that_cannot_be_judged_fails_alone(store: Store) -> None:
     good, settled = settle()
     steps = {name: found.step for name, found in settled.items()}
     bad = replace(good, id="bad", facts={**good.facts, "tolerance": {"nonsense": 1}})
-    store = open_store(tmp_path)
     report = execute(
         Plan(steps, (bad, good)),
         matrix_file=Path("matrix.toml"),
@@ -173,6 +177,33 @@ def test_a_cell_that_cannot_be_judged_fails_alone(tmp_path: Path) -> None:
     assert "Traceback" in entries["bad"]["log"]
     assert entries[good.id]["status"] == "pass"
     assert entries["bad"].keys() == entries[good.id].keys()
+
+
+@pytest.mark.parametrize(
+    ("fetched", "metadata", "licence"),
+    [
+        ({"licence": "MIT"}, {"license": "AGPL-3.0"}, "MIT"),
+        ({}, {"author": "somebody", "License": "AGPL-3.0"}, "AGPL-3.0"),
+        ({}, {"licence": "Apache-2.0"}, "Apache-2.0"),
+        ({"licence": ""}, {"description": "a net"}, ""),
+    ],
+)
+def test_a_models_licence_is_its_packages_or_its_own(
+    store: Store, fetched: dict[str, str], metadata: dict[str, str], licence: str
+) -> None:
+    results = {**RESULTS, "fetch": {"bytes": 10, **fetched}, "inspect": {"metadata": metadata}}
+    cell, settled = settle()
+    report = execute(
+        Plan({name: found.step for name, found in settled.items()}, (cell,)),
+        matrix_file=Path("matrix.toml"),
+        store=store,
+        plugins=Plugins(first_party=False, third_party=False),
+        device=Device("here", "linux", "x86_64", "CPU", frozenset(), 1, 0.0, 1 << 30),
+        executor=LocalExecutor(1),
+        listener=_Quiet(),
+        run=lambda task: TaskOutcome("ok", f"made-{task.kind}", results.get(task.kind, _PROVISIONED)),
+    )
+    assert report["models"]["m"]["licence"] == licence
 
 
 _PROVISIONED = {"probe": {"ort_version": "1", "python": "3", "providers": []}, "environment": {"packages": []}}

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -292,7 +293,8 @@ def test_processes_that_make_and_use_one_ledger_at_once_all_succeed(tmp_path: Pa
         for process in processes:
             output, _ = process.communicate(timeout=60)
             assert process.returncode == 0, output
-        assert len(Ledger(path).done_many(f"{name}-{n}" for name in "abc" for n in range(150))) == 450
+        with closing(Ledger(path)) as ledger:
+            assert len(ledger.done_many(f"{name}-{n}" for name in "abc" for n in range(150))) == 450
 
 
 def test_threads_share_one_ledger(ledger: Ledger) -> None:
@@ -355,7 +357,8 @@ def test_the_remedy_for_a_damaged_ledger_works(tmp_path: Path) -> None:
         Ledger(path)
     command = caught.value.todo.partition(": ")[2].partition("\n")[0]
     subprocess.run(["sh", "-c", command], check=True, cwd=tmp_path)
-    assert Ledger(path).runs() == []
+    with closing(Ledger(path)) as anew:
+        assert anew.runs() == []
     assert (tmp_path / "damaged-ledger.sqlite3").exists()
 
 
@@ -367,8 +370,8 @@ def test_damaged_pages_are_said(ledger: Ledger) -> None:
     with ledger.path.open("r+b") as file:
         file.seek(8192)
         file.write(b"\xa5" * (ledger.path.stat().st_size - 8192))
-    with pytest.raises(StoreError, match="is damaged"):
-        Ledger(ledger.path).done_many(map(str, range(200)))
+    with pytest.raises(StoreError, match="is damaged"), closing(Ledger(ledger.path)) as damaged:
+        damaged.done_many(map(str, range(200)))
 
 
 def test_a_database_of_something_else_is_left_alone(tmp_path: Path) -> None:
@@ -381,7 +384,8 @@ def test_a_database_of_something_else_is_left_alone(tmp_path: Path) -> None:
 def test_an_empty_file_left_by_a_kill_becomes_a_ledger(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite3"
     path.touch()
-    assert Ledger(path).runs() == []
+    with closing(Ledger(path)) as ledger:
+        assert ledger.runs() == []
 
 
 def test_a_missing_folder_is_said(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Libraries:
     folder = tmp_path_factory.mktemp("made")
     nowhere = compile_library(folder / "libnowhere.so", "int away(void) { return 1; }", "-Wl,-soname,libnowhere.so.7")
     needs_nowhere = ("extern int away(void); int near(void) { return away(); }", str(nowhere))
-    empty_note = '.section .text\n.globl answer\n.type answer,@function\nanswer:\nret\n'
+    empty_note = ".section .text\n.globl answer\n.type answer,@function\nanswer:\nret\n"
     old = "-Wl,-soname,libthing.so.1"
     return {
         "good": compile_library(folder / "good.so"),
@@ -37,9 +37,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Libraries:
         "stack": compile_library(folder / "stack.so", "int answer(void) { return 42; }", "-Wl,-z,execstack"),
         "no_note": compile_library(folder / "no_note.so", empty_note, "-nostdlib", language="assembler"),
         "new_glibc": compile_library(folder / "new_glibc.so", SYMBOLS_OF_GLIBC_2_34),
-        "foreign": compile_library(folder / "foreign.so", "extern int __isocxx_f(void); int g(void) { return __isocxx_f(); }"),
-        "stranger": compile_library(folder / "stranger.so", "extern int stranger(void); int g(void) { return stranger(); }"),
-        "python": compile_library(folder / "python.so", "extern int PyLong_New(void); int g(void) { return PyLong_New(); }"),
+        "foreign": compile_library(
+            folder / "foreign.so", "extern int __isocxx_f(void); int g(void) { return __isocxx_f(); }"
+        ),
+        "stranger": compile_library(
+            folder / "stranger.so", "extern int stranger(void); int g(void) { return stranger(); }"
+        ),
+        "python": compile_library(
+            folder / "python.so", "extern int PyLong_New(void); int g(void) { return PyLong_New(); }"
+        ),
         "private": compile_library(
             folder / "private.so",
             "extern void *_dl_allocate_tls(void *); void *g(void) { return _dl_allocate_tls(0); }",
@@ -47,6 +53,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Libraries:
         ),
         "absolute": compile_library(folder / "absolute.so", "int a;", "-Wl,-rpath,/opt/vendor/lib"),
         "outside": compile_library(folder / "outside.so", "int a;", "-Wl,-rpath,$ORIGIN/../../../lib"),
+        "current": compile_library(folder / "current.so", "int a;", "-Wl,-rpath,$ORIGIN::$ORIGIN/x"),
+        "empty": compile_library(folder / "empty.so", "int a;", "-Wl,-rpath,"),
         "inside": compile_library(folder / "inside.so", "int a;", "-Wl,-rpath,$ORIGIN/../../openvino/libs"),
         "thing": compile_library(folder / "thing.so", "int a;", old),
         "other_thing": compile_library(folder / "other_thing.so", "int b;", old),
@@ -55,11 +63,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Libraries:
             folder / "telemetry.so", 'const char url[] = "https://mobile.events.data.microsoft.com/OneCollector/1.0/";'
         ),
         "core": compile_library(folder / "core.so", 'const char t[] = "N11onnxruntime16InferenceSessionE"; int a;'),
-        "core_too": compile_library(folder / "core_too.so", 'const char t[] = "N11onnxruntime16InferenceSessionE"; int b;'),
+        "core_too": compile_library(
+            folder / "core_too.so", 'const char t[] = "N11onnxruntime16InferenceSessionE"; int b;'
+        ),
     }
 
 
-def found(tmp_path: Path, files: dict[str, Path | bytes], expectation: Expectation | None = None, **wheel: object) -> list[Finding]:
+def found(
+    tmp_path: Path, files: dict[str, Path | bytes], expectation: Expectation | None = None, **wheel: object
+) -> list[Finding]:
     """Audit a wheel made of these files; findings without the note on which glibc is needed."""
     path = make_wheel(tmp_path, files, **wheel)  # type: ignore[arg-type]
     findings = audit(path, expectation or Expectation())
@@ -110,7 +122,9 @@ def test_an_eps_name_alone_is_no_ep(tmp_path: Path) -> None:
 
 
 def test_an_unexpected_library_is_an_error(made: Libraries, tmp_path: Path) -> None:
-    findings = found(tmp_path, {f"{CAPI}/libcudart.so.12": made["good"]}, Expectation(must_not_hold=("libcudart.so.*",)))
+    findings = found(
+        tmp_path, {f"{CAPI}/libcudart.so.12": made["good"]}, Expectation(must_not_hold=("libcudart.so.*",))
+    )
     assert codes(findings) == [("error", "unexpected-library")]
     assert findings[0].path == f"{CAPI}/libcudart.so.12"
 
@@ -147,7 +161,9 @@ def test_a_file_has_to_be_named_as_it_is_needed(made: Libraries, tmp_path: Path)
 
 
 def test_a_need_for_libpython_is_explained(tmp_path: Path) -> None:
-    python = compile_library(tmp_path / "libpython.so", "int Py(void) { return 1; }", "-Wl,-soname,libpython3.13.so.1.0")
+    python = compile_library(
+        tmp_path / "libpython.so", "int Py(void) { return 1; }", "-Wl,-soname,libpython3.13.so.1.0"
+    )
     library = compile_library(tmp_path / "x.so", "extern int Py(void); int g(void) { return Py(); }", str(python))
     findings = found(tmp_path, {EXTENSION: library})
     assert codes(findings) == [("error", "unresolved-needed")]
@@ -190,7 +206,9 @@ def test_new_versions_of_libstdcxx_count_too(tmp_path: Path) -> None:
     library = compile_library(tmp_path / "cxx.so", source, "-lstdc++", language="c++")
     findings = found(tmp_path, {EXTENSION: library}, tag="cp313-cp313-manylinux_2_5_x86_64")
     assert {one.code for one in findings} == {"glibc-too-new"}
-    assert any("GLIBCXX_3.4.21" in one.what for one in findings)  # the C++11 string; 3.4.8 is what manylinux_2_5 promises
+    assert any(
+        "GLIBCXX_3.4.21" in one.what for one in findings
+    )  # the C++11 string; 3.4.8 is what manylinux_2_5 promises
 
 
 def test_private_symbols_of_glibc_are_an_error(made: Libraries, tmp_path: Path) -> None:
@@ -221,6 +239,8 @@ def test_an_executable_stack_is_an_error(fault: str, made: Libraries, tmp_path: 
 def test_rpaths_out_of_the_wheel(made: Libraries, tmp_path: Path) -> None:
     assert codes(found(tmp_path, {EXTENSION: made["absolute"]})) == [("error", "rpath-outside")]
     assert codes(found(tmp_path, {EXTENSION: made["outside"]})) == [("warning", "rpath-outside")]
+    assert codes(found(tmp_path, {EXTENSION: made["current"]})) == [("error", "rpath-outside")]
+    assert found(tmp_path, {EXTENSION: made["empty"]}) == []
     assert found(tmp_path, {EXTENSION: made["inside"]}) == []  # another package's folder in site-packages
 
 
@@ -272,10 +292,22 @@ def test_telemetry_is_an_error_unless_it_is_allowed(made: Libraries, tmp_path: P
         ({}, {"machine": "aarch64"}, "It is for x86_64, and aarch64 was asked for"),
     ],
 )
-def test_wrong_tags_are_errors(wheel: dict[str, str], expectation: dict[str, str], message: str, made: Libraries, tmp_path: Path) -> None:
+def test_wrong_tags_are_errors(
+    wheel: dict[str, str], expectation: dict[str, str], message: str, made: Libraries, tmp_path: Path
+) -> None:
     findings = found(tmp_path, {EXTENSION: made["good"]}, Expectation(**expectation), **wheel)
     assert codes(findings) == [("error", "wrong-tag")]
     assert message in findings[0].what
+
+
+def test_a_module_whose_name_does_not_say_its_python(tmp_path: Path) -> None:
+    """Outside of manylinux ORT calls it onnxruntime_pybind11_state.so; pybind11 knows what it is for."""
+    text = 'const char why[] = "module was compiled for Python %s"; const char version[] = "\\0003.12";'
+    files = {f"{CAPI}/onnxruntime_pybind11_state.so": compile_library(tmp_path / "x.so", text)}
+    findings = found(tmp_path, files)
+    assert codes(findings) == [("error", "wrong-tag")]
+    assert "was compiled for Python 3.12, the tag says cp313" in findings[0].what
+    assert found(tmp_path, files, tag="cp312-cp312-linux_x86_64") == []
 
 
 def test_machine_code_for_another_machine(made: Libraries, tmp_path: Path) -> None:
@@ -307,7 +339,9 @@ def test_record_and_files_have_to_agree(line: str, message: str, tmp_path: Path)
     info = "onnxruntime-1.21.0.dist-info"
     wheel = make_wheel(tmp_path, {"a.py": b"text"})
     with zipfile.ZipFile(wheel) as archive:
-        others = "".join(record_line(f"{info}/{name}", archive.read(f"{info}/{name}")) for name in ("METADATA", "WHEEL"))
+        others = "".join(
+            record_line(f"{info}/{name}", archive.read(f"{info}/{name}")) for name in ("METADATA", "WHEEL")
+        )
     findings = found(tmp_path, {"a.py": b"text"}, record=f"{line}{others}{info}/RECORD,,\n")
     assert codes(findings) == [("error", "record-mismatch")]
     assert message in findings[0].what
@@ -325,7 +359,9 @@ def test_an_expectation_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
 def test_all_errors_are_refused_at_once(made: Libraries, tmp_path: Path) -> None:
     findings = found(tmp_path, {EXTENSION: made["stack"], f"{CAPI}/x.so": made["absolute"]})
     refuse_errors("x.whl", [finding for finding in findings if finding.severity != "error"])
-    with pytest.raises(BuildError, match=r"x\.whl did not pass its audit:\n- executable-stack: .*\n- rpath-outside: ") as caught:
+    with pytest.raises(
+        BuildError, match=r"x\.whl did not pass its audit:\n- executable-stack: .*\n- rpath-outside: "
+    ) as caught:
         refuse_errors("x.whl", findings)
     assert caught.value.exit_code is ExitCode.BUILD
     assert "noexecstack" in caught.value.todo
@@ -352,5 +388,7 @@ def test_the_published_wheel(tmp_path: Path) -> None:
     if tuple(map(int, distribution.version.split(".")[:2])) >= (1, 30):
         expected.insert(0, ("error", "telemetry"))
     assert codes(findings) == expected
-    other = audit(tmp_path / f"onnxruntime-{distribution.version}-{tag}.whl", Expectation(eps=("DnnlExecutionProvider",)))
+    other = audit(
+        tmp_path / f"onnxruntime-{distribution.version}-{tag}.whl", Expectation(eps=("DnnlExecutionProvider",))
+    )
     assert ("error", "missing-ep") in codes(other)

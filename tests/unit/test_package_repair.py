@@ -18,8 +18,15 @@ from ortforge.build.package.audit import Expectation, audit
 from ortforge.build.package.index import write_index
 from ortforge.build.package.pack import Packaged, expectation_of, finish, only_wheel, prepare
 from ortforge.build.package.provenance import Material, provenance
-from ortforge.build.package.repair import exclusions, plan_of_repair, repair_argv, show_argv, superfluous_copies
-from ortforge.build.package.sbom import Materials, StaticDependency, SystemPackage, read_deps, sbom
+from ortforge.build.package.repair import (
+    exclusions,
+    plan_of_repair,
+    read_report,
+    repair_argv,
+    show_argv,
+    superfluous_copies,
+)
+from ortforge.build.package.sbom import AUDITWHEELS_NAME, Materials, StaticDependency, SystemPackage, read_deps, sbom
 from ortforge.build.request import BuildRequest, PatchText
 from ortforge.errors import BuildError, EnvironmentLacksError
 
@@ -53,7 +60,11 @@ def needy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("needy")
     system = folder / "system"
     lent = compile_library(system / "liblent.so.4", "int lent(void) { return 1; }", "-Wl,-soname,liblent.so.4")
-    library = compile_library(folder / "x.so", "#include <string.h>\nextern int lent(void); int f(char *a, char *b, int n) { memcpy(a, b, n); return lent(); }", str(lent))
+    library = compile_library(
+        folder / "x.so",
+        "#include <string.h>\nextern int lent(void); int f(char *a, char *b) { memcpy(a, b, *a); return lent(); }",
+        str(lent),
+    )
     files = {EXTENSION: library, f"{CAPI}/build_and_package_info.py": b"package_name = 'onnxruntime'\n"}
     return make_wheel(folder, files, tag=TAG, metadata="Requires-Dist: numpy>=1.26"), system
 
@@ -73,7 +84,8 @@ def test_what_is_needed_is_grafted_and_the_tag_says_what_it_runs_on(needy: tuple
     wheel, system = needy
     assert [one.code for one in audit(wheel, Expectation()) if one.severity == "error"] == ["unresolved-needed"]
 
-    plan = plan_of_repair(json.loads(call(show_argv(str(wheel), auditwheel=AUDITWHEEL), system)))
+    printed = call(show_argv(str(wheel), auditwheel=AUDITWHEEL), system)
+    plan = plan_of_repair(read_report(["INFO:auditwheel: a line of its log", *printed.splitlines()]))
     assert (plan.platform, dict(plan.graft)) == ("auto", {"liblent.so.4": str(system / "liblent.so.4")})
 
     assert audit(repaired, Expectation()) == []
@@ -129,6 +141,11 @@ def test_a_glibc_that_auditwheel_does_not_know() -> None:
 )
 def test_a_plan_says_what_is_special(report: dict[str, object], note: str) -> None:
     assert note in plan_of_repair(report).notes[0]
+
+
+def test_no_report_is_an_error_with_the_last_lines() -> None:
+    with pytest.raises(BuildError, match="did not say what the wheel needs:\nusage: auditwheel"):
+        read_report(["usage: auditwheel [-h]"])
 
 
 def test_an_unreadable_wheel_has_no_plan() -> None:
@@ -204,11 +221,21 @@ def test_what_is_not_known_to_be_linked_is_optional_and_tools_are_left_out(repai
 def test_auditwheels_own_bill_is_taken_over(tmp_path: Path) -> None:
     """It knows which packages of the system the grafted libraries came from."""
     theirs = {"components": [{"name": "onnxruntime", "purl": "pkg:pypi/onnxruntime@1"}]}
-    theirs["components"].append({"name": "libonnx1t64", "version": "1.17.0-3", "purl": "pkg:deb/debian/libonnx1t64@1.17.0-3"})
-    wheel = make_wheel(tmp_path, {"onnxruntime-1.21.0.dist-info/sboms/auditwheel.cdx.json": json.dumps(theirs).encode()})
+    theirs["components"].append(
+        {"name": "libonnx1t64", "version": "1.17.0-3", "purl": "pkg:deb/debian/libonnx1t64@1.17.0-3"}
+    )
+    wheel = make_wheel(
+        tmp_path, {"onnxruntime-1.21.0.dist-info/sboms/auditwheel.cdx.json": json.dumps(theirs).encode()}
+    )
     parts = {part["bom-ref"]: part for part in json.loads(sbom(wheel, Materials("1.21.0")))["components"]}
     assert parts["debian/libonnx1t64"]["version"] == "1.17.0-3"
     assert set(parts) == {"source", "debian/libonnx1t64"}
+
+    done = package(wheel, tmp_path / "out")
+    removed = [change.path for change in done.changes if change.kind == "removed"]
+    assert removed == [f"onnxruntime_dnnl-1.21.0+dnnl.dist-info/{AUDITWHEELS_NAME}"]
+    beside = json.loads((tmp_path / "out" / "sbom.cdx.json").read_text())
+    assert "debian/libonnx1t64" in {part["bom-ref"] for part in beside["components"]}
 
 
 @pytest.mark.parametrize("line", ["onnx;https://x", "onnx;https://x;notahash", "just text"])
@@ -274,8 +301,16 @@ def test_packaging_twice_gives_the_same_bytes(repaired: Path, tmp_path: Path) ->
     one, other = package(repaired, tmp_path / "one"), package(repaired, tmp_path / "other")
     assert one.wheel.name.startswith("onnxruntime_dnnl-1.21.0+dnnl-")
     assert one.sha256 == other.sha256
-    written = {path.relative_to(tmp_path / "one"): path.read_bytes() for path in (tmp_path / "one").rglob("*") if path.is_file()}
-    again = {path.relative_to(tmp_path / "other"): path.read_bytes() for path in (tmp_path / "other").rglob("*") if path.is_file()}
+    written = {
+        path.relative_to(tmp_path / "one"): path.read_bytes()
+        for path in (tmp_path / "one").rglob("*")
+        if path.is_file()
+    }
+    again = {
+        path.relative_to(tmp_path / "other"): path.read_bytes()
+        for path in (tmp_path / "other").rglob("*")
+        if path.is_file()
+    }
     assert written == again
     assert {str(path) for path in written} == {
         one.wheel.name,
@@ -321,7 +356,14 @@ def index(tmp_path: Path) -> Path:
     folder = tmp_path / "an index"
     pure = "Requires-Dist: nothing-of-that-name\n"
     for version in ("1.0", "1.1+local.1"):
-        make_wheel(folder, {"tiny/__init__.py": b"x = 1"}, name="tiny_thing", version=version, tag="py3-none-any", metadata=pure)
+        make_wheel(
+            folder,
+            {"tiny/__init__.py": b"x = 1"},
+            name="tiny_thing",
+            version=version,
+            tag="py3-none-any",
+            metadata=pure,
+        )
     old = make_wheel(folder, {"other.py": b""}, name="other", version="2", tag="py3-none-any")
     write_index(folder)
     old.unlink()
@@ -343,7 +385,9 @@ def test_pip_installs_from_it_without_a_network(index: Path, tmp_path: Path) -> 
     url = index.as_uri()
     argv = [str(tmp_path / "venv/bin/python"), "-m", "pip", "--isolated", "install", "--quiet", "--no-deps"]
     call([*argv, "--disable-pip-version-check", "--index-url", url, "tiny-thing"])
-    shown = call([str(tmp_path / "venv/bin/python"), "-c", "import importlib.metadata as m; print(m.version('tiny_thing'))"])
+    shown = call(
+        [str(tmp_path / "venv/bin/python"), "-c", "import importlib.metadata as m; print(m.version('tiny_thing'))"]
+    )
     assert shown.strip() == "1.1+local.1"
 
 

@@ -99,7 +99,7 @@ def test_nothing_asked_nothing_changed(wheel: Path, tmp_path: Path) -> None:
 
 
 def test_the_same_inputs_give_the_same_bytes(wheel: Path, tmp_path: Path) -> None:
-    """Also by another process, with another umask, time zone and hash seed, later, and from a wheel in another order."""
+    """Also in another process, with another umask, time zone and hash seed, from a wheel in another order."""
     files = {name: tmp_path / name for name in ("b.txt", "a.txt")}
     for name, path in files.items():
         path.write_text(name)
@@ -151,7 +151,9 @@ NAMES = st.from_regex(r"[a-z]{1,6}(/[a-zA-Zäß,\" ]{1,8}){0,2}\.(py|so|txt)", f
 
 @settings(max_examples=40, deadline=None)
 @given(files=st.dictionaries(NAMES, st.binary(max_size=2000), max_size=8), seed=st.randoms(use_true_random=False))
-def test_what_is_written_can_be_read_back(files: dict[str, bytes], seed: object, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_what_is_written_can_be_read_back(
+    files: dict[str, bytes], seed: object, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     folder = tmp_path_factory.mktemp("wheel")
     info = "x-1.dist-info"
     headers = {"METADATA": b"Name: x\nVersion: 1\n\n", "WHEEL": b"Root-Is-Purelib: true\nTag: py3-none-any\n"}

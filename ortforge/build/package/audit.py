@@ -149,7 +149,11 @@ def _tag_problems(facts: WheelFacts, expectation: Expectation) -> Iterator[tuple
         yield f"It holds compiled libraries, and its platform is {name.platform}.", "It would be installed anywhere."
     elif facts.libraries and facts.purelib:
         yield "It holds compiled libraries, and WHEEL says Root-Is-Purelib: true.", "It lands in the wrong folder."
+    versions = {f"{one[2]}.{one[3:].rstrip('t')}" for one in name.python.split(".") if one.startswith("cp")}
     for library in facts.libraries:
+        if library.pythons and versions and not library.pythons & versions:
+            what = f"{library.path} was compiled for Python {_listed(library.pythons)}, the tag says {name.python}."
+            yield what, 'Its import ends with "Python version mismatch".'
         if machine and library.machine != machine:
             yield (
                 f"{library.path} is machine code for {library.machine}, the tag says {machine}.",

@@ -7,6 +7,7 @@ because a large library has a hundred thousand entries.
 from __future__ import annotations
 
 import io
+import re
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ _MACHINES: Final = {
     "EM_RISCV": "riscv64",
     "EM_LOONGARCH": "loongarch64",
 }
+_PYBIND: Final = b"module was compiled for Python"
 _EXECUTABLE: Final = 1  # PF_X
 _UNDEFINED: Final = 0  # SHN_UNDEF
 _WEAK: Final = 2  # STB_WEAK
@@ -40,7 +42,8 @@ class ElfFacts:
         :param runpath: of ``DT_RUNPATH``. :param versions: soname to the symbol versions needed from it.
     :param executable_stack: it asks for one, or (as the loader reads it) does not say that it needs none.
     :param undefined: symbols it needs without a version, weak ones left out. :param defined: symbols it gives.
-    :param marks: which of the byte strings looked for it holds.
+    :param marks: which of the byte strings looked for it holds. :param pythons: among them is the version of Python
+        (``3.13``) that a module made with pybind11 was compiled for; empty for other libraries.
     """
 
     path: str
@@ -54,6 +57,7 @@ class ElfFacts:
     undefined: frozenset[str] = frozenset()
     defined: frozenset[str] = frozenset()
     marks: frozenset[bytes] = frozenset()
+    pythons: frozenset[str] = frozenset()
 
     @property
     def file(self) -> str:
@@ -97,6 +101,7 @@ def read_elf(path: str, data: bytes, marks: Iterable[bytes] = ()) -> ElfFacts | 
             undefined=undefined,
             defined=defined,
             marks=frozenset(mark for mark in marks if mark in data),
+            pythons=_pythons(data),
         )
     except (ELFError, ValueError, KeyError, IndexError, AttributeError, struct.error, UnicodeDecodeError) as error:
         raise BuildError(
@@ -116,9 +121,17 @@ def _dynamic(elf: Any) -> dict[str, Any]:
     return {
         "needed": tuple(tags["needed"]),
         "soname": tags["soname"][0] if tags["soname"] else "",
-        "rpath": tuple(":".join(tags["rpath"]).split(":")) if tags["rpath"] else (),
-        "runpath": tuple(":".join(tags["runpath"]).split(":")) if tags["runpath"] else (),
+        # One that is empty as a whole is ignored; an empty entry between colons is the current folder.
+        "rpath": tuple(entry for path in tags["rpath"] if path for entry in path.split(":")),
+        "runpath": tuple(entry for path in tags["runpath"] if path for entry in path.split(":")),
     }
+
+
+def _pythons(data: bytes) -> frozenset[str]:
+    """Return what may be the version of Python that pybind11 compares with the interpreter's at import."""
+    if _PYBIND not in data:
+        return frozenset()
+    return frozenset(found.decode() for found in re.findall(rb"(?<=\0)3\.\d{1,2}(?=\0)", data))
 
 
 def _versions(elf: Any) -> dict[str, tuple[str, ...]]:

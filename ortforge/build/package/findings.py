@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
@@ -148,16 +149,19 @@ def gather(wheel: Wheel, expectation: Expectation) -> WheelFacts:
     libraries: list[ElfFacts] = []
     damaged: dict[str, str] = {}
     for name in wheel.names:
-        digests[name] = wheel.digest(name)
         with wheel.open(name) as file:
             begins_like_one = file.read(4) == b"\x7fELF"
-        if begins_like_one:
-            try:
-                found = read_elf(name, wheel.read(name), marks)
-            except BuildError as error:
-                damaged[name] = error.what
-            else:
-                libraries += [found] if found else []
+        if not begins_like_one:
+            digests[name] = wheel.digest(name)
+            continue
+        data = wheel.read(name)
+        digests[name] = (hashlib.sha256(data).hexdigest(), len(data))
+        try:
+            found = read_elf(name, data, marks)
+        except BuildError as error:
+            damaged[name] = error.what
+        else:
+            libraries += [found] if found else []
     metadata, headers = wheel.headers("METADATA"), wheel.headers("WHEEL")
     return WheelFacts(
         name=wheel.name,

@@ -19,7 +19,7 @@ from ortforge.build.package.index import write_index
 from ortforge.build.package.provenance import Material, provenance
 from ortforge.build.package.repair import superfluous_copies
 from ortforge.build.package.rewrite import Change, Changes, WheelChanges, final_name, rewrite
-from ortforge.build.package.sbom import SBOM_NAME, Materials, sbom
+from ortforge.build.package.sbom import AUDITWHEELS_NAME, SBOM_NAME, Materials, sbom
 from ortforge.build.request import BuildRequest
 from ortforge.errors import BuildError
 from ortforge.store.atomic import write_json
@@ -115,7 +115,11 @@ def finish(
     wanted = WheelChanges(distribution=request.distribution, local_version=request.local_version)
     distribution, version = final_name(repaired, wanted)
     inside = sbom(repaired, materials, distribution=distribution, version=version, timestamp=timestamp)
-    done = rewrite(repaired, out, replace(wanted, add_dist_info={SBOM_NAME: inside}), timestamp=timestamp)
+    with open_wheel(repaired) as opened:
+        theirs = f"{opened.dist_info}/{AUDITWHEELS_NAME}" in opened.names
+    remove = [f"*.dist-info/{AUDITWHEELS_NAME}"] if theirs else []  # it states the old name, and ours what it knows
+    added = {SBOM_NAME: inside}
+    done = rewrite(repaired, out, replace(wanted, remove=remove, add_dist_info=added), timestamp=timestamp)
     findings = audit(done.wheel, expectation)
     write_json(out / "audit.json", [finding.to_json() for finding in findings])
     try:
@@ -123,7 +127,10 @@ def finish(
     except BuildError:
         done.wheel.unlink()
         raise
-    (out / "sbom.cdx.json").write_bytes(sbom(done.wheel, materials, sha256=done.sha256, timestamp=timestamp))
+    beside = sbom(
+        repaired, materials, distribution=distribution, version=version, sha256=done.sha256, timestamp=timestamp
+    )
+    (out / "sbom.cdx.json").write_bytes(beside)
     statement = provenance(done.wheel, request, image=image, materials=inputs, commands=commands, tools=tools, run=run)
     (out / "provenance.json").write_text(json.dumps(statement, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     packaged = Packaged(done.wheel, done.sha256, done.wheel.stat().st_size, (*earlier, *done.changes), tuple(findings))

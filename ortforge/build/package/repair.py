@@ -4,16 +4,18 @@
 hold a digest, and gives it the best platform tag that its symbol versions allow. Libraries of a GPU's driver have to
 stay outside (they belong to the kernel's module), and so do those that another Python package brings.
 
-**Which tag on Debian trixie (glibc 2.41)?** auditwheel's policies end at some glibc: 6.2's at 2.40 or before, 6.8's at
-2.41. Where the policy exists, ``--plat auto`` gives ``manylinux_2_41_x86_64`` (or an older one, when no symbol of 2.41
-is used), and pip installs that on glibc 2.41 and newer only. That is what we want: the tag ``linux_x86_64`` would be
-taken on any system, and the import would fail there. So: ``auto`` wherever auditwheel knows the glibc; where it does
-not, a wheel that needs nothing grafted keeps ``linux_x86_64``, with a note, and one that does is refused with the
-advice to update auditwheel: half a repair is worse than none.
+**Which tag on Debian trixie (glibc 2.41)?** auditwheel's policies end at some glibc; those of 6.8 end at 2.41.
+``--plat auto`` gives the oldest that all symbols allow. Trixie's own libraries, grafted, need no glibc newer than
+2.38, but GCC 14's libstdc++, which the policies have from 2.39 on: such a wheel becomes ``manylinux_2_39_x86_64``, at
+most ``manylinux_2_41_x86_64``, and installers take it where glibc is as new as that. The tag ``linux_x86_64`` would be
+taken anywhere, and the import would fail on older systems. So: ``auto`` wherever auditwheel knows the glibc. Where it
+does not, a wheel that needs nothing grafted keeps ``linux_x86_64``, with a note, and one that does is refused with
+the advice to update auditwheel: half a repair is worse than none.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +25,16 @@ from typing import Any, Final
 from ortforge.build.package.archive import Wheel
 from ortforge.errors import BuildError, EnvironmentLacksError
 
-__all__ = ["AUDITWHEEL", "RepairPlan", "exclusions", "plan_of_repair", "repair_argv", "show_argv", "superfluous_copies"]
+__all__ = [
+    "AUDITWHEEL",
+    "RepairPlan",
+    "exclusions",
+    "plan_of_repair",
+    "read_report",
+    "repair_argv",
+    "show_argv",
+    "superfluous_copies",
+]
 
 AUDITWHEEL: Final = ("/opt/auditwheel/bin/auditwheel",)
 """Where the toolchain images have it; ``("python3", "-m", "auditwheel")`` elsewhere. It needs ``patchelf`` on PATH."""
@@ -58,6 +69,27 @@ def exclusions(external_libraries: Iterable[str]) -> tuple[str, ...]:
 def show_argv(wheel: str, *, auditwheel: Sequence[str] = AUDITWHEEL) -> list[str]:
     """Return the call that prints, as JSON, what :func:`plan_of_repair` reads."""
     return [*auditwheel, "show", "--json", wheel]
+
+
+def read_report(lines: Iterable[str]) -> dict[str, Any]:
+    """Return what ``auditwheel show --json`` printed, from all of its lines, among which may be messages of its log.
+
+    All of them: it prints some 40 lines for each of a dozen policies, more than the last lines of an output hold.
+
+    :raises BuildError: there is no JSON among them.
+    """
+    text = "\n".join(lines)
+    begin, end = text.find("{"), text.rfind("}")
+    try:
+        report: dict[str, Any] = json.loads(text[begin : end + 1])
+    except ValueError:
+        last = text.strip().splitlines()[-3:]
+        raise BuildError(
+            "\n".join(["auditwheel did not say what the wheel needs:", *last]),
+            meant="It is not installed in the toolchain image, or too old for 'show --json'.",
+            todo="Put a newer auditwheel into the image.",
+        ) from None
+    return report
 
 
 def repair_argv(

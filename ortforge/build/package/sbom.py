@@ -23,10 +23,13 @@ from ortforge.errors import BuildError, EnvironmentLacksError
 if TYPE_CHECKING:
     from cyclonedx.model.component import Component, ComponentScope
 
-__all__ = ["SBOM_NAME", "Materials", "StaticDependency", "SystemPackage", "read_deps", "sbom"]
+__all__ = ["AUDITWHEELS_NAME", "SBOM_NAME", "Materials", "StaticDependency", "SystemPackage", "read_deps", "sbom"]
 
 SBOM_NAME: Final = "sboms/ortforge.cdx.json"
-"""Where it lies below ``.dist-info``. auditwheel writes its own, of what it grafted, beside it."""
+"""Where it lies below ``.dist-info``."""
+
+AUDITWHEELS_NAME: Final = "sboms/auditwheel.cdx.json"
+"""Where auditwheel writes its own, of the packages whose libraries it grafted."""
 
 _NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_URL, "https://cyclonedx.org/ortforge")
 _GITHUB: Final = re.compile(r"https://github\.com/([^/]+)/([^/]+)/(?:archive|releases/download)/(?:refs/tags/)?([^/]+)")
@@ -300,7 +303,7 @@ def _python_components(requirements: Sequence[str]) -> list[Component]:
 
 def _grafted(wheel: Wheel) -> list[Component]:
     """What auditwheel wrote down of the system packages whose libraries it grafted."""
-    name = f"{wheel.dist_info}/sboms/auditwheel.cdx.json"
+    name = f"{wheel.dist_info}/{AUDITWHEELS_NAME}"
     if name not in wheel.names:
         return []
     written: Mapping[str, Any] = json.loads(wheel.read(name))

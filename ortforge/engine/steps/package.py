@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,10 +11,10 @@ from ortforge.api import Task, TaskOutcome
 from ortforge.build.package.archive import parse_name
 from ortforge.build.package.pack import Packaged, expectation_of, finish, only_wheel, prepare
 from ortforge.build.package.provenance import Material
-from ortforge.build.package.repair import exclusions, plan_of_repair, repair_argv, show_argv
-from ortforge.build.package.sbom import Materials, SystemPackage, read_deps
+from ortforge.build.package.repair import exclusions, plan_of_repair, read_report, repair_argv, show_argv
+from ortforge.build.package.sbom import Materials, read_deps
 from ortforge.build.request import BuildRequest
-from ortforge.container import Container, ContainerSpec, connect
+from ortforge.container import ContainerSpec, connect
 from ortforge.engine.work import Work
 from ortforge.errors import BuildError
 
@@ -25,7 +24,7 @@ _OUT: Final = "/tmp/repaired"  # noqa: S108
 
 def run(task: Task, work: Work) -> TaskOutcome:
     """Complete, repair, name, document, audit and index it; the identity is the digest of the whole folder."""
-    (_, compiled, facts), (_, source, source_facts), (_, image, _) = task.inputs
+    (_, compiled, facts), (_, source, source_facts), (_, image, toolchain) = task.inputs
     request = BuildRequest.from_json(task.context["request"])
     with work.store.objects.scratch() as scratch:
         out = scratch / "package"
@@ -36,7 +35,7 @@ def run(task: Task, work: Work) -> TaskOutcome:
         else:
             bundle = sorted((folder / "bundle").glob("*")) if request.bundle else []
             prepared = prepare(only_wheel(folder / "dist"), bundle, scratch / "prepared")
-            repaired, notes, grafted, packages = _repair(request, prepared.wheel, scratch / "repaired", image)
+            repaired, notes, grafted = _repair(request, prepared.wheel, scratch / "repaired", image)
             tree = work.store.objects.get(source)
             deps = tree / "deps.txt"
             static = request.dependencies != "system" and deps.is_file()
@@ -49,12 +48,11 @@ def run(task: Task, work: Work) -> TaskOutcome:
                     source={"blake2b": source},
                     source_url=str(source_facts.get("reference", "")),
                     dependencies=read_deps(deps.read_text(encoding="utf-8")) if static else (),
-                    packages=packages,
                     patches={patch.name: patch.sha256 for patch in request.patches},
                 ),
                 inputs=(Material(str(source_facts.get("reference", "source")), {"blake2b": source}, {}),),
                 image=image,
-                expectation=expectation_of(request, machine=_machine(repaired)),
+                expectation=expectation_of(request, machine=toolchain["machine"]),
                 earlier=prepared.changes,
                 commands=facts["argv"],
                 tools={},
@@ -62,6 +60,7 @@ def run(task: Task, work: Work) -> TaskOutcome:
             )
             found = _wheel_facts(done, notes, grafted)
         shutil.copyfile(folder / "build.log", out / "build.log")
+        found |= {"base": toolchain["base"], "preload": request.preload}
         return TaskOutcome("ok", work.store.objects.put(out), found)
 
 
@@ -80,33 +79,25 @@ def _wheel_facts(done: Packaged, notes: Sequence[str], grafted: Mapping[str, str
     }
 
 
-def _machine(wheel: Path) -> str:
-    return (
-        wheel.name.removesuffix(".whl").partition("linux_")[2].partition("_")[2] if "manylinux_" in wheel.name else ""
-    )
-
-
 def _repair(
     request: BuildRequest, wheel: Path, out: Path, image: str
-) -> tuple[Path, Sequence[str], Mapping[str, str], Sequence[SystemPackage]]:
+) -> tuple[Path, Sequence[str], Mapping[str, str]]:
     """Copy the libraries that a wheel needs into it, where they lie: in the toolchain image."""
     exclude = exclusions(request.external_libraries)
     with connect().open(ContainerSpec(image=image, environment={"HOME": _IN})) as container:
         inside = f"{_IN}/{wheel.name}"
         container.put_files({wheel.name: wheel.read_bytes()}, _IN)
-        shown = container.run(show_argv(inside))
-        text = "\n".join(shown.tail)
-        try:
-            report = json.loads(text[text.index("{") : text.rindex("}") + 1])
-        except ValueError:
+        lines: list[str] = []
+        shown = container.run(show_argv(inside), on_line=lines.append)
+        if shown.code != 0:
             raise BuildError(
                 "\n".join([f"auditwheel could not read {wheel.name} (exit {shown.code}).", *shown.tail[-10:]]),
                 todo="Is auditwheel in the toolchain image? dockerfiles/debian.Dockerfile shows how it gets there.",
-            ) from None
+            )
+        report = read_report(lines)
         plan = plan_of_repair(report, exclude=exclude)
         if not plan.platform:
-            return wheel, plan.notes, plan.graft, ()
-        packages = _packages(container, plan.graft)
+            return wheel, plan.notes, plan.graft
         argv = repair_argv(inside, _OUT, exclude=exclude, platform=plan.platform, isa_check=plan.isa_check)
         done = container.run(argv)
         if done.code != 0:
@@ -115,21 +106,7 @@ def _repair(
                 todo="'ortforge diagnose' knows some of its messages.",
             )
         container.get(_OUT, out)
-    return only_wheel(next(path.parent for path in out.rglob("*.whl"))), plan.notes, plan.graft, packages
-
-
-def _packages(container: Container, grafted: Mapping[str, str]) -> list[SystemPackage]:
-    """Return the system packages that libraries come from, where the image knows."""
-    found: dict[str, list[str]] = {}
-    for soname, path in sorted(grafted.items()):
-        owner = container.run(["dpkg", "-S", str(path)])
-        if owner.code == 0 and owner.tail:
-            found.setdefault(owner.tail[0].rpartition(": ")[0].split(",")[0], []).append(soname)
-    packages = []
-    for name, sonames in sorted(found.items()):
-        shown = container.run(["dpkg-query", "-W", "-f", "${Version}", name])
-        packages.append(SystemPackage(name.partition(":")[0], "".join(shown.tail).strip(), files=tuple(sonames)))
-    return packages
+    return only_wheel(next(path.parent for path in out.rglob("*.whl"))), plan.notes, plan.graft
 
 
 def _libraries(folder: Path, out: Path, request: BuildRequest) -> dict[str, Any]:

@@ -11,8 +11,7 @@ from ortforge.build import proof
 from ortforge.build.request import BuildRequest
 from ortforge.engine.work import Work, failed_job
 from ortforge.errors import BuildError
-from ortforge.runtime.container_environment import provision_in_container
-from ortforge.runtime.environment import EnvironmentRequest
+from ortforge.engine.steps.provision import in_clean_room
 from ortforge.runtime.supervisor import Limits, run_job
 from ortforge.store.hashing import digest_json
 
@@ -28,9 +27,7 @@ def run(task: Task, work: Work) -> TaskOutcome:
     if request.artifact != "wheel":
         return _prove_libraries(task, work, package, request)
     wheel = work.store.objects.get(package) / facts["artifact"]
-    base = task.context["container"]
-    asked = EnvironmentRequest((), facts["python"], (wheel,), ())
-    environment = provision_in_container(asked, base, work.store, say=work.say)
+    environment = in_clean_room(wheel, facts["base"], facts["preload"], work)
     found: dict[str, Any] = {"image": environment["image"], "eps": {}, "lines": []}
     for backend in (work.plugins.backends[name] for name in request.eps):
         with work.store.objects.scratch() as scratch:

@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from packaging.tags import platform_tags
 
 from ortforge.api import Task, TaskOutcome
 from ortforge.engine.work import Work, failed_job
-from ortforge.errors import OrtforgeError, ProvisionError, UnfitError
+from ortforge.errors import BuildError, OrtforgeError, ProvisionError, UnfitError
 from ortforge.runtime.container_fit import image_for, platform_misfit, python_misfit, pythons_of
 from ortforge.runtime.environment import (
     Environment,
@@ -28,7 +28,7 @@ from ortforge.runtime.environment import (
     same_runtime,
     tools_request,
 )
-from ortforge.runtime.supervisor import Limits, run_job
+from ortforge.runtime.supervisor import JobOutcome, Limits, run_job
 from ortforge.store.hashing import digest_json
 
 Make = Callable[[EnvironmentRequest, Place | None], Environment]
@@ -78,22 +78,43 @@ def run(task: Task, work: Work) -> TaskOutcome:
     return _probed(made, preload, work)
 
 
-def _probed(made: _Made, preload: str, work: Work) -> TaskOutcome:
-    environment = {**made.environment.to_json(), "preload": preload}
+def in_clean_room(wheel: Path, base: str, preload: str, work: Work) -> dict[str, Any]:
+    """Install a wheel where only a Python is; return the environment, with what ORT says of itself as ``probe``.
+
+    :param base: image whose Python the wheel is for. :param preload: soname of the allocator that its processes load
+        first, or ``""``.
+    :raises BuildError: ORT does not start, or the allocator is not in force.
+    :raises ProvisionError: the wheel cannot be installed there, or does not bring the allocator.
+    """
+    request = EnvironmentRequest((), wheels=(wheel,))
+    environment = provision(request, work.store.envs, say=work.say, place=_place(base, work))
+    facts = {**environment.to_json(), "preload": _preloaded(environment, preload)}
+    probe = _probe(facts, work)
+    if probe.status != "ok":
+        raise BuildError(f"{wheel.name} is installed in a clean container, and does not work: {probe.reason}")
+    return {**facts, "probe": probe.result}
+
+
+def _probe(environment: Mapping[str, Any], work: Work) -> JobOutcome:
+    """Ask ORT what it is, and the process whether it uses the allocator that was loaded first."""
     with work.store.objects.scratch() as scratch:
         interpreter = work.interpreter(environment)
         probe = run_job(interpreter, {"op": "probe"}, limits=_PROBE_LIMITS, workdir=scratch, cancel=work.cancel)
+    library = Path(environment["preload"]).name
+    if probe.status == "ok" and library and probe.result["malloc"] != library:
+        other = probe.result["malloc"] or "another library"
+        return replace(probe, status="failed", reason=f"{library} is loaded first, and yet {other} answers malloc")
+    return probe
+
+
+def _probed(made: _Made, preload: str, work: Work) -> TaskOutcome:
+    environment = {**made.environment.to_json(), "preload": preload}
+    probe = _probe(environment, work)
     if probe.status != "ok":
         return failed_job(probe, "the runtime was installed, and ONNX Runtime does not start in it")
-    library = Path(preload).name
-    if library and probe.result["malloc"] != library:
-        others = probe.result["malloc"] or "another library"
-        return TaskOutcome(
-            "failed", reason=f"{library} is loaded first, and yet {others} answers malloc", log=probe.log
-        )
     identity = made.environment.identity
-    if library:  # the same wheels are another runtime with another allocator
-        identity = digest_json({"environment": identity, "preload": library})
+    if preload:  # the same wheels are another runtime with another allocator
+        identity = digest_json({"environment": identity, "preload": Path(preload).name})
     result = {"environment": environment, "probe": probe.result, "container": dict(made.container)}
     return TaskOutcome("ok", identity, result)
 

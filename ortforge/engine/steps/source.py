@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -63,7 +62,7 @@ class SourceFetcher(Fetcher):
             try:
                 container.get("/out", out)
             except BuildError as error:
-                raise FetchError(f"{shlex.quote(argv[0])} left nothing in /out: {error.what}") from error
+                raise FetchError(f"What {argv[0]} left in /out cannot be taken: {error.what}") from error
         found = out / "out"
         return found if found.is_dir() else out
 

@@ -1,0 +1,1 @@
+"""Memory allocators, one file each."""

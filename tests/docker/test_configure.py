@@ -1,0 +1,110 @@
+"""ONNX Runtime's real source is configured in the real image, and what its CMake drops is found out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ortforge.api import BuildContext, BuildContribution
+from ortforge.build.common import common
+from ortforge.build.compile import Compilation, compile_source
+from ortforge.build.compose import Contributor, compose
+from ortforge.build.dependencies import dependencies
+from ortforge.build.effective import differences
+from ortforge.build.request import BuildRequest
+from ortforge.build.source import store_tree
+from ortforge.container import Engine
+from ortforge.engine.steps.source import SourceFetcher
+from ortforge.errors import BuildError
+from ortforge.plugin_manager import Plugins
+
+VERSION = "1.21.0"
+PLUGINS = Plugins(third_party=False)
+
+
+@pytest.fixture(scope="session")
+def real_source(engine: Engine, base_image: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Debian's source package of ONNX Runtime, as the store keeps it."""
+    folder = tmp_path_factory.mktemp("source")
+    context = SourceFetcher(workdir=folder / "fetch", base=folder, sha256="", version=VERSION, say=print)
+    context.workdir.mkdir()
+    fetched = PLUGINS.sources["debian"].fetch("trixie", context)
+    store_tree(context.unpack(fetched.path), folder / "object", version=VERSION)
+    return folder / "object"
+
+
+def asked() -> BuildRequest:
+    """A wheel with oneDNN from Debian's packages, and mimalloc as people ask ORT's CMake for it."""
+    context = BuildContext(VERSION, dependencies="system")
+    dnnl = PLUGINS.backends["dnnl"].build(context) or BuildContribution()
+    parts = [
+        Contributor("every build", common(VERSION, "wheel")),
+        Contributor("the dnnl backend", dnnl),
+        Contributor("the dependencies", dependencies("system").contribution),
+    ]
+    own = {"onnxruntime_USE_MIMALLOC": "ON"}
+    return compose(BuildRequest("configured", VERSION, defines=own, dependencies="system"), parts)
+
+
+@pytest.fixture(scope="session")
+def configured(
+    engine: Engine, toolchain_image: str, real_source: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Compilation, Path, BuildError]]:
+    folder = tmp_path_factory.mktemp("configured")
+    build = Compilation(
+        engine,
+        asked(),
+        real_source,
+        "configured",
+        toolchain_image,
+        folder / "log",
+        jobs=2,
+        until="configure",
+        say=print,
+    )
+    with pytest.raises(BuildError) as refused:
+        compile_source(build, folder / "out")
+    yield build, folder / "out", refused.value
+    engine.remove_volume(build.facts["tree"])
+
+
+def test_the_real_source_configures_from_debians_packages_alone(
+    configured: tuple[Compilation, Path, BuildError],
+) -> None:
+    build, out, _ = configured
+    log = build.log.read_text()
+    assert "Build files have been written to: /work/build/Release" in log
+    assert "ONNX version                      : 1.17.0" in log, "its source is built, Debian's library is not used"
+    entries = json.loads((out / "compile_commands.json").read_text())
+    files = [entry["file"] for entry in entries]
+    assert len(files) > 500
+    assert any("/core/providers/dnnl/" in file for file in files)
+    assert any("/_deps/onnx-src/" in file for file in files)
+    assert "--parallel" not in " ".join(build.facts["argv"]["configure"]).split("--parallel 2")[1]
+
+
+def test_a_wish_that_cmake_drops_ends_the_build_with_the_reason(
+    configured: tuple[Compilation, Path, BuildError],
+) -> None:
+    build, out, refused = configured
+    assert "accepted what it then does not do" in refused.what
+    assert "-Donnxruntime_USE_MIMALLOC: asked ON, in force no -DUSE_MIMALLOC in the compile commands" in refused.what
+    assert "Windows only" in refused.what
+    assert [one["what"] for one in build.facts["effective"]] == ["-Donnxruntime_USE_MIMALLOC"], "and no other"
+    cache = (out / "CMakeCache.txt").read_text()
+    assert "onnxruntime_USE_MIMALLOC:INTERNAL=ON" in cache, "CMake's cache would have said yes"
+
+
+def test_all_else_that_was_asked_is_in_force(configured: tuple[Compilation, Path, BuildError]) -> None:
+    build, out, _ = configured
+    entries = json.loads((out / "compile_commands.json").read_text())
+    cache = (out / "CMakeCache.txt").read_text()
+    kept = {name: value for name, value in build.request.defines.items() if name != "onnxruntime_USE_MIMALLOC"}
+    assert differences(build.request.flags, kept, entries, cache) == []
+    more = replace(build.request, flags={**build.request.flags, "use_xnnpack": True, "enable_lto": True})
+    lost = differences(more.flags, kept, entries, cache)
+    assert [one.what for one in lost] == ["--use_xnnpack", "--enable_lto"]
