@@ -38,7 +38,7 @@ KIND_VERSIONS: Final[Mapping[str, int]] = {
     "image": 2,
     "compile": 1,
     "package": 1,
-    "prove": 1,
+    "prove": 2,
     "fetch": 1,
     "provision": 1,
     "inspect": 1,

@@ -53,7 +53,29 @@ def run(task: Task, work: Work) -> TaskOutcome:
                 return failed_job(outcome, f"the wheel is installed in a clean container, and {backend.ep} fails there")
             found["eps"][backend.ep] = fact = _judged(backend.ep, outcome.result, _error(scratch / "out"))
             found["lines"].append(_line(backend.ep, fact))
+    if request.preload:
+        found["malloc"] = _allocator(request, environment, work)
+        found["lines"].append(f"{found['malloc']} answers malloc in its processes")
     return TaskOutcome("ok", digest_json(found), found)
+
+
+def _allocator(request: BuildRequest, environment: Mapping[str, Any], work: Work) -> str:
+    """Return the library that answers malloc in a process of the wheel.
+
+    :raises BuildError: it is not the one that was asked for.
+    """
+    with work.store.objects.scratch() as scratch:
+        interpreter = work.interpreter(environment)
+        probe = run_job(interpreter, {"op": "probe"}, limits=_LIMITS, workdir=scratch, cancel=work.cancel)
+    seen = str(probe.result.get("malloc", "")) if probe.status == "ok" else probe.reason
+    stem = request.preload.partition(".so")[0]
+    if not seen.startswith(stem):
+        raise BuildError(
+            f"{request.preload} was to be the allocator, and {seen or 'an unknown library'} answers malloc.",
+            meant="The library was not loaded first.",
+            todo="Look at the environment of the process: LD_PRELOAD has to name it.",
+        )
+    return seen
 
 
 def _error(folder: Path) -> float:

@@ -13,6 +13,7 @@ from ortforge.build.source import store_tree, unpack
 from ortforge.engine.work import Work
 from ortforge.errors import BuildError, ConfigurationError, FetchError, OrtforgeError
 from ortforge.runtime.fetch import Fetcher
+from ortforge.store.hashing import digest_json
 
 _IMAGE_S = 1800.0
 _LABEL = "ortforge.source"
@@ -27,9 +28,11 @@ class SourceFetcher(Fetcher):
     """The :class:`~ortforge.api.SourceContext` that ortforge gives to resolvers of source trees.
 
     :param version: what the target says the source is. :param say: hears how far it is.
+    :param label: of its containers: only one fetching of that label runs at a time.
     """
 
     version: str = ""
+    label: str = ""
     say: Callable[[str], None] = field(default=_nobody)
     _made: int = field(default=0, init=False)
 
@@ -52,9 +55,11 @@ class SourceFetcher(Fetcher):
         from ortforge.container import ContainerSpec, connect
 
         engine = connect()
+        if self.label:
+            engine.sweep(_LABEL, self.label)  # left by a killed ortforge
         base = ensure_base(engine, base_of(image, self.base), self.say).id
         out = self._folder("out")
-        spec = ContainerSpec(image=base, user="0:0", network=True, memory=2 << 30, labels={_LABEL: "1"})
+        spec = ContainerSpec(image=base, user="0:0", network=True, memory=2 << 30, labels={_LABEL: self.label})
         with engine.open(spec) as container:
             ran = container.run(argv, on_line=self.say, timeout_s=_IMAGE_S)
             if ran.code != 0:
@@ -84,9 +89,11 @@ def run(task: Task, work: Work) -> TaskOutcome:
             sha256=task.parameters["sha256"],
             version=task.parameters["version"],
             say=work.say,
+            label=digest_json([task.store, task.key])[:16],
         )
         work.say(f"fetching {resolver.scheme}:{reference}")
-        fetched = _fetch(resolver, reference, context)
+        with work.store.lock(f"source-{context.label}"):
+            fetched = _fetch(resolver, reference, context)
         tree = fetched.path if fetched.path.is_dir() else context.unpack(fetched.path)
         work.say("packing the tree")
         index = store_tree(tree, scratch / "source", version=context.version)
