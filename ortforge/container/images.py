@@ -89,19 +89,19 @@ def build(
 
     step, tail, image = "", deque[str](maxlen=_TAIL), ""
     with failures("an image is built"):
-        stream = api.build(
-            fileobj=io.BytesIO(tar_of_files(files)),
-            custom_context=True,
-            dockerfile=dockerfile,
-            buildargs=dict(arguments),
-            labels=dict(labels),
-            network_mode=network,
-            rm=True,
-            forcerm=True,
-            decode=True,
-            timeout=None,
-        )
         try:
+            stream = api.build(
+                fileobj=io.BytesIO(tar_of_files(files)),
+                custom_context=True,
+                dockerfile=dockerfile,
+                buildargs=dict(arguments),
+                labels=dict(labels),
+                network_mode=network,
+                rm=True,
+                forcerm=True,
+                decode=True,
+                timeout=None,
+            )
             for event in stream:
                 if "error" in event:
                     raise _failed(str(event["error"]), step, tail)
