@@ -21,10 +21,11 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 
 # ONNX, to be built as ORT builds its own copy: Debian's library registers its schemas when it is loaded, and ORT again.
-RUN sed 's/^Types: deb$/Types: deb-src/; s/^deb /deb-src /' $(ls /etc/apt/sources.list /etc/apt/sources.list.d/debian.sources 2> /dev/null) \
-        > /tmp/source \
-    && if grep -q '^Types:' /tmp/source; then mv /tmp/source /etc/apt/sources.list.d/source.sources; \
-        else mv /tmp/source /etc/apt/sources.list.d/source.list; fi \
+RUN for list in /etc/apt/sources.list /etc/apt/sources.list.d/debian.sources; do \
+        if [ -f "$list" ]; then \
+            sed 's/^Types: deb$/Types: deb-src/; s/^deb /deb-src /' "$list" > "/etc/apt/sources.list.d/source.${list##*.}"; \
+        fi; \
+    done \
     && apt-get update \
     && apt-get source --download-only --tar-only onnx \
     && mkdir /usr/src/onnx \

@@ -11,14 +11,26 @@ RUN apt-get update \
         ca-certificates ccache cmake g++ git make ninja-build patch patchelf pkgconf \
         libpython3-dev python3-dev python3-numpy python3-packaging python3-pip python3-setuptools python3-venv python3-wheel \
         libboost-dev libcpuinfo-dev libdlpack-dev libeigen3-dev libflatbuffers-dev libhowardhinnant-date-dev libmsgsl-dev \
-        libonnx-dev libpng-dev libprotobuf-dev libpthreadpool-dev libre2-dev libsafeint-dev nlohmann-json3-dev \
-        protobuf-compiler python3-onnx python3-protobuf python3-pybind11 zlib1g-dev \
+        libpng-dev libprotobuf-dev libpthreadpool-dev libre2-dev libsafeint-dev nlohmann-json3-dev \
+        protobuf-compiler python3-protobuf python3-pybind11 zlib1g-dev \
     # These two are not made for every architecture.
     && for package in libdnnl-dev libxnnpack-dev; do \
         if apt-cache show "$package" > /dev/null 2>&1; then apt-get install -y --no-install-recommends "$package"; fi; \
     done \
     && apt-get clean \
     && rm -rf /var/lib/apt/lists/*
+
+# ONNX, to be built as ORT builds its own copy: Debian's library registers its schemas when it is loaded, and ORT again.
+RUN for list in /etc/apt/sources.list /etc/apt/sources.list.d/debian.sources; do \
+        if [ -f "$list" ]; then \
+            sed 's/^Types: deb$/Types: deb-src/; s/^deb /deb-src /' "$list" > "/etc/apt/sources.list.d/source.${list##*.}"; \
+        fi; \
+    done \
+    && apt-get update \
+    && apt-get source --download-only --tar-only onnx \
+    && mkdir /usr/src/onnx \
+    && tar -C /usr/src/onnx --strip-components=1 -xf onnx_*.orig.tar.* \
+    && rm -rf onnx_* /etc/apt/sources.list.d/source.* /var/lib/apt/lists/*
 
 # Repairs and audits wheels, out of the way of the Python that builds them.
 ARG AUDITWHEEL=6.8.2

@@ -224,7 +224,7 @@ class _Room:
         files = dependencies(request.dependencies).files
         self.container.put_files({name: text.encode() for name, text in files.items()}, layout.CMAKE)
         if request.operators:
-            self.container.put_files({"operators.config": request.operators.encode()}, layout.CMAKE)
+            self.container.put_files({layout.OPERATORS: request.operators.encode()}, layout.CMAKE)
         if self.build.vendored:
             self.container.put(_folder_as_tar(Path(self.build.vendored) / "mirror"), layout.VENDORED)
 

@@ -58,7 +58,9 @@ def dependencies(mode: str) -> Dependencies:
                 },
                 source_files={
                     # Distributions strip their sources of data; a copy rule of ORT's fails when nothing is left.
-                    "onnxruntime/python/datasets/placeholder.pb": "Keeps a copy rule of the build from an empty list.\n",
+                    "onnxruntime/python/datasets/placeholder.pb": (
+                        "Keeps a copy rule of the build from an empty list.\n"
+                    ),
                 },
             ),
             {name: (folder / name).read_text(encoding="utf-8") for name in names},

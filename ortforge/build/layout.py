@@ -15,6 +15,7 @@ __all__ = [
     "HOME",
     "INSTALL",
     "LABEL",
+    "OPERATORS",
     "SOURCE",
     "VENDORED",
     "WORK",
@@ -30,6 +31,9 @@ CMAKE: Final = f"{WORK}/cmake"
 INSTALL: Final = f"{WORK}/install"
 VENDORED: Final = f"{SOURCE}/mirror"
 """Where ORT's CMake looks for its dependencies' archives since 1.18: below the source tree, by address."""
+
+OPERATORS: Final = "operators.config"
+"""The list of operators that a reduced build has, below :data:`CMAKE`."""
 
 HOME: Final = f"{WORK}/home"
 CCACHE: Final = "/ccache"

@@ -89,7 +89,8 @@ def write(folder: Path) -> tuple[Path, Path]:
     path, samples = folder / "proof.onnx", folder / "samples"
     path.write_bytes(model())
     samples.mkdir()
-    np.savez(samples / "000000.npz", **{"0": _values()[0]})
+    arrays: dict[str, Any] = {"0": _values()[0]}
+    np.savez(samples / "000000.npz", **arrays)
     index = {"schema": 1, "count": 1, "names": ["x"], "random": False, "labels": False, "source": "proof"}
     (samples / "index.json").write_text(json.dumps(index), encoding="utf-8")
     return path, samples

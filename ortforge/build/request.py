@@ -97,7 +97,8 @@ class BuildRequest:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> BuildRequest:
         """Make a request of what :meth:`to_json` gave, also after it went through JSON."""
-        given = {name: tuple(entry) if isinstance(entry, list) else entry for name, entry in value.items()}
+        given: dict[str, Any] = {}
+        given.update((name, tuple(entry) if isinstance(entry, list) else entry) for name, entry in value.items())
         given["patches"] = tuple(PatchText(**patch) for patch in value["patches"])
         given["flags"] = {name: tuple(e) if isinstance(e, list) else e for name, e in value["flags"].items()}
         return cls(**given)

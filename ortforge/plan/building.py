@@ -1,4 +1,4 @@
-"""From a source target to its build: what is asked, what plugins add, and what cannot be, before anything is touched."""
+"""From a source target to its build: what is asked, what plugins add, and what cannot be."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ortforge.build.common import common
 from ortforge.build.compose import Contributor, compose
 from ortforge.build.dependencies import dependencies as source_of
 from ortforge.build.flags import problems_of
+from ortforge.build.layout import CMAKE, OPERATORS
 from ortforge.build.request import BuildRequest
 from ortforge.build.toolchain import dockerfile_digest
 from ortforge.build.vendor import digest as vendor_digest
@@ -63,7 +64,10 @@ def build_request(name: str, target: SourceTarget, matrix: Matrix, plugins: Plug
         ep_names=tuple(backend.ep for backend in backends),
         allocator=target.allocator or "",
         preload=allocator.preload if allocator else "",
-        flags={key: tuple(value) if isinstance(value, list) else value for key, value in target.flags.items()},
+        flags={
+            **{key: tuple(value) if isinstance(value, list) else value for key, value in target.flags.items()},
+            **({"include_ops_by_config": f"{CMAKE}/{OPERATORS}"} if target.operators else {}),
+        },
         defines=target.defines,
         dependencies=dependencies,
         image=target.image,
@@ -129,10 +133,13 @@ def _operators(name: str, target: SourceTarget, base: Path) -> str:
         ) from None
 
 
-def lay_out(name: str, matrix: Matrix, plugins: Plugins, device: Device, step: Callable[..., str]) -> tuple[str, str]:
+def lay_out(
+    name: str, matrix: Matrix, plugins: Plugins, device: Device, step: Callable[..., str], operators: str = ""
+) -> tuple[str, str]:
     """Add the steps that build a source target, and return those that package it and that prove it.
 
-    :param step: adds one step: ``(id, kind, parameters, inputs, after, context) -> id``.
+    :param step: adds one step: ``(id, kind, parameters, inputs, after, context) -> id``. :param operators: the step
+        that finds out which operators the matrix's models need, where only those are to be built.
     :raises ConfigurationError: see :func:`build_request`.
     """
     target = matrix.targets[name]
@@ -156,7 +163,7 @@ def lay_out(name: str, matrix: Matrix, plugins: Plugins, device: Device, step: C
         f"compile:{name}",
         "compile",
         {**request.compile_parameters(), "vendored": vendor_digest(vendored)},
-        (source, image),
+        (source, image, *([operators] if operators else [])),
         context={"request": request.to_json(), "tree": request.tree(), "vendored": vendored, **limits},
     )
     package = step(
@@ -180,16 +187,17 @@ def lay_out_source(target: SourceTarget, matrix: Matrix, plugins: Plugins, step:
     """Add the step that brings a target's source, and return it; ``step`` is as for :func:`lay_out`."""
     scheme, _, reference = target.source.partition(":")
     fingerprint, refused = _fingerprint(plugins, scheme, reference, matrix.base)
+    parameters = {
+        "scheme": scheme,
+        "reference": reference if scheme != "archive" else "",
+        "fingerprint": fingerprint,
+        "sha256": target.sha256 or "",
+        "version": target.version,
+    }
     return step(
-        f"source:{target.source}",
+        f"source:{target.source}-{digest_json(parameters)[:10]}",
         "source",
-        {
-            "scheme": scheme,
-            "reference": reference if scheme != "archive" else "",
-            "fingerprint": fingerprint,
-            "sha256": target.sha256 or "",
-            "version": target.version,
-        },
+        parameters,
         context={"base": str(matrix.base), "reference": reference, "refused": refused},
     )
 

@@ -18,6 +18,7 @@ __all__ = ["KIND_VERSIONS", "OBJECT_KINDS", "Cell", "Kind", "Plan", "Step", "key
 Kind = Literal[
     "source",
     "image",
+    "operators",
     "compile",
     "package",
     "prove",
@@ -36,6 +37,7 @@ Kind = Literal[
 KIND_VERSIONS: Final[Mapping[str, int]] = {
     "source": 1,
     "image": 2,
+    "operators": 1,
     "compile": 1,
     "package": 1,
     "prove": 2,
@@ -46,7 +48,7 @@ KIND_VERSIONS: Final[Mapping[str, int]] = {
     "reference": 1,
     "transform": 2,
     "check": 1,
-    "compare": 1,
+    "compare": 2,
     "noise": 4,
     "time": 4,
 }

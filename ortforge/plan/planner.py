@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ortforge.api import Backend, Device
-from ortforge.errors import OrtforgeError
+from ortforge.errors import ConfigurationError, OrtforgeError
 from ortforge.matrix import CellSpec, DatasetConfig, EpUse, Matrix, cells
 from ortforge.plan.code import code_of, module_digest
 from ortforge.plan.graph import Cell, Kind, Plan, Step
@@ -25,6 +25,9 @@ TOOLS: Final = ("onnx>=1.17",)
 
 REFERENCE: Final = "@reference"
 """Name of the runtime that gives the reference outputs; no target can be called so."""
+
+FULL: Final = "@full-"
+"""Names the published runtime of a version, whose tools serve reduced builds of that version."""
 
 _REFERENCE_SESSION: Final[Mapping[str, Any]] = {"graph_optimization_level": "disable"}
 
@@ -44,7 +47,7 @@ def make_plan(matrix: Matrix, plugins: Plugins, device: Device, *, worker: str) 
 
 @dataclass(frozen=True, slots=True)
 class BuildPlan:
-    """The steps that build source targets; ``targets`` names for each the step that packages and that which proves it."""
+    """The steps that build source targets; ``targets`` names for each those that package and prove it."""
 
     steps: Mapping[str, Step]
     targets: Mapping[str, tuple[str, str]]
@@ -111,6 +114,8 @@ class _Planner:
         after: tuple[str, ...] = ()
         if target == REFERENCE:
             requires, python = self.matrix.reference.requires, self.matrix.reference.python
+        elif target.startswith(FULL):
+            requires, python = (f"onnxruntime=={target.removeprefix(FULL)}",), None
         else:
             config = self.matrix.targets[target]
             requires, python = getattr(config, "requires", ()), config.python
@@ -149,8 +154,41 @@ class _Planner:
         from ortforge.plan.building import lay_out  # most matrices build nothing
 
         if target not in self.builds:
-            self.builds[target] = lay_out(target, self.matrix, self.plugins, self.device, self.step)
+            needed = self.operators(target)
+            self.builds[target] = lay_out(target, self.matrix, self.plugins, self.device, self.step, needed)
         return self.builds[target]
+
+    def operators(self, target: str) -> str:
+        """Return the step that finds out which operators the target's cells need, if only those are to be built."""
+        if not self.is_reduced(target):
+            return ""
+        config = self.matrix.targets[target]
+        specs = [spec for spec in cells(self.matrix) if spec.target == target and not self.refusals.of(spec)]
+        if not specs:
+            raise ConfigurationError(
+                f'target {target}: operators = "from-models", and no cell of the matrix runs a model on it.',
+                todo="Add the target to a [[matrix]] entry, or give it a list of operators.",
+            )
+        made = [self.transforms(spec) or (self.fetch(spec.model),) for spec in specs]
+        artefacts = dict.fromkeys(path[-1] for path in made)
+        inputs = (self.tools(self.maker(target)), *artefacts)
+        parameters = {"version": getattr(config, "version", ""), "worker": self.worker}
+        return self.step(f"operators:{target}", "operators", parameters, inputs)
+
+    def is_reduced(self, target: str) -> bool:
+        """Say whether a target is built with the operators of the matrix's models only."""
+        config = self.matrix.targets.get(target)
+        return config is not None and getattr(config, "operators", None) == "from-models"
+
+    def maker(self, target: str) -> str:
+        """Return the runtime whose tools make the target's artefacts: its own, unless that lacks operators.
+
+        A reduced build is made for the artefacts, so they come from the published wheel of the same version.
+        """
+        if not self.is_reduced(target):
+            return target
+        version: str = getattr(self.matrix.targets[target], "version", "")
+        return FULL + version
 
     def tools(self, target: str, extra: Sequence[str] = ()) -> str:
         bare = self.provision(target)
@@ -261,9 +299,10 @@ class _Planner:
                 "suffix": known.suffix,
                 "worker": self.worker,
             }
-            where = spec.target
+            maker = self.maker(spec.target)
+            where = maker
             if known.per_ep:
-                where = f"{spec.target}:{spec.ep.label}"
+                where = f"{maker}:{spec.ep.label}"
                 parameters |= {
                     "ep": backend.name,
                     "providers": self.session(spec)["providers"],
@@ -272,7 +311,7 @@ class _Planner:
             path = f"{path}/{use.use}" if not use.parameters else f"{path}/{use.use}-{digest_json(use.parameters)[:10]}"
             name = f"transform:{path}@{where}"
             if name not in self.steps:
-                inputs = [model, self.tools(spec.target, known.requires)]
+                inputs = [model, self.tools(maker, known.requires)]
                 if known.needs_calibration:
                     inputs.append(self.dataset(spec.model, "calibration"))
                 context = {"limits": self.limits("pass_s"), "module": known.module}

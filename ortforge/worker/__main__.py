@@ -13,6 +13,7 @@ OPS = {
     "apply": "apply",
     "inspect": "inspect_model",
     "materialize": "materialize",
+    "operators": "operators",
     "probe": "probe",
     "run": "run",
     "time": "timed",

@@ -44,7 +44,8 @@ def test_hadolint_finds_nothing(dockerfile: Path) -> None:
 
 def test_the_base_is_an_argument_with_a_fixed_version(dockerfile: Path) -> None:
     first, second, *rest = instructions(dockerfile)
-    assert (base := re.fullmatch(r"ARG BASE=(\S+)", first))
+    base = re.fullmatch(r"ARG BASE=(\S+)", first)
+    assert base
     assert second == "FROM ${BASE}"
     assert not [line for line in rest if line.startswith("FROM")]
     name, _, version = base[1].partition("@")[0].rpartition(":")
@@ -72,7 +73,8 @@ def test_nothing_is_left_behind_by_package_managers(dockerfile: Path) -> None:
             assert "dnf clean all" in line
         if "pip install" in line:
             assert "--no-cache-dir" in line
-            assert not re.search(r"(?<!=)\b(numpy|openvino|setuptools|wheel|auditwheel)\s*(?!==)$", line)
+            for asked in re.findall(r"pip install(.*?)(?:&&|[|]{2}|;|$)", line):
+                assert [word for word in asked.split() if "==" not in word and not re.match("--|/opt/", word)] == []
 
 
 def test_no_sudo_no_user_no_pipes_into_shells(dockerfile: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ortforge.api import Task, TaskOutcome
@@ -18,8 +19,10 @@ _LAST_LINES = 60
 
 def run(task: Task, work: Work) -> TaskOutcome:
     """Build it; what was compiled before is not compiled again. The whole log is kept, also of a failure."""
-    (_, source, _), (_, image, _) = task.inputs[:2]
+    (_, source, _), (_, image, _), *needed = task.inputs
     request = BuildRequest.from_json(task.context["request"])
+    if needed:  # the operators that the matrix's models need
+        request = replace(request, operators=needed[0][2]["text"])
     logs = work.store.root / "logs"
     logs.mkdir(exist_ok=True)
     log = logs / f"build-{request.target}-{task.key[:12]}.log"

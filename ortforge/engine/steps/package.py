@@ -60,7 +60,7 @@ def run(task: Task, work: Work) -> TaskOutcome:
             )
             found = _wheel_facts(done, notes, grafted)
         shutil.copyfile(folder / "build.log", out / "build.log")
-        found |= {"base": toolchain["base"], "preload": request.preload}
+        found |= {"base": toolchain["base"], "image": image, "preload": request.preload}
         return TaskOutcome("ok", work.store.objects.put(out), found)
 
 

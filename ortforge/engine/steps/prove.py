@@ -9,9 +9,10 @@ from typing import Any
 from ortforge.api import Task, TaskOutcome
 from ortforge.build import proof
 from ortforge.build.request import BuildRequest
+from ortforge.engine.library_proof import prove_libraries
+from ortforge.engine.steps.provision import in_clean_room
 from ortforge.engine.work import Work, failed_job
 from ortforge.errors import BuildError
-from ortforge.engine.steps.provision import in_clean_room
 from ortforge.runtime.supervisor import Limits, run_job
 from ortforge.store.hashing import digest_json
 
@@ -25,7 +26,8 @@ def run(task: Task, work: Work) -> TaskOutcome:
     (_, package, facts) = task.inputs[0]
     request = BuildRequest.from_json(task.context["request"])
     if request.artifact != "wheel":
-        return _prove_libraries(task, work, package, request)
+        proven = prove_libraries(request, package, dict(facts), work)
+        return TaskOutcome("ok", digest_json(proven), proven)
     wheel = work.store.objects.get(package) / facts["artifact"]
     environment = in_clean_room(wheel, facts["base"], facts["preload"], work)
     found: dict[str, Any] = {"image": environment["image"], "eps": {}, "lines": []}
