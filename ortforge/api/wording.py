@@ -14,6 +14,7 @@ from typing import Any, Final
 __all__ = [
     "STATUSES",
     "TIMES",
+    "build_lines",
     "cosine",
     "device_text",
     "duration",
@@ -274,6 +275,24 @@ def device_text(device: Mapping[str, Any] | None) -> str:
     gpus = device.get("gpus") or ()
     parts += [str(gpu.get("name", "")) if isinstance(gpu, Mapping) else str(gpu) for gpu in gpus]
     return ", ".join(part for part in parts if part)
+
+
+def build_lines(report: Mapping[str, Any]) -> list[str]:
+    """Say what was built for the run, a line for each source target.
+
+    >>> build_lines({"builds": {"fast": {"artifact": "a.whl", "bytes": 2_000_000, "proof": []}}})
+    ['fast: a.whl, 2.0 MB']
+    """
+    lines = []
+    for target, build in (report.get("builds") or {}).items():
+        parts = [f"{target}: {build['artifact']}", size(build["bytes"])]
+        if build.get("operators"):
+            parts.append(f"{build['operators']} operators only")
+        if saved := build.get("saved"):
+            parts.append(f"{size(saved['bytes'])} ({saved['share']:.0%}) less than {saved['than']}")
+        lines.append(", ".join(part for part in parts if part))
+        lines += [f"{target}: {line}" for line in build.get("proof") or ()]
+    return lines
 
 
 def summary_text(report: Mapping[str, Any]) -> str:

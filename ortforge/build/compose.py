@@ -50,7 +50,7 @@ class _Merged:
 def compose(asked: BuildRequest, contributors: Sequence[Contributor]) -> BuildRequest:
     """Return the whole build: what the target asks for, with what its plugins add.
 
-    :param asked: the target's own flags, definitions and environment; a flag that is ``False`` is not given to build.py.
+    :param asked: the target's own flags, definitions and environment; one that is ``False`` is not given to build.py.
     :raises ConfigurationError: two of them want different values of one setting; or a plugin's patch cannot be read.
     """
     flags = _Merged("flag", asked.target)

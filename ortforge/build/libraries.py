@@ -20,7 +20,7 @@ _MTIME: Final = 315_532_800
 
 
 def pack_libraries(compiled: Path, out: Path, request: BuildRequest) -> dict[str, Any]:
-    """Write ``onnxruntime-VERSION-TARGET.tar.gz`` and ``audit.json`` into ``out``; return the facts of the package step.
+    """Write ``onnxruntime-VERSION-TARGET.tar.gz`` and ``audit.json`` into ``out``; return the step's facts.
 
     :param compiled: the compile step's object, with ORT's installation in ``install/``.
     :raises BuildError: a library that the build must have is not there.
@@ -38,18 +38,21 @@ def pack_libraries(compiled: Path, out: Path, request: BuildRequest) -> dict[str
         )
     name = f"onnxruntime-{request.version}-{request.target}"
     archive = out / f"{name}.tar.gz"
-    with archive.open("wb") as raw, gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=_MTIME) as packed:
-        with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar:
-            for path in files:
-                member = tar.gettarinfo(path, f"{name}/{path.relative_to(tree).as_posix()}")
-                member.uid = member.gid = 0
-                member.uname = member.gname = ""
-                member.mtime = _MTIME
-                if member.isreg():
-                    with path.open("rb") as content:
-                        tar.addfile(member, content)
-                else:
-                    tar.addfile(member)
+    with (
+        archive.open("wb") as raw,
+        gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=_MTIME) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
+    ):
+        for path in files:
+            member = tar.gettarinfo(path, f"{name}/{path.relative_to(tree).as_posix()}")
+            member.uid = member.gid = 0
+            member.uname = member.gname = ""
+            member.mtime = _MTIME
+            if member.isreg():
+                with path.open("rb") as content:
+                    tar.addfile(member, content)
+            else:
+                tar.addfile(member)
     with archive.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     sizes = {path.name: path.stat().st_size for path in libraries if not path.is_symlink()}

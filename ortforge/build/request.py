@@ -33,7 +33,7 @@ class BuildRequest:
     :param external_libraries: sonames that the wheel may need without containing them.
     :param preload: soname of an allocator that processes load first, or ``""``.
     :param operators: text of a reduced-operator configuration, or ``""`` for all operators.
-    :param python: of the wheel, ``""`` for the image's own. :param base: base image, ``""`` for the toolchain's default.
+    :param python: of the wheel, ``""`` for the image's own. :param base: base image, ``""`` for the default.
     """
 
     target: str

@@ -8,6 +8,7 @@ it. A stopped container stays behind then; :meth:`~ortforge.container.Engine.swe
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -88,7 +89,7 @@ class Container:
         environment: Mapping[str, str] | None,
         workdir: str,
         user: str,
-        hear: Callable[[bytes], None],
+        hear: Callable[[int, bytes], object],
         timeout_s: float | None,
         doing: str,
     ) -> tuple[int, bool]:
@@ -108,18 +109,19 @@ class Container:
         except EnvironmentLacksError as error:
             cause = error.__cause__
             if isinstance(cause, docker.errors.APIError) and _no_such_command(str(cause.explanation)):
-                hear(str(cause.explanation).encode())
+                hear(2, str(cause.explanation).encode())
                 return _NOT_FOUND, False
             self._look(doing)
             raise
-        deadline = started + timeout_s if (started := time.monotonic()) and timeout_s is not None else None
+        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
         try:
             while not stream.over:
-                if piece := stream.read(_TICK_S):
-                    hear(piece)
+                kind, piece = stream.read(_TICK_S)
+                if piece:
+                    hear(kind, piece)
                 elif self._end.over.is_set() and not stream.over:
-                    break
-                if deadline is not None and time.monotonic() > deadline:
+                    self._look(doing)
+                if time.monotonic() > deadline:
                     self._restart(doing)
                     return _TIMED_OUT, True
         finally:
@@ -286,6 +288,9 @@ class Container:
         if state["Status"] in ("removing", "dead"):
             raise lost("removed", doing)
         if state["Running"]:
+            if self._end.over.is_set():  # the news was lost, and not the container
+                with failures(doing):
+                    self._end = End(self._api, self.id, "not-running")
             return
         if state.get("OOMKilled"):
             raise lost("memory", doing)
@@ -298,7 +303,8 @@ class Container:
                 texts.append(path.read_text("utf-8"))
         if not self._accounts:
             said: list[bytes] = []
-            self._exec(["cat", *cgroup.INSIDE], None, "/", "", said.append, None, "figures were read")
+            hear = lambda kind, piece: said.append(piece)  # noqa: E731
+            self._exec(["cat", *cgroup.INSIDE], None, "/", "", hear, None, "figures were read")
             texts = [b"".join(said).decode(errors="replace")]
         return cgroup.read_usage(texts)
 

@@ -33,34 +33,37 @@ class Stream:
         self._socket: socket.socket = getattr(given, "_sock", given)
         self._data = self._buffered()
         self._socket.setblocking(True)
-        self._left = 0
+        self._kind, self._left = 0, 0
         self.over = False
 
-    def read(self, patience_s: float) -> bytes:
-        """Return output, of both kinds in the order in which it came; ``b""`` when none came in time, or it is over."""
+    def read(self, patience_s: float) -> tuple[int, bytes]:
+        """Return output and what kind it is: 1 standard output, 2 standard error, 0 when none came in time or it is over.
+
+        The engine reads the two kinds side by side: which of two pieces came first is its guess.
+        """
         while not self.over:
             if self._left and self._data:
                 piece, self._data = self._data[: self._left], self._data[self._left :]
                 self._left -= len(piece)
-                return piece
+                return self._kind, piece
             if not self._left and len(self._data) >= _HEADER.size:
-                (_, self._left) = _HEADER.unpack(self._data[: _HEADER.size])
+                self._kind, self._left = _HEADER.unpack(self._data[: _HEADER.size])
                 self._data = self._data[_HEADER.size :]
                 continue
             if not self._readable(patience_s):
-                return b""
+                break
             try:
                 came = self._socket.recv(_BLOCK)
             except OSError:
                 came = b""
             self.over = not came
             self._data += came
-        return b""
+        return 0, b""
 
     def rest(self, patience_s: float) -> bytes:
         """Return all output up to the end, or up to a pause of ``patience_s``."""
         pieces: list[bytes] = []
-        while piece := self.read(patience_s):
+        while piece := self.read(patience_s)[1]:
             pieces.append(piece)
         return b"".join(pieces)
 
@@ -97,9 +100,9 @@ class Stream:
 class End:
     """Waits for a container's end, to tell a container that ended from an engine that did."""
 
-    def __init__(self, api: Any, container: str) -> None:
+    def __init__(self, api: Any, container: str, condition: str = "next-exit") -> None:
         address = f"{api.base_url}/v{api.api_version}/containers/{container}/wait"
-        self._reply = api.post(address, params={"condition": "next-exit"}, stream=True, timeout=None)
+        self._reply = api.post(address, params={"condition": condition}, stream=True, timeout=None)
         self._reply.raise_for_status()
         self._told = False
         self.over = threading.Event()
@@ -120,26 +123,30 @@ class End:
 
 
 class Lines:
-    """Cuts output into lines, keeps the last 400, and tells them to ``on_line`` as they come."""
+    """Cuts output into lines, keeps the last 400, and tells them to ``on_line`` as they come.
+
+    A line is of one kind of output, however the pieces of both come.
+    """
 
     def __init__(self, on_line: Callable[[str], None] | None) -> None:
         self.tail = deque[str](maxlen=_TAIL)
         self._on_line = on_line
-        self._rest = b""
+        self._rest: dict[int, bytes] = {}
 
-    def add(self, data: bytes) -> None:
+    def add(self, kind: int, data: bytes) -> None:
         """Take the next piece of output."""
-        *whole, self._rest = (self._rest + data).split(b"\n")
+        *whole, rest = (self._rest.pop(kind, b"") + data).split(b"\n")
         for line in whole:
             self._give(line)
-        if len(self._rest) > _LONGEST_LINE:
-            self.end()
+        if len(rest) > _LONGEST_LINE:
+            self._give(rest)
+        elif rest:
+            self._rest[kind] = rest
 
     def end(self) -> None:
-        """Take what there is for the last line."""
-        if self._rest:
-            self._give(self._rest)
-            self._rest = b""
+        """Take what there is for the last lines."""
+        for kind in sorted(self._rest):
+            self._give(self._rest.pop(kind))
 
     def _give(self, line: bytes) -> None:
         text = line.decode(errors="replace").rstrip("\r").rpartition("\r")[2]  # the last state of a progress bar

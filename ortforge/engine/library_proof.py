@@ -1,4 +1,4 @@
-"""Proof of a C++ build: a program that is compiled against its headers and linked with its library starts and answers."""
+"""Proof of a C++ build: a program that is compiled against its headers and linked with its library answers."""
 
 from __future__ import annotations
 

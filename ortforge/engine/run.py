@@ -103,6 +103,7 @@ def execute(
         },
         "device": {**asdict(device), "cpu_flags": sorted(device.cpu_flags), "identity": devices.identity(device)},
         "runtimes": _runtimes(settled),
+        "builds": _builds(settled),
         "models": _models(settled),
         "noise": _noise(settled),
         "notes": list(plan.notes),
@@ -201,6 +202,35 @@ def _runtimes(settled: Mapping[str, Settled]) -> dict[str, Any]:
                 "providers": probe["providers"],
             }
     return found
+
+
+def _builds(settled: Mapping[str, Settled]) -> dict[str, Any]:
+    """Say what was built: the wheel of each source target, and what leaving operators out has saved."""
+    made = {
+        step.step.context["request"]["target"]: step
+        for step in settled.values()
+        if step.step.kind == "package" and step.ok
+    }
+    found: dict[str, Any] = {}
+    for target, step in made.items():
+        entry = {name: step.result.get(name) for name in ("artifact", "kind", "sha256", "bytes")}
+        proof = settled.get(f"prove:{target}")
+        entry["proof"] = list(proof.result.get("lines", ())) if proof is not None and proof.ok else []
+        needed = settled.get(f"operators:{target}")
+        if needed is not None and needed.ok:
+            entry["operators"] = needed.result["operators"]
+            same = [name for name, other in made.items() if _whole(other, step)]
+            if same:
+                saved = made[same[0]].result["bytes"] - entry["bytes"]
+                entry["saved"] = {"than": same[0], "bytes": saved, "share": saved / made[same[0]].result["bytes"]}
+        found[target] = entry
+    return found
+
+
+def _whole(other: Settled, reduced: Settled) -> bool:
+    """Say whether a build is what another, reduced one would be with all operators."""
+    theirs, ours = other.step.context["request"], reduced.step.context["request"]
+    return not theirs["operators"] and all(theirs[name] == ours[name] for name in ("version", "eps", "artifact"))
 
 
 def _models(settled: Mapping[str, Settled]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ortforge.api.wording import (
+    build_lines,
     cosine,
     device_text,
     duration,
@@ -236,6 +237,11 @@ def show(report: Mapping[str, Any], written: Sequence[Path] = (), console: Conso
             screen.line(f"Left out at this width: {missing}. The report files have them.", style="bright_black")
         _show_reasons(screen, cells)
         _show_ships(screen, report)
+    if built := build_lines(report):
+        screen.line()
+        screen.line("Built", style="bold")
+        for line in built:
+            screen.line(line, indent=2)
     _show_summary(screen, report, written)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ortforge.api.wording import (
     STATUSES,
+    build_lines,
     device_text,
     duration,
     latency,
@@ -242,7 +243,9 @@ def _runtimes(report: Report) -> Markup:
         # The id is inside: browsers open a closed element when a link leads into it.
         inside = tag("div", known, identity, table, id=f"runtime-{number}")
         parts.append(tag("details", tag("summary", summary), inside))
-    return tag("section", tag("h2", "Runtimes"), *parts)
+    built = [tag("li", line) for line in build_lines(report)]
+    listed = (tag("p", "Built for this run:", class_="soft"), tag("ul", *built)) if built else ()
+    return tag("section", tag("h2", "Runtimes"), *listed, *parts)
 
 
 def _about(report: Report) -> Markup:

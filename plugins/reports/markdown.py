@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from ortforge.api import Report
 from ortforge.api.wording import (
+    build_lines,
     device_text,
     duration,
     latency,
@@ -46,6 +47,11 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield " · ".join(_plain(fact) for fact in facts if fact)
     yield ""
     yield from _ships(report)
+    if built := build_lines(report):
+        yield "### Built"
+        yield ""
+        yield from (f"- {_plain(line)}" for line in built)
+        yield ""
     # What does not pass comes first, as the list may be cut.
     ordered = sorted(cells, key=lambda cell: cell["status"] == "pass")[:MOST_CELLS]
     yield "### All cells"

@@ -46,7 +46,7 @@ class TestCommands:
         heard: list[tuple[str, float]] = []
         with engine.open(spec) as container:
             ran = container.run(
-                ["sh", "-c", "echo one; echo two >&2; sleep 1; printf 'ünd\\n25%%\\r100%%\\nlast'; exit 3"],
+                ["sh", "-c", "echo one; sleep 0.2; echo two >&2; sleep 1; printf 'ünd\\n25%%\\r100%%\\nlast'; exit 3"],
                 on_line=lambda line: heard.append((line, time.monotonic())),
             )
         assert [line for line, _ in heard] == ["one", "two", "ünd", "100%", "last"] == list(ran.tail)

@@ -91,7 +91,7 @@ def test_a_user_s_own_dockerfile_gets_base_and_packages(engine: Engine, build: B
 
 def test_a_dockerfile_that_fails_says_where_and_with_which_words(build: Build) -> None:
     with pytest.raises(BuildError) as caught:
-        build(f"FROM {BASE}\nRUN echo one && echo two >&2 && exit 7\n")
+        build(f"FROM {BASE}\nRUN echo one && sleep 0.3 && echo two >&2 && exit 7\n")
     assert "step 2/3: RUN echo one" in caught.value.what
     assert caught.value.what.splitlines()[1:] == ["one", "two"]
     assert "code: 7" in caught.value.what

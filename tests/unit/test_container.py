@@ -242,10 +242,10 @@ class TestOutput:
             _sock=ours, _response=SimpleNamespace(raw=SimpleNamespace(_fp=SimpleNamespace(fp=buffer))), close=ours.close
         )
         stream = Stream(given)
-        assert stream.read(1.0) == b"early"
+        assert stream.read(1.0) == (1, b"early")
         theirs.sendall(struct.pack(">BxxxI", 2, 4) + b"late")
-        assert stream.read(1.0) == b"late"
-        assert stream.read(0.01) == b""
+        assert stream.read(1.0) == (2, b"late")
+        assert stream.read(0.01) == (0, b"")
         assert not stream.over
         theirs.close()
         stream.close()
@@ -254,20 +254,27 @@ class TestOutput:
         heard: list[str] = []
         lines = Lines(heard.append)
         for piece in (b"on", b"e\ntw", b"o\r\n", b"10%\r50%\r100%\n", "ü".encode()[:1], "ü".encode()[1:], b"\n\nlast"):
-            lines.add(piece)
+            lines.add(1, piece)
         lines.end()
         assert heard == ["one", "two", "100%", "ü", "", "last"]
+
+    def test_errors_never_get_into_the_middle_of_another_line(self) -> None:
+        lines = Lines(None)
+        for kind, piece in ((1, b"[1/2] comp"), (2, b"warning: x\nand"), (1, b"iling\nend"), (2, b" y")):
+            lines.add(kind, piece)
+        lines.end()
+        assert list(lines.tail) == ["warning: x", "[1/2] compiling", "end", "and y"]
 
     def test_a_line_without_end_does_not_fill_the_memory(self) -> None:
         lines = Lines(None)
         for _ in range(100):
-            lines.add(b"x" * 10_000)
+            lines.add(1, b"x" * 10_000)
         lines.end()
         assert max(len(line) for line in lines.tail) < 100_000
 
     def test_only_the_last_lines_are_kept(self) -> None:
         lines = Lines(None)
-        lines.add(b"".join(b"%d\n" % number for number in range(1000)))
+        lines.add(1, b"".join(b"%d\n" % number for number in range(1000)))
         assert list(lines.tail) == [str(number) for number in range(600, 1000)]
 
 
