@@ -9,6 +9,7 @@ from ortforge.store.hashing import digest_json
 __all__ = [
     "BUILD",
     "CCACHE",
+    "CCACHE_LOG",
     "CCACHE_VOLUME",
     "CMAKE",
     "CONFIG",
@@ -16,6 +17,7 @@ __all__ = [
     "INSTALL",
     "LABEL",
     "OPERATORS",
+    "PACKAGING",
     "SOURCE",
     "VENDORED",
     "WORK",
@@ -38,10 +40,16 @@ OPERATORS: Final = "operators.config"
 HOME: Final = f"{WORK}/home"
 CCACHE: Final = "/ccache"
 CCACHE_VOLUME: Final = "ortforge-ccache"
+CCACHE_LOG: Final = f"{WORK}/ccache.stats"
+"""What the compiler cache did for one build: its own counters are of all builds that use it."""
+
 CONFIG: Final = "Release"
 
 LABEL: Final = "ortforge.tree"
 """Label of build containers and tree volumes; its value is the tree's name."""
+
+PACKAGING: Final = "ortforge.packaging"
+"""Label of the containers that wheels are repaired in; its value is the digest of what was compiled."""
 
 
 def tree_volume(source: str, image: str, tree: str, user: str) -> str:

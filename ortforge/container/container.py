@@ -303,8 +303,8 @@ class Container:
                 texts.append(path.read_text("utf-8"))
         if not self._accounts:
             said: list[bytes] = []
-            hear = lambda kind, piece: said.append(piece)  # noqa: E731
-            self._exec(["cat", *cgroup.INSIDE], None, "/", "", hear, None, "figures were read")
+            argv = ["cat", *cgroup.INSIDE]
+            self._exec(argv, None, "/", "", lambda kind, piece: said.append(piece), None, "figures were read")
             texts = [b"".join(said).decode(errors="replace")]
         return cgroup.read_usage(texts)
 

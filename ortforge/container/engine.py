@@ -171,12 +171,26 @@ class Engine:
         """
         return Container(self.api, self._patient, spec, self.facts.network)
 
-    def sweep(self, label: str, value: str = "") -> int:
-        """Remove the containers with a label (of that value, if one is given), whatever they do; return how many."""
-        wanted = f"{label}={value}" if value else label
+    def running(self, label: str, value: str = "") -> list[str]:
+        """Return the ids of the containers with a label that run.
+
+        One of :meth:`open` ends by itself when the process that opened it does, so whoever opened these is alive.
+        """
+        with failures("containers are listed"):
+            found = self.api.containers(filters={"label": f"{label}={value}" if value else label})
+        return [str(container["Id"]) for container in found]
+
+    def sweep(self, label: str, value: str = "", *, ended: bool = False) -> int:
+        """Remove the containers with a label (of that value, if one is given); return how many.
+
+        :param ended: only those that ended, which nobody uses any more; otherwise whatever they do.
+        """
+        filters: dict[str, Any] = {"label": f"{label}={value}" if value else label}
+        if ended:
+            filters["status"] = ["exited", "dead"]
         removed = 0
         with failures("left-over containers are removed"):
-            for found in self.api.containers(all=True, filters={"label": wanted}):
+            for found in self.api.containers(all=True, filters=filters):
                 with contextlib.suppress(EnvironmentLacksError), failures("a left-over container is removed"):
                     self.api.remove_container(found["Id"], force=True, v=True)
                     removed += 1

@@ -37,7 +37,7 @@ class Stream:
         self.over = False
 
     def read(self, patience_s: float) -> tuple[int, bytes]:
-        """Return output and what kind it is: 1 standard output, 2 standard error, 0 when none came in time or it is over.
+        """Return output and its kind: 1 standard output, 2 standard error, 0 when none came in time or it is over.
 
         The engine reads the two kinds side by side: which of two pieces came first is its guess.
         """

@@ -176,11 +176,22 @@ def lay_out(
     prove = step(
         f"prove:{name}",
         "prove",
-        {"eps": list(request.ep_names), "preload": request.preload, "artifact": request.artifact},
+        {
+            "eps": list(request.ep_names),
+            "not_run": not_run(request, plugins, device),
+            "preload": request.preload,
+            "artifact": request.artifact,
+        },
         (package,),
         context={"request": request.to_json(), "base": str(matrix.base)},
     )
     return package, prove
+
+
+def not_run(request: BuildRequest, plugins: Plugins, device: Device) -> dict[str, str]:
+    """Return the EPs of a build that no model can be run on here (by ORT's names), and why."""
+    answers = {name: plugins.backends[name].availability(device) for name in request.eps}
+    return {plugins.backends[name].ep: answer.reason for name, answer in answers.items() if not answer.usable}
 
 
 def lay_out_source(target: SourceTarget, matrix: Matrix, plugins: Plugins, step: Callable[..., str]) -> str:

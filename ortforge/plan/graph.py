@@ -40,7 +40,7 @@ KIND_VERSIONS: Final[Mapping[str, int]] = {
     "operators": 1,
     "compile": 1,
     "package": 1,
-    "prove": 2,
+    "prove": 3,
     "fetch": 1,
     "provision": 1,
     "inspect": 1,

@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -229,6 +230,13 @@ class TestNetwork:
         assert len(before) > len(after) == 3
         assert not alive(engine, first)
 
+    def test_the_user_knows_the_machine_s_networks_better(
+        self, engine: Engine, spec: ContainerSpec, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("ORTFORGE_DOCKER_NETWORK", "none")
+        with connect().open(replace(spec, network=True)) as container:
+            assert len(container.run(["cat", "/proc/net/dev"]).tail) == 3
+
 
 class TestLosing:
     @pytest.mark.parametrize(
@@ -248,6 +256,18 @@ class TestLosing:
         assert caught.value.exit_code == 3
         assert "Run again" in caught.value.todo
         assert not alive(engine, container.id)
+
+    def test_not_when_only_the_connection_that_waits_for_its_end_is_cut(
+        self, engine: Engine, spec: ContainerSpec
+    ) -> None:
+        with engine.open(spec) as container:
+            waiting = container._end._reply.raw._fp.fp.raw._sock
+            threading.Timer(0.3, waiting.shutdown, [socket.SHUT_RDWR]).start()
+            ran = container.run(["sh", "-c", "sleep 1.5; echo done; exit 4"])
+            assert (ran.code, ran.tail) == (4, ("done",))
+            engine.api.kill(container.id)
+            with pytest.raises(ContainerLostError, match="killed"):
+                container.run(["true"])
 
     def test_by_ourselves(self, engine: Engine, spec: ContainerSpec) -> None:
         with engine.open(spec) as container:
@@ -327,7 +347,7 @@ def daemon(engine: Engine, base_image: str) -> Iterator[ApartDaemon]:
     try:
         daemon.start()
         yield daemon
-        daemon.end()
+        daemon.end(signal.SIGKILL)
     except UnavailableError as reason:
         if required():
             raise

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from ortforge.api import Task, TaskOutcome
+from ortforge.api import Backend, Task, TaskOutcome
 from ortforge.build import proof
 from ortforge.build.request import BuildRequest
 from ortforge.engine.library_proof import prove_libraries
 from ortforge.engine.steps.provision import in_clean_room
 from ortforge.engine.work import Work, failed_job
 from ortforge.errors import BuildError
-from ortforge.runtime.supervisor import Limits, run_job
+from ortforge.runtime.supervisor import JobOutcome, Limits, run_job
 from ortforge.store.hashing import digest_json
 
-_LIMITS = Limits(import_s=120, load_s=120, run_s=120, memory=4 << 30)
-CLOSE = 2e-2
+_LIMITS: Final = Limits(import_s=120, load_s=120, run_s=120, memory=4 << 30)
+CLOSE: Final = 2e-2
 """Largest error, of the output's range, that a proof accepts: EPs compute in TF32 or bfloat16 if they see fit."""
 
 
 def run(task: Task, work: Work) -> TaskOutcome:
-    """Install the wheel where no toolchain is, and run the proof model once on each EP."""
+    """Install the wheel where no toolchain is, and run the proof model once on each EP that this machine can run."""
     (_, package, facts) = task.inputs[0]
     request = BuildRequest.from_json(task.context["request"])
     if request.artifact != "wheel":
@@ -30,54 +30,47 @@ def run(task: Task, work: Work) -> TaskOutcome:
         return TaskOutcome("ok", digest_json(proven), proven)
     wheel = work.store.objects.get(package) / facts["artifact"]
     environment = in_clean_room(wheel, facts["base"], facts["preload"], work)
-    found: dict[str, Any] = {"image": environment["image"], "eps": {}, "lines": []}
+    probe: Mapping[str, Any] = environment["probe"]
+    not_run: Mapping[str, str] = task.parameters["not_run"]
+    found: dict[str, Any] = {"image": environment["image"], "eps": {}, "not_run": dict(not_run), "lines": []}
     for backend in (work.plugins.backends[name] for name in request.eps):
-        with work.store.objects.scratch() as scratch:
-            model, samples = proof.write(scratch)
-            job = {
-                "op": "run",
-                "model": str(model),
-                "samples": str(samples),
-                "output": str(scratch / "out"),
-                "ep": backend.name,
-                "providers": [[backend.ep, dict(backend.options)], ["CPUExecutionProvider", {}]],
-                "session": {"graph_optimization_level": "basic"},
-                "placement": True,
-            }
-            outcome = run_job(
-                work.interpreter(environment, backend.environment),
-                job,
-                limits=_LIMITS,
-                workdir=scratch,
-                cancel=work.cancel,
+        if backend.ep not in probe["providers"]:
+            raise BuildError(
+                f"The new wheel has no {backend.ep}; ONNX Runtime in it lists {', '.join(probe['providers'])}.",
+                meant="It was built without it, or its library is not in the wheel.",
+                todo="Look at the log of the build, and at audit.json.",
             )
+        if backend.ep in not_run:
+            found["lines"].append(f"{backend.ep}: listed, and no model was run on it: {not_run[backend.ep]}")
+            continue
+        with work.store.objects.scratch() as scratch:
+            outcome = _on_ep(backend, environment, scratch, work)
             if outcome.status != "ok":
                 return failed_job(outcome, f"the wheel is installed in a clean container, and {backend.ep} fails there")
             found["eps"][backend.ep] = fact = _judged(backend.ep, outcome.result, _error(scratch / "out"))
-            found["lines"].append(_line(backend.ep, fact))
+        found["lines"].append(
+            f"{backend.ep}: {fact['nodes']} nodes on it in a clean container, error {fact['error']:.1e} of the range"
+        )
     if request.preload:
-        found["malloc"] = _allocator(request, environment, work)
-        found["lines"].append(f"{found['malloc']} answers malloc in its processes")
+        found["malloc"] = probe["malloc"]
+        found["lines"].append(f"{probe['malloc']} answers malloc in its processes")
     return TaskOutcome("ok", digest_json(found), found)
 
 
-def _allocator(request: BuildRequest, environment: Mapping[str, Any], work: Work) -> str:
-    """Return the library that answers malloc in a process of the wheel.
-
-    :raises BuildError: it is not the one that was asked for.
-    """
-    with work.store.objects.scratch() as scratch:
-        interpreter = work.interpreter(environment)
-        probe = run_job(interpreter, {"op": "probe"}, limits=_LIMITS, workdir=scratch, cancel=work.cancel)
-    seen = str(probe.result.get("malloc", "")) if probe.status == "ok" else probe.reason
-    stem = request.preload.partition(".so")[0]
-    if not seen.startswith(stem):
-        raise BuildError(
-            f"{request.preload} was to be the allocator, and {seen or 'an unknown library'} answers malloc.",
-            meant="The library was not loaded first.",
-            todo="Look at the environment of the process: LD_PRELOAD has to name it.",
-        )
-    return seen
+def _on_ep(backend: Backend, environment: Mapping[str, Any], scratch: Path, work: Work) -> JobOutcome:
+    model, samples = proof.write(scratch)
+    job = {
+        "op": "run",
+        "model": str(model),
+        "samples": str(samples),
+        "output": str(scratch / "out"),
+        "ep": backend.name,
+        "providers": [[backend.ep, dict(backend.options)], ["CPUExecutionProvider", {}]],
+        "session": {"graph_optimization_level": "basic"},
+        "placement": True,
+    }
+    interpreter = work.interpreter(environment, backend.environment)
+    return run_job(interpreter, job, limits=_LIMITS, workdir=scratch, cancel=work.cancel)
 
 
 def _error(folder: Path) -> float:
@@ -106,13 +99,5 @@ def _judged(ep: str, result: Mapping[str, Any], error: float) -> dict[str, Any]:
             meant="The EP was built without its kernels, or its library could not be loaded.",
             todo="Look at the log of the build.",
         )
-    return {
-        "error": error,
-        "nodes": nodes,
-        "providers": list(result["providers"]),
-        "ort_version": result["ort_version"],
-    }
-
-
-def _line(ep: str, fact: Mapping[str, Any]) -> str:
-    return f"{ep}: {fact['nodes']} nodes on it in a clean container, error {fact['error']:.1e} of the range"
+    said = {"providers": list(result["providers"]), "ort_version": result["ort_version"]}
+    return {"error": error, "nodes": nodes, **said}
