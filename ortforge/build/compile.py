@@ -7,40 +7,49 @@ container is taken only after every command ended with 0.
 
 from __future__ import annotations
 
-import io
+import json
 import tarfile
+import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from ortforge.build import commands, layout
 from ortforge.build.dependencies import dependencies
 from ortforge.build.effective import differences
 from ortforge.build.flags import Flag, problems_of, read_parser
-from ortforge.build.ninja import Meter
+from ortforge.build.in_force import in_force
+from ortforge.build.ninja import Meter, cache_counts
 from ortforge.build.request import BuildRequest
-from ortforge.container import Container, ContainerSpec, Engine, Ran, caller
+from ortforge.build.room import Room, stopping
+from ortforge.build.vendor import digest as vendor_digest
+from ortforge.container import ContainerSpec, Engine, caller
 from ortforge.errors import BuildError, ConfigurationError
 from ortforge.store.hashing import digest_json
 
 __all__ = ["Compilation", "compile_source"]
 
 _READY: Final = f"{layout.WORK}/source.ready"
+_LAID: Final = f"{layout.WORK}/cmake.ready"
 _CONFIGURED: Final = f"{layout.WORK}/configured"
+
+_DYING_S: Final = 10.0
+"""How long a container may take to end after the process that opened it; one that runs longer has a living owner."""
 
 
 @dataclass(slots=True)
 class Compilation:
     """One build, on its way.
 
-    :param source: the source object's folder. :param image: id of the toolchain image. :param log: the whole output goes here.
+    :param source: the source object's folder. :param image: id of the toolchain image. :param log: the whole output is
+        added to this file.
     :param jobs: compilers side by side, 0 for what the container's cores and memory allow; :param memory: of the
-        container in bytes, 0 for what the engine has, less a tenth.
+        container in bytes, 0 for what the engine has, less a tenth. :param vendored: folder that was gathered before.
     :param until: ``configure`` or ``compile``: stop after it, with nothing packaged. :param goal: one of the build
-        system's targets, all when none is named. :param say: is told how far it is. :param cancel: ends it when it is set.
+        system's targets, all when none is named. :param say: is told how far it is. :param cancel: ends it when set.
     """
 
     engine: Engine
@@ -58,45 +67,56 @@ class Compilation:
     cancel: threading.Event = field(default_factory=threading.Event)
     facts: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def tree(self) -> str:
+        """The name of the volume that holds the build tree; one build at a time goes on in it."""
+        return layout.tree_volume(self.source_digest, self.image, self.request.tree(), caller())
+
 
 def compile_source(build: Compilation, out: Path) -> dict[str, Any]:
     """Compile, and leave in ``out`` what the packaging needs: wheels or the C++ tree, libraries to bundle, facts.
 
-    :returns: facts: argv of every command, seconds and CPU seconds of every phase, jobs, compiler cache hits.
+    :returns: facts: argv of every command, seconds and CPU seconds of every phase, jobs and how often they were halved,
+        ``steps`` (ninja's, of each attempt), compiler cache hits; with ``until`` also what is in force.
     :raises BuildError: a command failed (its cause is named where it is known), what was asked is not in force, or the
         container or the engine went away. :raises EnvironmentLacksError: no engine, no space.
+    :raises ConfigurationError: the source has no such flag, the image no such Python.
     """
-    request = build.request
     shapes = _parser(build)
-    tree = layout.tree_volume(build.source_digest, build.image, request.tree(), caller())
-    labels = {layout.LABEL: tree, "ortforge.target": request.target}
-    facts = build.engine.facts
-    memory = build.memory or int(facts.memory * 0.9)
-    cores = float(facts.cores)
-    jobs = build.jobs or commands.jobs_for(cores, memory, cuda="cuda" in request.eps)
-    build.engine.sweep(layout.LABEL, tree)  # left by a killed ortforge
-    build.engine.volume(tree, labels)
-    build.engine.volume(layout.CCACHE_VOLUME, {"ortforge.ccache": "1"})
+    engine, tree = build.engine, build.tree
+    memory = build.memory or int(engine.facts.memory * 0.9)
+    cores = float(engine.facts.cores)
+    jobs = build.jobs or commands.jobs_for(cores, memory, cuda="cuda" in build.request.eps)
+    labels = {layout.LABEL: tree, "ortforge.target": build.request.target}
+    _wait_for_others(build)
+    engine.volume(tree, labels)
+    engine.volume(layout.CCACHE_VOLUME, {"ortforge.ccache": "1"})
     spec = ContainerSpec(
         image=build.image,
         environment={
             "HOME": layout.HOME,
             "CCACHE_DIR": layout.CCACHE,
+            "CCACHE_STATSLOG": layout.CCACHE_LOG,
             "ORT_DISABLE_TELEMETRY": "1",
             "SOURCE_DATE_EPOCH": "315532800",
-            **request.environment,
+            **build.request.environment,
         },
         volumes={tree: layout.WORK, layout.CCACHE_VOLUME: layout.CCACHE},
-        network=request.dependencies == "download",
+        network=build.request.dependencies == "download",
         memory=memory,
         cpus=cores,
         workdir=layout.WORK,
         labels=labels,
     )
-    build.facts |= {"tree": tree, "memory": memory, "cores": cores, "phases": {}, "argv": {}}
-    with build.log.open("a", encoding="utf-8") as log, build.engine.open(spec) as container:
-        with _stopping(container, build.cancel):
-            _Room(build, container, shapes, log, jobs).work(out)
+    build.facts |= {"tree": tree, "memory": memory, "cores": cores}
+    with (
+        build.log.open("a", encoding="utf-8", buffering=1) as log,  # line by line: what a killed build said is there
+        engine.open(spec) as container,
+        stopping(container, build.cancel),
+    ):
+        room = Room(container, build.request.target, log, build.log, build.say)
+        build.facts |= {"phases": room.phases, "argv": room.argv}
+        _Work(build, room, shapes, jobs).go(out)
     return build.facts
 
 
@@ -116,63 +136,49 @@ def _parser(build: Compilation) -> Mapping[str, Flag]:
     return shapes
 
 
-@contextmanager
-def _stopping(container: Container, cancel: threading.Event) -> Iterator[None]:
-    """Stop the container when the run is interrupted."""
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(0.3):
-            if cancel.is_set():
-                container.kill()
-                return
-
-    watcher = threading.Thread(target=watch, name="container-watch", daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        over.set()
-        watcher.join()
+def _wait_for_others(build: Compilation) -> None:
+    """Let a killed build's container end, and wait for a build of another store in the same tree."""
+    began, told = time.monotonic(), False
+    while build.engine.running(layout.LABEL, build.tree):
+        if build.cancel.is_set():
+            raise BuildError("The build was stopped while it waited for another one.")
+        if not told and time.monotonic() - began > _DYING_S:
+            build.say("another ortforge builds in the same tree: waiting for it")
+            told = True
+        time.sleep(0.1)
+    build.engine.sweep(layout.LABEL, build.tree, ended=True)
 
 
 @dataclass(slots=True)
-class _Room:
-    """A running build container and what goes on in it."""
+class _Work:
+    """What is done in the container, one after the other."""
 
     build: Compilation
-    container: Container
+    room: Room
     shapes: Mapping[str, Flag]
-    log: IO[str]
     jobs: int
     python: str = ""
 
-    def work(self, out: Path) -> None:
-        request = self.build.request
-        self.run("prepare", ["mkdir", "-p", layout.HOME, layout.CMAKE, layout.BUILD])
+    def go(self, out: Path) -> None:
+        build, request = self.build, self.build.request
+        self.room.quick(["mkdir", "-p", layout.HOME, layout.CMAKE, layout.BUILD], "its folders cannot be made")
         self.python = self.interpreter()
         self.lay_source()
         self.lay_cmake()
-        before = self.cache_counts()
         self.configure()
-        self.check_effective(out)
-        self.build.facts["jobs"] = self.jobs
-        if self.build.until == "configure":
+        entries = self.check_effective(out)
+        build.facts["jobs"] = self.jobs
+        if build.until:
+            build.facts["in_force"] = in_force(entries)
+            self.room.argv.setdefault("compile", self.compile_argv())
+        if build.until == "configure":
             return
         if request.dependencies == "download":
-            self.container.isolate()
+            self.room.container.isolate()
         self.compile()
-        after = self.cache_counts()
-        self.build.facts["ccache"] = {name: after[name] - before.get(name, 0) for name in after}
-        self.build.facts["jobs"] = self.jobs
-        if self.build.until == "compile":
+        if build.until == "compile":
             return
-        if request.artifact == "wheel":
-            self.phase("package", commands.package_argv(request, self.python, self.jobs, self.shapes))
-            self.container.get(f"{layout.BUILD}/{layout.CONFIG}/dist", out)
-        else:
-            self.phase("install", commands.install_argv())
-            self.container.get(layout.INSTALL, out)
+        self.package(out)
         self.take_libraries(out)
 
     # The tree
@@ -188,7 +194,7 @@ class _Room:
         short = ".".join(wanted.split(".")[:2])
         tag = "cp" + short.replace(".", "")
         for candidate in (f"python{short}", f"/opt/python/{tag}-{tag}/bin/python", f"/work/python/{short}/bin/python3"):
-            if self.container.run([candidate, "-c", "import sysconfig"]).code == 0:
+            if self.room.lines([candidate, "-c", "import sysconfig"]) is not None:
                 return candidate
         raise ConfigurationError(
             f"target {self.build.request.target}: there is no Python {short} in the image {self.build.request.image}.",
@@ -197,65 +203,81 @@ class _Room:
 
     def lay_source(self) -> None:
         """Put the patched source there, once: the marker is written last."""
-        request = self.build.request
+        request, room = self.build.request, self.room
         mark = digest_json(
             [self.build.source_digest, [patch.sha256 for patch in request.patches], dict(request.source_files)]
         )
-        if self.read(_READY) == mark:
+        if room.read(_READY) == mark:
             return
         self.build.say("unpacking the source")
         fresh = f"{layout.SOURCE}.new"
-        self.run("prepare", ["rm", "-rf", fresh, layout.SOURCE, _READY, _CONFIGURED])
-        self.container.put(self.build.source / "source.tar", fresh)
+        room.quick(["rm", "-rf", fresh, layout.SOURCE, _READY, _LAID, _CONFIGURED], "what is old cannot be removed")
+        room.container.put(self.build.source / "source.tar", fresh)
         for number, patch in enumerate(request.patches):
             name = f"{number:02d}-{patch.name}.patch"
-            self.container.put_files({name: patch.text.encode()}, f"{layout.WORK}/patches")
-            argv = ["patch", "--batch", "--forward", "-p1", "-d", fresh, "-i", f"{layout.WORK}/patches/{name}"]
-            self.run("patch", argv, f"patch {patch.name} ({patch.why}) does not apply")
+            room.container.put_files({name: patch.text.encode()}, f"{layout.WORK}/patches")
+            room.quick(
+                ["patch", "--batch", "--forward", "-p1", "-d", fresh, "-i", f"{layout.WORK}/patches/{name}"],
+                f"the patch {patch.name} ({patch.why}) does not apply",
+                meant=f"It is for another version than {request.version}, or the source has the change already.",
+            )
         for path, text in request.source_files.items():
             parent, _, name = path.rpartition("/")
-            self.container.put_files({name: text.encode()}, f"{fresh}/{parent}")
-        self.run("prepare", ["mv", fresh, layout.SOURCE])
-        self.write(_READY, mark)
+            room.container.put_files({name: text.encode()}, f"{fresh}/{parent}")
+        room.quick(["mv", fresh, layout.SOURCE], "the source cannot be put in its place")
+        room.write(_READY, mark)
 
     def lay_cmake(self) -> None:
-        """Put ortforge's CMake files, the vendored archives and the operator list where the commands expect them."""
+        """Put ortforge's CMake files, the list of operators and vendored archives where the commands expect them.
+
+        Only when they changed, and with the time of now: whatever was made of them is made again then.
+        """
+        files, vendored = self.cmake_files(), self.build.vendored
+        mark = digest_json([files, vendor_digest(vendored)])
+        if self.room.read(_LAID) == mark:
+            return
+        container = self.room.container
+        if files:
+            container.put_files({name: text.encode() for name, text in files.items()}, layout.CMAKE)
+            self.room.quick(["touch", *(f"{layout.CMAKE}/{name}" for name in files)], "files cannot be written")
+        if vendored:
+            with tempfile.TemporaryDirectory(prefix="ortforge-") as folder:
+                archive = Path(folder) / "mirror.tar"
+                with tarfile.open(archive, "w") as tar:
+                    tar.add(Path(vendored) / "mirror", arcname=".")
+                container.put(archive, layout.VENDORED)
+        self.room.write(_LAID, mark)
+
+    def cmake_files(self) -> dict[str, str]:
+        """Return the files that lie below ``layout.CMAKE``."""
         request = self.build.request
-        files = dependencies(request.dependencies).files
-        self.container.put_files({name: text.encode() for name, text in files.items()}, layout.CMAKE)
-        if request.operators:
-            self.container.put_files({layout.OPERATORS: request.operators.encode()}, layout.CMAKE)
-        if self.build.vendored:
-            self.container.put(_folder_as_tar(Path(self.build.vendored) / "mirror"), layout.VENDORED)
-
-    def read(self, path: str) -> str:
-        done = self.container.run(["cat", path])
-        return "\n".join(done.tail).strip() if done.code == 0 else ""
-
-    def write(self, path: str, text: str) -> None:
-        parent, _, name = path.rpartition("/")
-        self.container.put_files({name: text.encode()}, parent)
+        files = dict(dependencies(request.dependencies).files)
+        return {**files, layout.OPERATORS: request.operators} if request.operators else files
 
     # The commands
 
     def configure(self) -> None:
-        argv = commands.configure_argv(self.build.request, self.python, self.jobs, self.shapes)
-        # The number of jobs is no part of what is configured.
-        mark = digest_json([word for word in argv if word != str(self.jobs)])
-        self.build.facts["argv"]["configure"] = argv
-        if self.read(_CONFIGURED) != mark:
-            self.build.say("configuring")
-            self.phase("configure", argv)
-            self.write(_CONFIGURED, mark)
+        request = self.build.request
+        argv = commands.configure_argv(request, self.python, self.jobs, self.shapes)
+        # The number of jobs is no part of what is configured; what the files say is, under the same names.
+        same = commands.configure_argv(request, self.python, 1, self.shapes)
+        mark = digest_json([same, self.cmake_files()])
+        if self.room.read(_CONFIGURED) == mark:
+            self.room.argv["configure"] = argv
+            return
+        self.build.say("configuring")
+        self.room.phase("configure", argv)
+        self.room.write(_CONFIGURED, mark)
 
-    def check_effective(self, out: Path) -> None:
-        """Compare what was asked with what is in force in the compile commands."""
-        import json
+    def check_effective(self, out: Path) -> list[dict[str, Any]]:
+        """Compare what was asked with what is in force in the compile commands, and return those.
 
+        :raises BuildError: something that was asked for is not in force.
+        """
         out.mkdir(parents=True, exist_ok=True)
         for name in ("compile_commands.json", "CMakeCache.txt"):
-            self.container.get(f"{layout.BUILD}/{layout.CONFIG}/{name}", out)
-        entries = json.loads((out / "compile_commands.json").read_text(encoding="utf-8"))
+            self.room.container.get(f"{layout.BUILD}/{layout.CONFIG}/{name}", out)
+        entries: list[dict[str, Any]] = json.loads((out / "compile_commands.json").read_text(encoding="utf-8"))
         cache = (out / "CMakeCache.txt").read_text(encoding="utf-8", errors="replace")
         request = self.build.request
         found = differences(request.flags, request.defines, entries, cache)
@@ -268,82 +290,69 @@ class _Room:
                 f"target {request.target}: ORT's build system accepted what it then does not do:\n{lines}",
                 todo="Remove it from the target, or ask for it in the way that works.",
             )
+        return entries
+
+    def compile_argv(self) -> list[str]:
+        return commands.compile_argv(self.build.request, self.python, self.jobs, self.shapes, self.build.goal)
 
     def compile(self) -> None:
         """Compile; a compiler that was killed for memory halves the number of jobs, and it goes on from there."""
         from ortforge.build.diagnose import ran_out_of_memory
 
+        facts = self.build.facts
+        facts |= {"steps": [], "halved": 0}
+        self.room.quick(["rm", "-f", layout.CCACHE_LOG], "the compiler cache's log cannot be removed")
         while True:
-            argv = commands.compile_argv(self.build.request, self.python, self.jobs, self.shapes, self.build.goal)
-            self.build.facts["argv"]["compile"] = argv
             meter = Meter()
-            done = self.attempt("compile", argv, lambda line, meter=meter: meter.read(line))
-            if done.code == 0:
+            done = self.room.attempt("compile", self.compile_argv(), meter.read)
+            facts["steps"].append(meter.most)
+            facts["jobs"] = self.jobs
+            facts["ccache"] = cache_counts(self.room.lines(["cat", layout.CCACHE_LOG]) or [])
+            if done.ran.code == 0:
                 return
-            starved = done.out_of_memory or ran_out_of_memory("\n".join(done.tail))
-            if not starved or self.jobs == 1:
-                raise self.failure("compile", done)
+            if not (done.ran.out_of_memory or ran_out_of_memory(done.text)):
+                raise self.room.failure("compile", done)
+            if self.jobs == 1:
+                raise self.starved()
             self.jobs //= 2
-            self.build.facts["halved"] = self.build.facts.get("halved", 0) + 1
-            self.build.say(f"a compiler was killed for want of memory: going on with {self.jobs} at a time")
+            facts["halved"] += 1
+            news = f"a compiler was killed for want of memory: going on with {self.jobs} at a time"
+            self.room.note(f"ortforge: {news}")
+            self.build.say(news)
 
-    def phase(self, name: str, argv: Sequence[str]) -> None:
-        self.build.facts["argv"][name] = list(argv)
-        done = self.attempt(name, argv, lambda line: "")
-        if done.code != 0:
-            raise self.failure(name, done)
-
-    def attempt(self, name: str, argv: Sequence[str], show: Callable[[str], str]) -> Ran:
-        """Run a long command: every line goes to the log, what ``show`` makes of it to whoever watches."""
-        self.log.write(f"\n$ {' '.join(argv)}\n")
-        self.build.say(name)
-
-        def on_line(line: str) -> None:
-            self.log.write(line + "\n")
-            if shown := show(line):
-                self.build.say(shown)
-
-        done = self.container.run(argv, workdir=layout.WORK, on_line=on_line)
-        self.log.flush()
-        spent = self.build.facts["phases"].setdefault(name, {"seconds": 0.0, "cpu_s": 0.0, "attempts": 0})
-        spent["seconds"] += done.seconds
-        spent["cpu_s"] += done.cpu_s
-        spent["attempts"] += 1
-        return done
-
-    def run(self, name: str, argv: Sequence[str], what: str = "") -> None:
-        done = self.container.run(argv)
-        if done.code != 0:
-            self.log.write(f"\n$ {' '.join(argv)}\n" + "\n".join(done.tail) + "\n")
-            raise self.failure(name, done, what)
-
-    def failure(self, phase: str, done: Ran, what: str = "") -> BuildError:
-        """Name the cause where the log shows one."""
-        from ortforge.build.diagnose import diagnose
-
-        self.log.flush()
-        title = what or f"target {self.build.request.target}: {phase} failed (exit {done.code})"
-        causes = diagnose("\n".join(done.tail))
-        if causes:
-            first = causes[0]
-            return BuildError(f"{title}: {first.title}\n{first.evidence}", meant=first.cause, todo=first.remedy)
-        last = [line for line in done.tail if line.strip()][-15:]
+    def starved(self) -> BuildError:
+        """Return the error for a compiler that is killed though it runs alone."""
+        memory = self.build.facts["memory"] / (1 << 30)
         return BuildError(
-            "\n".join([f"{title}.", *last]),
-            meant="ortforge does not know this failure.",
-            todo=f"The whole log: {self.build.log}",
+            f"target {self.build.request.target}: a compiler was killed for want of memory, though no other ran beside "
+            f"it: the container has {memory:.1f} GiB.",
+            meant="One of ORT's files, or the linking, needs more. Most need less than 2 GiB, a few of CUDA's 8.",
+            todo="Give the target more `memory`, or leave it out for all that the engine has, less a tenth. "
+            f"The whole log: {self.build.log}",
         )
 
     # What comes out
+
+    def package(self, out: Path) -> None:
+        """Take the wheel, or the installed C++ tree, without what earlier builds in the same tree left there."""
+        request, top = self.build.request, f"{layout.BUILD}/{layout.CONFIG}"
+        if request.artifact == "wheel":
+            self.room.quick(["rm", "-rf", f"{top}/dist", f"{top}/build"], "an older wheel cannot be removed")
+            self.room.phase("package", commands.package_argv(request, self.python, self.jobs, self.shapes))
+            self.room.container.get(f"{top}/dist", out)
+        else:
+            self.room.quick(["rm", "-rf", layout.INSTALL], "an older installation cannot be removed")
+            self.room.phase("install", commands.install_argv())
+            self.room.container.get(layout.INSTALL, out)
 
     def take_libraries(self, out: Path) -> None:
         """Take the libraries that belong into the wheel though ORT's packaging forgets them."""
         for pattern in self.build.request.bundle:
             for place in (f"{layout.BUILD}/{layout.CONFIG}", "/usr/lib", "/usr/local/lib", "/opt"):
                 argv = ["find", "-L", place, "-name", pattern, "-type", "f", "-print", "-quit"]
-                found = [line for line in self.container.run(argv).tail if line.startswith("/")]
+                found = [line for line in self.room.container.run(argv).tail if line.startswith("/")]
                 if found:
-                    self.container.get(found[0], out / "bundle")
+                    self.room.container.get(found[0], out / "bundle")
                     break
             else:
                 raise BuildError(
@@ -351,20 +360,3 @@ class _Room:
                     meant="The build did not make it, or the image lacks the package that brings it.",
                     todo=f"The whole log: {self.build.log}",
                 )
-
-    def cache_counts(self) -> dict[str, int]:
-        """Return the compiler cache's counters; empty where there is no ccache."""
-        done = self.container.run(["ccache", "--print-stats"])
-        counts: dict[str, int] = {}
-        for line in done.tail if done.code == 0 else ():
-            name, _, value = line.partition("\t")
-            if name in ("direct_cache_hit", "preprocessed_cache_hit", "cache_miss") and value.isdigit():
-                counts[name] = int(value)
-        return counts
-
-
-def _folder_as_tar(folder: Path) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as outer:
-        outer.add(folder, arcname=".")
-    return buffer.getvalue()

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ortforge.cli.shared import Json, MatrixFile, StoreFolder, echo_json, load_matrix
+from ortforge.cli.run import turn
+from ortforge.cli.shared import Json, MatrixFile, StoreFolder, echo_json, load_matrix, open_until_end
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ortforge.engine.building import Built
+
+
+class Until(StrEnum):
+    """Where a build may end before there is a wheel."""
+
+    CONFIGURE = "configure"
+    COMPILE = "compile"
 
 
 def register(app: typer.Typer) -> None:
@@ -23,6 +37,9 @@ def build(
     matrix: MatrixFile = Path("matrix.toml"),
     store: StoreFolder = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where wheels go: DIR/TARGET/.")] = Path("dist"),
+    until: Annotated[
+        Until | None, typer.Option("--until", help="Stop after this, with no wheel, and show what is in force.")
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Do every step again; the build tree still goes on.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -30,21 +47,23 @@ def build(
 
     What is built is kept under a key of everything that can change it, so a second call takes seconds; a build that was
     killed goes on from its object files. Exit code 3 when a build fails, 4 when the machine lacks something.
+
+    With --until, a target can be tried whose EP this machine cannot run: the command lines, and the definitions and
+    options that the compilers are told, are shown instead.
     """
-    from ortforge.engine.building import Built, build_targets, export
+    from ortforge.engine.building import build_targets, export
     from ortforge.engine.local import LocalExecutor
     from ortforge.engine.walk import WalkOptions
     from ortforge.plan.planner import make_build_plan
     from ortforge.report.progress import make_progress
     from ortforge.runtime import device, workerfiles
-    from ortforge.store import open_store
 
     loaded, plugins = load_matrix(ctx, matrix)
     chosen = _chosen(targets or [], loaded)
     here = device.probe()
-    plan = make_build_plan(loaded, plugins, here, chosen, worker=workerfiles.digest())
-    opened = open_store(store)
-    with make_progress(quiet=as_json) as listener:
+    plan = make_build_plan(loaded, plugins, here, chosen, worker=workerfiles.digest(), until=until or "")
+    opened = open_until_end(ctx, store)
+    with turn(opened, fresh=fresh), make_progress(quiet=as_json) as listener:
         found = build_targets(
             plan,
             store=opened,
@@ -52,15 +71,15 @@ def build(
             listener=listener,
             options=WalkOptions(fresh=fresh),
         )
-    places = {one.target: export(one, opened, out) for one in found if one.status == "ok"}
+    places = {one.target: export(one, opened, out) for one in found if one.status == "ok" and not until}
     if as_json:
-        echo_json({"schema": 1, "targets": [_as_json(one, places.get(one.target)) for one in found]})
+        echo_json({"schema": 1, "targets": [_as_json(one, places.get(one.target), until) for one in found]})
     else:
         for one in found:
             _show(one, places.get(one.target))
-    worst: list[Built] = [one for one in found if one.status != "ok"]
+    worst = [one.exit_code for one in found if one.status != "ok"]
     if worst:
-        raise typer.Exit(max(one.exit_code for one in worst))
+        raise typer.Exit(max(worst))
 
 
 def _chosen(names: list[str], matrix: Any) -> list[str]:
@@ -90,8 +109,8 @@ def _chosen(names: list[str], matrix: Any) -> list[str]:
     return names or sources
 
 
-def _as_json(one: Any, place: Path | None) -> dict[str, Any]:
-    return {
+def _as_json(one: Built, place: Path | None, until: Until | None) -> dict[str, Any]:
+    found = {
         "target": one.target,
         "status": one.status,
         "reason": one.reason,
@@ -101,9 +120,10 @@ def _as_json(one: Any, place: Path | None) -> dict[str, Any]:
         "log": one.log,
         "steps": list(one.steps),
     }
+    return found if until is None else {**found, "package": None, "until": until.value, until.value: one.facts}
 
 
-def _show(one: Any, place: Path | None) -> None:
+def _show(one: Built, place: Path | None) -> None:
     from ortforge.api.wording import duration
 
     if one.status != "ok":
@@ -111,13 +131,33 @@ def _show(one: Any, place: Path | None) -> None:
         if one.log:
             typer.echo(f"  log: {one.log}")
         return
-    facts = one.facts
+    facts = one.facts or {}
     took = sum(step["seconds"] for step in one.steps if not step["cached"])
     known = " (known)" if all(step["cached"] for step in one.steps) else f", {duration(took)}"
-    typer.echo(f"{one.target}: {place / facts['artifact'] if place else facts['artifact']}{known}")
+    if place is None:
+        _show_in_force(one.target, facts, known)
+        return
+    typer.echo(f"{one.target}: {place / facts['artifact']}{known}")
     typer.echo(f"  {facts['bytes']:,} bytes, sha256 {facts['sha256']}")
     for finding in facts["findings"]:
         if finding["severity"] != "note":
             typer.echo(f"  {finding['severity']}: {finding['what']}")
-    for line in one.proof.get("lines", ()):
+    for line in (one.proof or {}).get("lines", ()):
         typer.echo(f"  {line}")
+
+
+def _show_in_force(target: str, facts: Mapping[str, Any], known: str) -> None:
+    """Show what the compilers are told: first what holds for all of ORT's files, then what for some."""
+    import shlex
+
+    told = facts["in_force"]
+    steps = facts.get("steps")
+    compiled = f", {steps[0]} steps with {facts['jobs']} at a time" if steps else ""
+    typer.echo(f"{target}: {'configured' if steps is None else 'compiled'}{compiled}{known}")
+    for name in ("defines", "options"):
+        everywhere = [word for word, files in told[name].items() if files == told["files"]]
+        some = [f"{word} ({files})" for word, files in told[name].items() if files != told["files"]]
+        typer.echo(f"  {name} for all {told['files']} files: {' '.join(everywhere)}")
+        typer.echo(f"  {name} for some, with their number: {' '.join(some)}")
+    for name, argv in facts["argv"].items():
+        typer.echo(f"  {name}: {shlex.join(argv)}")

@@ -25,7 +25,8 @@ class Built:
     """What became of one target.
 
     :param status: ``ok``, or that of the step that failed. :param reason: why, unless ``ok``.
-    :param facts: of the package step: wheel, sha256, bytes, findings; :param proof: of the prove step.
+    :param facts: of the package step: wheel, sha256, bytes, findings; of the compile step when the build ends there.
+    :param proof: of the prove step, if there is one.
     :param steps: id, status, seconds and whether it was known, of every step of the target.
     """
 
@@ -89,8 +90,9 @@ def _built(target: str, settled: Mapping[str, Settled], build: BuildPlan) -> Bui
         reason = f"{failed.step.id}: {failed.reason}"
         log = str(failed.result.get("log", "")) or failed.log
         return Built(target, failed.status, reason, code, log=log, steps=steps)
-    made, proof = settled[package], settled[prove]
-    return Built(target, "ok", digest=made.identity, facts=made.result, proof=proof.result, steps=steps)
+    made = settled[package]
+    proof = settled[prove].result if prove != package else None
+    return Built(target, "ok", digest=made.identity, facts=made.result, proof=proof, steps=steps)
 
 
 def export(built: Built, store: Store, folder: Path) -> Path:

@@ -54,8 +54,11 @@ def build_request(name: str, target: SourceTarget, matrix: Matrix, plugins: Plug
     contributors.insert(0, Contributor("every build", common(target.version, target.artifact)))
     contributors.append(Contributor(f"dependencies = {dependencies!r}", source_of(dependencies).contribution))
     allocator = plugins.allocators[target.allocator] if target.allocator else None
+    preload = ""
     if allocator is not None:
         contributors.append(_of_allocator(name, allocator, context))
+        # One that comes in by a flag, as in old versions, brings no library that could be loaded first.
+        preload = allocator.preload if contributors[-1].contribution.bundle else ""
     asked = BuildRequest(
         target=name,
         version=target.version,
@@ -63,7 +66,7 @@ def build_request(name: str, target: SourceTarget, matrix: Matrix, plugins: Plug
         eps=tuple(backend.name for backend in backends),
         ep_names=tuple(backend.ep for backend in backends),
         allocator=target.allocator or "",
-        preload=allocator.preload if allocator else "",
+        preload=preload,
         flags={
             **{key: tuple(value) if isinstance(value, list) else value for key, value in target.flags.items()},
             **({"include_ops_by_config": f"{CMAKE}/{OPERATORS}"} if target.operators else {}),
@@ -101,9 +104,13 @@ def _of_backend(target: str, backend: Backend, context: BuildContext) -> Contrib
 
 def _of_allocator(target: str, allocator: Allocator, context: BuildContext) -> Contributor:
     contribution = _asked(f"the allocator {allocator.name}", allocator.build, context)
-    if contribution is None and not allocator.preload:
-        raise ConfigurationError(f"target {target}: {allocator.name} cannot get into ONNX Runtime {context.version}.")
-    return Contributor(f"the allocator {allocator.name}", contribution or BuildContribution())
+    if contribution is None:
+        raise ConfigurationError(
+            f"target {target}: {allocator.name} cannot get into ONNX Runtime {context.version}.",
+            meant="Its plugin names neither a flag of this version nor a library that comes with the wheel.",
+            todo="Choose another allocator, or leave it out.",
+        )
+    return Contributor(f"the allocator {allocator.name}", contribution)
 
 
 def _asked(who: str, build: Any, context: BuildContext) -> BuildContribution | None:
@@ -134,12 +141,19 @@ def _operators(name: str, target: SourceTarget, base: Path) -> str:
 
 
 def lay_out(
-    name: str, matrix: Matrix, plugins: Plugins, device: Device, step: Callable[..., str], operators: str = ""
+    name: str,
+    matrix: Matrix,
+    plugins: Plugins,
+    device: Device,
+    step: Callable[..., str],
+    operators: str = "",
+    until: str = "",
 ) -> tuple[str, str]:
     """Add the steps that build a source target, and return those that package it and that prove it.
 
     :param step: adds one step: ``(id, kind, parameters, inputs, after, context) -> id``. :param operators: the step
         that finds out which operators the matrix's models need, where only those are to be built.
+    :param until: ``configure`` or ``compile``: the compilation ends after it, and its step is the last, for both.
     :raises ConfigurationError: see :func:`build_request`.
     """
     target = matrix.targets[name]
@@ -162,10 +176,12 @@ def lay_out(
     compiled = step(
         f"compile:{name}",
         "compile",
-        {**request.compile_parameters(), "vendored": vendor_digest(vendored)},
+        {**request.compile_parameters(), "vendored": vendor_digest(vendored), **({"until": until} if until else {})},
         (source, image, *([operators] if operators else [])),
         context={"request": request.to_json(), "tree": request.tree(), "vendored": vendored, **limits},
     )
+    if until:
+        return compiled, compiled
     package = step(
         f"package:{name}",
         "package",

@@ -54,15 +54,16 @@ class BuildPlan:
 
 
 def make_build_plan(
-    matrix: Matrix, plugins: Plugins, device: Device, targets: Sequence[str], *, worker: str
+    matrix: Matrix, plugins: Plugins, device: Device, targets: Sequence[str], *, worker: str, until: str = ""
 ) -> BuildPlan:
     """Lay out the builds of source targets alone.
 
+    :param until: see :func:`ortforge.plan.building.lay_out`.
     :raises ConfigurationError: a target asks for what cannot be built.
     """
     planner = _Planner(matrix, plugins, device, worker)
     for target in targets:
-        planner.build(target)
+        planner.build(target, until)
     return BuildPlan(planner.steps, planner.builds)
 
 
@@ -149,13 +150,13 @@ class _Planner:
         context["refused"] = refused
         return self.step(name, "provision", parameters, inputs, after, context)
 
-    def build(self, target: str) -> tuple[str, str]:
+    def build(self, target: str, until: str = "") -> tuple[str, str]:
         """Return the steps that package a source target's wheel and that prove it."""
         from ortforge.plan.building import lay_out  # most matrices build nothing
 
         if target not in self.builds:
             needed = self.operators(target)
-            self.builds[target] = lay_out(target, self.matrix, self.plugins, self.device, self.step, needed)
+            self.builds[target] = lay_out(target, self.matrix, self.plugins, self.device, self.step, needed, until)
         return self.builds[target]
 
     def operators(self, target: str) -> str:

@@ -46,8 +46,8 @@ class Facts:
     :param is_baseline: the cell is what others are compared with.
     :param no_op: the recipe changed nothing.
     :param quantized_static: the model was quantized with calibration data.
-    :param goal: what the recipe is for. ``latency``: faster than the baseline; ``load``: loads in less time; ``size``:
-        fewer bytes without being slower; ``any``: one of these three.
+    :param goal: what the recipe is for. ``latency``: faster than the baseline; ``load``: loads in less time,
+        ``size``: fewer bytes, both without being slower; ``any``: one of these three.
     :param load_s: seconds to load, and bytes of the artefact, each beside its baseline's.
     :param warnings: sentences of passes and lints, which become notes; ``notes`` are sentences of the run, such as
         what had to be tried twice.
@@ -232,8 +232,10 @@ def _goal(facts: Facts) -> _Speed:
         return _load(facts)
     if facts.goal == "size":
         return _size(facts)
-    answers = (_latency(facts), _load(facts), _size(facts))
-    return next((answer for answer in answers if answer.answer == "better"), answers[0])
+    latency = _latency(facts)
+    if latency.answer == "worse":  # neither a quick start nor a small file makes up for it
+        return latency
+    return next((answer for answer in (latency, _load(facts), _size(facts)) if answer.answer == "better"), latency)
 
 
 def _latency(facts: Facts) -> _Speed:
@@ -263,7 +265,7 @@ def _load(facts: Facts) -> _Speed:
     numbers = f"It loads in {mine * 1e3:.1f} ms, its baseline in {base * 1e3:.1f} ms"
     floor = (facts.timing or {}).get("noise") or MINIMUM_FLOOR
     if mine * (1.0 + floor) < base:
-        return _Speed("better", numbers + ".")
+        return _unless_slower(facts, numbers, "sooner")
     return _Speed("worse" if mine > base * (1.0 + floor) else "same", numbers + ": not shorter beyond the noise.")
 
 
@@ -274,9 +276,14 @@ def _size(facts: Facts) -> _Speed:
     numbers = f"It has {mine:,} bytes, its baseline {base:,}"
     if mine >= base:
         return _Speed("worse" if mine > base else "same", numbers + ": not smaller.")
+    return _unless_slower(facts, numbers, "smaller")
+
+
+def _unless_slower(facts: Facts, numbers: str, gain: str) -> _Speed:
+    """Call a gain in load time or size one only where it does not cost speed."""
     latency = _latency(facts)
     if latency.answer == "worse":
-        return _Speed("worse", f"{numbers}: smaller. But {latency.sentence[0].lower()}{latency.sentence[1:]}")
+        return _Speed("worse", f"{numbers}: {gain}. But {latency.sentence[0].lower()}{latency.sentence[1:]}")
     return _Speed("better", numbers + ".")
 
 
@@ -304,7 +311,7 @@ def _notes(facts: Facts) -> Iterator[str]:
     if timing is not None and timing.get("trust") in ("noisy", "contended"):
         why = f": {timing['trust_reason']}" if timing.get("trust_reason") else ""
         yield f"The timing is {timing['trust']}{why}."
-    if not facts.is_baseline and facts.goal == "load" and _latency(facts).answer == "worse":
+    if not facts.is_baseline and facts.tolerance.speed == "any" and _latency(facts).answer == "worse":
         yield _latency(facts).sentence
     placement = facts.placement
     if not facts.is_cpu and placement and len(placement.get("sources") or ()) == 1:

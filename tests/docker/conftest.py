@@ -9,9 +9,15 @@ import pytest
 from engine import BASE, LABEL, required
 
 from ortforge.build import toolchain
+from ortforge.build.source import store_tree
 from ortforge.build.toolchain import build_toolchain, ensure_base
 from ortforge.container import ContainerSpec, Engine, connect
+from ortforge.engine.steps.source import SourceFetcher
 from ortforge.errors import EnvironmentLacksError
+from ortforge.plugin_manager import Plugins
+
+VERSION = "1.21.0"
+"""Of the ONNX Runtime that Debian trixie has."""
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +51,17 @@ def toolchain_image(engine: Engine, base_image: str) -> str:
 def proof_image(engine: Engine, base_image: str) -> str:
     """The clean image that wheels are proven in."""
     return toolchain.proof_image(engine, BASE, print)
+
+
+@pytest.fixture(scope="session")
+def real_source(engine: Engine, base_image: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Debian's source package of ONNX Runtime, as the store keeps it."""
+    folder = tmp_path_factory.mktemp("source")
+    context = SourceFetcher(workdir=folder / "fetch", base=folder, sha256="", version=VERSION, say=print)
+    context.workdir.mkdir()
+    fetched = Plugins(third_party=False).sources["debian"].fetch("trixie", context)
+    store_tree(context.unpack(fetched.path), folder / "object", version=VERSION)
+    return folder / "object"
 
 
 @pytest.fixture

@@ -16,25 +16,12 @@ from ortforge.build.compose import Contributor, compose
 from ortforge.build.dependencies import dependencies
 from ortforge.build.effective import differences
 from ortforge.build.request import BuildRequest
-from ortforge.build.source import store_tree
 from ortforge.container import Engine
-from ortforge.engine.steps.source import SourceFetcher
 from ortforge.errors import BuildError
 from ortforge.plugin_manager import Plugins
 
 VERSION = "1.21.0"
 PLUGINS = Plugins(third_party=False)
-
-
-@pytest.fixture(scope="session")
-def real_source(engine: Engine, base_image: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Debian's source package of ONNX Runtime, as the store keeps it."""
-    folder = tmp_path_factory.mktemp("source")
-    context = SourceFetcher(workdir=folder / "fetch", base=folder, sha256="", version=VERSION, say=print)
-    context.workdir.mkdir()
-    fetched = PLUGINS.sources["debian"].fetch("trixie", context)
-    store_tree(context.unpack(fetched.path), folder / "object", version=VERSION)
-    return folder / "object"
 
 
 def asked() -> BuildRequest:

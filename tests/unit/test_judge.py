@@ -222,6 +222,18 @@ def test_a_recipe_for_size_must_be_smaller_and_not_slower(size: int, measured: A
     assert f"It has {size} bytes, its baseline 90" in verdict.reasons[-1]
 
 
+@pytest.mark.parametrize("goal", ["load", "size", "any"])
+def test_neither_a_quick_start_nor_a_small_file_makes_up_for_lost_speed(goal: Any) -> None:
+    gains = {"load_s": 0.01, "baseline_load_s": 0.04, "bytes": 50, "baseline_bytes": 90}
+    slow = Facts(parity=CLOSE, goal=goal, timing=timing(0.02, "slower"), **gains)
+    verdict = judge(slow)
+    assert verdict.status == "slower"
+    assert "0.02 times its baseline's speed" in verdict.reasons[0]
+    allowed = judge(replace(slow, tolerance=Tolerance(speed="any")))
+    assert allowed.status == "pass"
+    assert any("slower than its baseline" in said for said in (*allowed.reasons, *allowed.notes))
+
+
 def test_a_recipe_for_anything_needs_one_gain() -> None:
     facts = Facts(parity=CLOSE, goal="any", timing=SAME, bytes=90, baseline_bytes=90, load_s=0.04, baseline_load_s=0.04)
     assert judge(facts).status == "slower"

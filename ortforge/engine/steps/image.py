@@ -8,9 +8,16 @@ from ortforge.api import Task, TaskOutcome
 from ortforge.build.toolchain import build_toolchain
 from ortforge.container import connect
 from ortforge.engine.work import Work
+from ortforge.errors import BuildError
 
 
 def run(task: Task, work: Work) -> TaskOutcome:
     """Build the image, or find that nothing of it changed (the engine's own layer cache says so)."""
-    image, facts = build_toolchain(connect(), task.parameters, work.say, base_folder=Path(task.context["base"]))
+
+    def say(text: str) -> None:
+        if work.cancel.is_set():  # leaving the stream of its output is what ends the build of an image
+            raise BuildError(f"{task.step_id} was stopped.", todo="Run again: finished instructions are kept.")
+        work.say(text)
+
+    image, facts = build_toolchain(connect(), task.parameters, say, base_folder=Path(task.context["base"]))
     return TaskOutcome("ok", image, facts)

@@ -8,18 +8,22 @@ from pathlib import Path
 from typing import Any, Final
 
 from ortforge.api import Task, TaskOutcome
+from ortforge.build import layout
 from ortforge.build.package.archive import parse_name
 from ortforge.build.package.pack import Packaged, expectation_of, finish, only_wheel, prepare
 from ortforge.build.package.provenance import Material
 from ortforge.build.package.repair import exclusions, plan_of_repair, read_report, repair_argv, show_argv
 from ortforge.build.package.sbom import Materials, read_deps
 from ortforge.build.request import BuildRequest
+from ortforge.build.room import disk_is_full, stopping
 from ortforge.container import ContainerSpec, connect
 from ortforge.engine.work import Work
-from ortforge.errors import BuildError
+from ortforge.errors import BuildError, OrtforgeError
 
 _IN: Final = "/tmp/wheel"  # noqa: S108 - in a container of its own
 _OUT: Final = "/tmp/repaired"  # noqa: S108
+_PLAIN: Final = ("env", "-u", "LD_LIBRARY_PATH")
+"""An image may name folders for its compilers there; where the wheel runs, the loader does not look into them."""
 
 
 def run(task: Task, work: Work) -> TaskOutcome:
@@ -35,7 +39,7 @@ def run(task: Task, work: Work) -> TaskOutcome:
         else:
             bundle = sorted((folder / "bundle").glob("*")) if request.bundle else []
             prepared = prepare(only_wheel(folder / "dist"), bundle, scratch / "prepared")
-            repaired, notes, grafted = _repair(request, prepared.wheel, scratch / "repaired", image)
+            repaired, notes, grafted = _repair(request, prepared.wheel, scratch / "repaired", image, compiled, work)
             tree = work.store.objects.get(source)
             deps = tree / "deps.txt"
             static = request.dependencies != "system" and deps.is_file()
@@ -80,33 +84,43 @@ def _wheel_facts(done: Packaged, notes: Sequence[str], grafted: Mapping[str, str
 
 
 def _repair(
-    request: BuildRequest, wheel: Path, out: Path, image: str
+    request: BuildRequest, wheel: Path, out: Path, image: str, compiled: str, work: Work
 ) -> tuple[Path, Sequence[str], Mapping[str, str]]:
-    """Copy the libraries that a wheel needs into it, where they lie: in the toolchain image."""
-    exclude = exclusions(request.external_libraries)
-    with connect().open(ContainerSpec(image=image, environment={"HOME": _IN})) as container:
+    """Copy the libraries that a wheel needs into it, where they lie: in the toolchain image.
+
+    What is bundled lies in the wheel already, where it is loaded from: it is no library of the image to be copied.
+    """
+    exclude = exclusions((*request.external_libraries, *request.bundle))
+    engine = connect()
+    engine.sweep(layout.PACKAGING, compiled, ended=True)  # left by a killed ortforge
+    spec = ContainerSpec(image=image, environment={"HOME": _IN}, labels={layout.PACKAGING: compiled})
+    with engine.open(spec) as container, stopping(container, work.cancel):
         inside = f"{_IN}/{wheel.name}"
         container.put_files({wheel.name: wheel.read_bytes()}, _IN)
         lines: list[str] = []
-        shown = container.run(show_argv(inside), on_line=lines.append)
+        shown = container.run([*_PLAIN, *show_argv(inside)], on_line=lines.append)
         if shown.code != 0:
-            raise BuildError(
-                "\n".join([f"auditwheel could not read {wheel.name} (exit {shown.code}).", *shown.tail[-10:]]),
-                todo="Is auditwheel in the toolchain image? dockerfiles/debian.Dockerfile shows how it gets there.",
-            )
-        report = read_report(lines)
-        plan = plan_of_repair(report, exclude=exclude)
+            raise _failed(f"auditwheel could not read {wheel.name} (exit {shown.code}).", shown.tail)
+        plan = plan_of_repair(read_report(lines), exclude=exclude)
         if not plan.platform:
             return wheel, plan.notes, plan.graft
         argv = repair_argv(inside, _OUT, exclude=exclude, platform=plan.platform, isa_check=plan.isa_check)
-        done = container.run(argv)
+        done = container.run([*_PLAIN, *argv])
         if done.code != 0:
-            raise BuildError(
-                "\n".join([f"auditwheel could not repair {wheel.name} (exit {done.code}).", *done.tail[-10:]]),
-                todo="'ortforge diagnose' knows some of its messages.",
-            )
+            raise _failed(f"auditwheel could not repair {wheel.name} (exit {done.code}).", done.tail)
         container.get(_OUT, out)
     return only_wheel(next(path.parent for path in out.rglob("*.whl"))), plan.notes, plan.graft
+
+
+def _failed(what: str, tail: Sequence[str]) -> OrtforgeError:
+    full = disk_is_full("\n".join(tail))
+    if full is not None:
+        return full
+    return BuildError(
+        "\n".join([what, *tail[-10:]]),
+        todo="'ortforge diagnose' knows some of its messages. If there is no auditwheel in the toolchain image: "
+        "dockerfiles/debian.Dockerfile shows how it gets there.",
+    )
 
 
 def _libraries(folder: Path, out: Path, request: BuildRequest) -> dict[str, Any]:

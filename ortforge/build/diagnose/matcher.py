@@ -1,0 +1,245 @@
+"""Finds the known causes in a log of any size: one pass, in blocks, in time that grows with the log's length alone.
+
+Of each sign the longest fixed part is looked for in whole blocks of the log (a search in C); only the lines
+around its hits are looked at in Python. Lines longer than a window are seen in pieces.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from ortforge.build.diagnose.known import ELLIPSIS, Kind, Known, Phase, url
+
+__all__ = ["NEAR", "Cause", "Diagnosis", "Matcher"]
+
+#: Lines between two messages that belong together. CMake repeats a failed download up to six times, at seven lines each.
+NEAR = 50
+_BLOCK = 1 << 18
+_WINDOW = 2000  # bytes of a line on each side of a hit: messages are shorter, compiler commands are not
+_SUSPECTS = 6
+
+_COLOUR = re.compile(r"\x1b\[[0-9;?]{0,20}[ -/]?[@-~]|\x1b[()][A-Z0-9]|\x1b\][^\x07\x1b]{0,200}(?:\x07|\x1b\\)")
+# What others write before each line: BuildKit, hosted CI, Yocto, docker compose.
+_PREFIX = re.compile(r"(?:#\d{1,4} \d{1,6}\.\d{1,4} |\d{4}-\d\d-\d\dT[0-9:.]{5,20}Z? |[\w.-]{1,40} *\| |\| )")
+# What a line that tells of a failure has in it; only shown when no cause is known.
+_ERROR_LIKE = (" error", "error:", "Error:", "ERROR", "FAILED", "fatal", "Traceback (most", "Exception:", "cannot ")
+_NO_ERROR = (
+    "-Werror", "-Wno-error", "0 errors", "no error", "Wno-", "error_code", " - Failed", " - Success", "without error",
+)  # fmt: skip
+# Said by whoever called what failed.
+_CONSEQUENCES = (
+    "ninja: build stopped", "subprocess.CalledProcessError", "subprocess-exited-with-error", "gmake[", "make[",
+    "make: ***", "Configuring incomplete, errors occurred", "Traceback (most recent call last)", "metadata-generation",
+    "Command '[", "FAILED:", "gmake: ***", "See also \"",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """A known cause that a log shows, with the line that shows it (``line_number`` counts from 1)."""
+
+    id: str
+    phase: Phase
+    title: str
+    evidence: str
+    line_number: int
+    cause: str
+    remedy: str
+    threads: tuple[str, ...]
+    confidence: str
+    kind: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What a log shows: causes, the primary one first; when there is none, the first lines that look like errors."""
+
+    causes: tuple[Cause, ...]
+    suspects: tuple[tuple[int, str], ...]
+    lines: int
+
+
+class _Sign:
+    """A sign, cut into its fixed parts."""
+
+    __slots__ = ("at_end", "at_start", "key", "parts", "raw")
+
+    def __init__(self, text: str) -> None:
+        self.at_start, self.at_end = text.startswith("^"), text.endswith("$")
+        bare = text.removeprefix("^").removesuffix("$")
+        self.parts = bare.split(ELLIPSIS)
+        self.raw = max(self.parts, key=len)
+        self.key = self.raw.encode()
+
+    def match(self, line: str) -> tuple[str, ...] | None:
+        """Return what stands at each ``…``, or nothing when the line is another."""
+        if self.at_start:
+            line = _PREFIX.sub("", line, count=1)
+        found = line.find(self.parts[0])
+        if found < 0 or (self.at_start and found > 0):
+            return None
+        at, stands = found + len(self.parts[0]), []
+        for part in self.parts[1:]:
+            # An empty last part is a … at the end: the rest of the line.
+            following = line.find(part, at) if part else len(line)
+            if following < 0:
+                return None
+            stands.append(line[at:following].strip())
+            at = following + len(part)
+        return tuple(stands) if not self.at_end or at == len(line) else None
+
+
+@dataclass(slots=True)
+class _Seen:
+    """Where a cause was seen."""
+
+    number: int
+    line: str
+    stands: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _State:
+    """What one pass over a log has found so far."""
+
+    seen: dict[str, _Seen] = field(default_factory=dict)
+    waiting: dict[str, _Seen] = field(default_factory=dict)
+    context: dict[str, int] = field(default_factory=dict)
+    specific: list[int] = field(default_factory=list)
+    suspects: list[tuple[int, str]] = field(default_factory=list)
+
+
+class Matcher:
+    """All known causes, made ready to be looked for."""
+
+    def __init__(self, known: Iterable[Known]) -> None:
+        self.known = {each.id: each for each in known}
+        self._signs: dict[bytes, list[tuple[_Sign, Known, bool]]] = {}
+        for each in self.known.values():
+            for texts, is_context in ((each.near, True), (each.signs, False)):
+                for text in texts:
+                    sign = _Sign(text)
+                    self._signs.setdefault(sign.key, []).append((sign, each, is_context))
+        self._keys = [*self._signs, *(text.encode() for text in _ERROR_LIKE if text.encode() not in self._signs)]
+
+    def examine(self, log: str | bytes | BinaryIO) -> Diagnosis:
+        """Look through a log; a file is read in blocks and may be of any size."""
+        if isinstance(log, str):
+            log = log.encode("utf-8", "surrogatepass")
+        stream = io.BytesIO(log) if isinstance(log, bytes) else log
+        state, number = _State(), 1
+        for block in _blocks(stream):
+            self._block(block, number, state)
+            number += block.count(b"\n")
+        return Diagnosis(self._ranked(state), tuple(state.suspects), number)
+
+    def _block(self, block: bytes, number: int, state: _State) -> None:
+        """Look at the pieces of lines around each hit, in the order of the log, each once."""
+        pieces: set[tuple[int, int]] = set()
+        for key in self._keys:
+            at = block.find(key)
+            while at >= 0:
+                start = max(block.rfind(b"\n", 0, at) + 1, at - _WINDOW)
+                end = block.find(b"\n", at, at + _WINDOW)
+                end = min(len(block), at + _WINDOW) if end < 0 else end
+                pieces.add((start, end))
+                at = block.find(key, max(end, at + len(key)))
+        counted = 0
+        for start, end in sorted(pieces):
+            number += block.count(b"\n", counted, start)
+            counted = start
+            text = _COLOUR.sub("", block[start:end].decode("utf-8", "replace"))
+            # A bare carriage return is a progress bar that is written over.
+            for piece in text.rstrip("\r").split("\r"):
+                self._line(piece.rstrip(), number, state)
+
+    def _line(self, line: str, number: int, state: _State) -> None:
+        told = False
+        for sign, each, is_context in self._matching(line):
+            stands = sign.match(line)
+            if stands is None:
+                continue
+            if is_context:
+                state.context[each.id] = number
+                waiting = state.waiting.get(each.id)
+                if waiting and number - waiting.number <= NEAR:
+                    self._found(each, waiting, state)
+                continue
+            told = True
+            seen = _Seen(number, line, stands)
+            if not each.near or number - state.context.get(each.id, -NEAR - 1) <= NEAR:
+                self._found(each, seen, state)
+            else:
+                # The first that waits is kept while what it waits for can still come.
+                waiting = state.waiting.get(each.id)
+                if waiting is None or number - waiting.number > NEAR:
+                    state.waiting[each.id] = seen
+        if not told and len(state.suspects) < _SUSPECTS and _looks_like_an_error(line):
+            state.suspects.append((number, line.strip()[:300]))
+
+    def _matching(self, line: str) -> Iterator[tuple[_Sign, Known, bool]]:
+        for signs in self._signs.values():
+            if signs[0][0].raw in line:
+                yield from signs
+
+    def _found(self, each: Known, seen: _Seen, state: _State) -> None:
+        if not each.general and each.kind == "error" and (not state.specific or state.specific[-1] != seen.number):
+            state.specific.append(seen.number)
+        if each.general and any(abs(seen.number - at) <= NEAR for at in state.specific[-1:]):
+            return
+        state.seen.setdefault(each.id, seen)
+
+    def _ranked(self, state: _State) -> tuple[Cause, ...]:
+        """Order the causes: what stopped the work first, the earliest of them at the top."""
+        order = {"error": 0, "hint": 1, "harmless": 2}
+        found = []
+        for name, seen in state.seen.items():
+            each = self.known[name]
+            if each.general and any(abs(at - seen.number) <= NEAR for at in state.specific):
+                continue
+            found.append((order[each.kind], seen.number, each.general, len(found), _cause(each, seen)))
+        return tuple(entry[-1] for entry in sorted(found, key=lambda entry: entry[:-1]))
+
+
+def _blocks(stream: BinaryIO) -> Iterator[bytes]:
+    """Yield blocks that end with a line, except within a line that is longer than a block."""
+    rest = b""
+    while more := stream.read(_BLOCK):
+        block = rest + more if rest else more
+        cut = block.rfind(b"\n") + 1 or len(block)
+        yield block[:cut]
+        rest = block[cut:]
+    if rest:
+        yield rest
+
+
+def _looks_like_an_error(line: str) -> bool:
+    return (
+        any(text in line for text in _ERROR_LIKE)
+        and not any(text in line for text in _NO_ERROR)
+        and not any(text in line for text in _CONSEQUENCES)
+    )
+
+
+def _cause(each: Known, seen: _Seen) -> Cause:
+    def filled(text: str) -> str:
+        for index, stands in enumerate(seen.stands):
+            text = text.replace(f"{{{index}}}", stands[:120])
+        return text
+
+    return Cause(
+        id=each.id,
+        phase=each.phase,
+        title=filled(each.title),
+        evidence="".join(sign if sign.isprintable() else " " for sign in seen.line.strip()[:400]).strip(),
+        line_number=seen.number,
+        cause=filled(each.cause),
+        remedy=filled(each.remedy),
+        threads=tuple(url(thread) for thread in each.threads),
+        confidence="certain" if each.certain and not each.general else "likely",
+        kind=each.kind,
+    )
