@@ -16,6 +16,7 @@ from ortforge.cli import (
     build,
     cache,
     compare,
+    diagnose,
     doctor,
     explain,
     flags,
@@ -134,7 +135,9 @@ def _common(
     ctx.obj = Shared(debug=debug, blocked=tuple(plugin or ()), third_party=not no_plugins)
 
 
-for _module in (init, plan, build, run, report, compare, explain, repro, doctor, flags, plugins, vendor, cache, schema):
+for _module in (
+    init, plan, build, run, report, compare, explain, repro, doctor, diagnose, flags, plugins, vendor, cache, schema,
+):  # fmt: skip
     _module.register(app)
 
 

@@ -66,6 +66,8 @@ class Refusals:
         if not answer.usable:
             return answer.reason
         target = self._matrix.targets[spec.target]
+        if isinstance(target, SourceTarget) and target.artifact == "cxx":
+            return f"target {spec.target} is a C++ library: it is built and proven, and no Python runs models on it"
         version = _version_of(target)
         if backend.versions and version and version not in SpecifierSet(backend.versions, prereleases=True):
             return f"{backend.ep} needs ONNX Runtime {backend.versions}; target {spec.target} has {version}"

@@ -32,7 +32,8 @@ COMPILING = (
             "posix_spawn: Cannot allocate memory",
             "fork: Cannot allocate memory",
         ),
-        cause="More compilers ran at once than the memory holds: C++ files of ONNX Runtime take up to 2 GB each, CUDA ones more"
+        cause="More compilers ran at once than the memory holds: C++ files of ONNX Runtime take up to 2 GB each,"
+        " CUDA ones more"
         " (and nvcc_threads multiplies them).",
         remedy="Fewer at once: parallel = 2 in flags (ortforge halves it by itself), nvcc_threads = 1 for CUDA, fewer"
         " CMAKE_CUDA_ARCHITECTURES in defines, or more memory for the container.",
@@ -52,10 +53,15 @@ COMPILING = (
         id="compiler-crash",
         phase="compiling",
         title="the compiler itself crashed",
-        signs=("internal compiler error: Segmentation fault", "internal compiler error: in ", "died due to signal 11",
-               "PLEASE submit a bug report to https://"),
+        signs=(
+            "internal compiler error: Segmentation fault",
+            "internal compiler error: in ",
+            "died due to signal 11",
+            "PLEASE submit a bug report to https://",
+        ),
         cause="A defect of this compiler's version, or bad memory of the machine when it happens at changing places.",
-        remedy="Build again with parallel = 1: if it crashes at the same file, use another compiler version in the image.",
+        remedy="Build again with parallel = 1: if it crashes at the same file, use another compiler version in the"
+        " image.",
         certain=False,
         samples=(
             "/source/onnxruntime/core/x.cc:11:1: internal compiler error: Segmentation fault",
@@ -68,10 +74,12 @@ COMPILING = (
         title="this CUDA does not take this GCC",
         signs=("unsupported GNU version!", "unsupported clang version!"),
         cause="Each CUDA names the newest host compiler it takes, and the image has a newer one.",
-        remedy="Install the older g++ (packages) and set CMAKE_CUDA_HOST_COMPILER in defines, or use a newer CUDA image.",
+        remedy="Install the older g++ (packages) and set CMAKE_CUDA_HOST_COMPILER in defines, or use a newer CUDA"
+        " image.",
         threads=(23286,),
         samples=(
-            "/usr/local/cuda/include/crt/host_config.h:139:2: error: #error -- unsupported GNU version! gcc versions later than"
+            "/usr/local/cuda/include/crt/host_config.h:139:2: error: #error -- unsupported GNU version! gcc versions"
+            " later than"
             " 12 are not supported!",
         ),
     ),
@@ -79,11 +87,12 @@ COMPILING = (
         id="cuda-glibc",
         phase="compiling",
         title="CUDA's headers and this glibc declare the same functions differently",
-        signs=("error: exception specification is incompatible with that of previous function \"…\"",),
+        signs=('error: exception specification is incompatible with that of previous function "…"',),
         cause="glibc 2.41 has sinpi, cospi and others, which CUDA before 12.9 declares without noexcept.",
         remedy="Use the cuda image with its own, older base, or a CUDA that knows glibc 2.41 (12.9 and later).",
         samples=(
-            "/usr/local/cuda/include/crt/math_functions.h(2556): error: exception specification is incompatible with that of"
+            "/usr/local/cuda/include/crt/math_functions.h(2556): error: exception specification is incompatible with"
+            " that of"
             ' previous function "cospi" (declared at line 79 of /usr/include/x86_64-linux-gnu/bits/mathcalls.h)',
         ),
     ),
@@ -91,32 +100,44 @@ COMPILING = (
         id="cuda-arch",
         phase="compiling",
         title="this CUDA cannot compile for the architecture {0}",
-        signs=("nvcc fatal   : Unsupported gpu architecture '…'", "ptxas fatal   : Value '…' is not defined for option 'gpu-name'"),
+        signs=(
+            "nvcc fatal   : Unsupported gpu architecture '…'",
+            "ptxas fatal   : Value '…' is not defined for option 'gpu-name'",
+        ),
         cause="The architecture is newer than this CUDA, or was dropped by it.",
-        remedy="Correct CMAKE_CUDA_ARCHITECTURES in defines (e.g. \"80;90\"), or use another CUDA image.",
+        remedy='Correct CMAKE_CUDA_ARCHITECTURES in defines (e.g. "80;90"), or use another CUDA image.',
         samples=("nvcc fatal   : Unsupported gpu architecture 'compute_120'",),
     ),
     Known(
         id="nvcc-option",
         phase="compiling",
         title="this CUDA is too old for what the build asks of nvcc",
-        signs=("nvcc fatal   : Value '…' is not defined for option 'std'", "nvcc fatal   : Unknown option '…'",
-               "CUDA_STANDARD is set to invalid value"),
-        cause="ONNX Runtime asks for a C++ standard or an option (C++20 since 1.21 or so) that this nvcc does not know.",
+        signs=(
+            "nvcc fatal   : Value '…' is not defined for option 'std'",
+            "nvcc fatal   : Unknown option '…'",
+            "CUDA_STANDARD is set to invalid value",
+        ),
+        cause="ONNX Runtime asks for a C++ standard or an option (C++20 since 1.21 or so) that this nvcc does not"
+        " know.",
         remedy="Use the CUDA version that the release was made with: the cuda image's default.",
-        samples=("nvcc fatal   : Value 'c++20' is not defined for option 'std'", "nvcc fatal   : Unknown option '-static-global-template-stub=false'"),
+        samples=(
+            "nvcc fatal   : Value 'c++20' is not defined for option 'std'",
+            "nvcc fatal   : Unknown option '-static-global-template-stub=false'",
+        ),
     ),
     Known(
         id="warning-as-error",
         phase="compiling",
         title="a compiler newer than this ONNX Runtime warns, and warnings stop the build",
         signs=("error: …[-Werror", "all warnings being treated as errors", "all warnings treated as errors"),
-        cause="ORT compiles with -Werror; a newer GCC knows more warnings (GCC 13, 14: dangling-reference, maybe-uninitialized,"
+        cause="ORT compiles with -Werror; a newer GCC knows more warnings (GCC 13, 14: dangling-reference,"
+        " maybe-uninitialized,"
         " stringop-overflow …).",
         remedy="Add compile_no_warning_as_error = true to flags of the target (exists since 1.14).",
         threads=(24290,),
         samples=(
-            "/source/onnxruntime/core/session/inference_session.cc:1:1: error: possibly dangling reference to a temporary"
+            "/source/onnxruntime/core/session/inference_session.cc:1:1: error: possibly dangling reference to a"
+            " temporary"
             " [-Werror=dangling-reference]",
             "cc1plus: all warnings being treated as errors",
         ),
@@ -125,37 +146,49 @@ COMPILING = (
         id="cstdint",
         phase="compiling",
         title="a source file forgot <cstdint>, and this compiler no longer brings it along",
-        signs=("did you forget to ‘#include <cstdint>’?", "did you forget to '#include <cstdint>'?",
-               "is defined in header ‘<cstdint>’", "is defined in header '<cstdint>'"),
+        signs=(
+            "did you forget to '#include <cstdint>'?",
+            "did you forget to '#include <cstdint>'?",
+            "is defined in header '<cstdint>'",
+            "is defined in header '<cstdint>'",
+        ),
         cause="GCC 13 and 15 took headers out of others; older dependencies relied on them.",
         remedy='Use an image with an older GCC, or add CMAKE_CXX_FLAGS = "-include cstdint" to defines of the target.',
         samples=(
-            "/work/_deps/date-src/x.h:4:1: note: ‘uint32_t’ is defined in header ‘<cstdint>’; did you forget to"
-            " ‘#include <cstdint>’?",
+            "/work/_deps/date-src/x.h:4:1: note: 'uint32_t' is defined in header '<cstdint>'; did you forget to"
+            " '#include <cstdint>'?",
         ),
     ),
     Known(
         id="eigen-system",
         phase="compiling",
         title="the system's Eigen is older than what ONNX Runtime uses",
-        signs=("PropagateNaN>(", "‘PropagateNaN’ is not a member of", "'PropagateNaN' is not a member of"),
+        signs=("PropagateNaN>(", "'PropagateNaN' is not a member of", "'PropagateNaN' is not a member of"),
         cause="Eigen 3.4.0, which distributions have, lacks NaN propagation in binary min and max.",
         remedy='Let dependencies = "system" of ortforge do it (it brings what is missing), or take ORT\'s own Eigen.',
         certain=False,
         samples=(
-            "/source/onnxruntime/core/providers/cpu/math/element_wise_ops.cc:9:2: error: no matching function for call to"
-            " ‘Eigen::ArrayBase<D>::min<Eigen::PropagateNaN>(float)’",
+            "/source/onnxruntime/core/providers/cpu/math/element_wise_ops.cc:9:2: error: no matching function for"
+            " call to"
+            " 'Eigen::ArrayBase<D>::min<Eigen::PropagateNaN>(float)'",
         ),
     ),
     Known(
         id="tensorrt-headers",
         phase="compiling",
         title="TensorRT's headers are missing",
-        signs=("fatal error: NvInfer.h: No such file or directory", "fatal error: NvOnnxParser.h: No such file or directory",
-               "Could NOT find TensorRT", "Could not find TENSORRT_INCLUDE_DIR"),
+        signs=(
+            "fatal error: NvInfer.h: No such file or directory",
+            "fatal error: NvOnnxParser.h: No such file or directory",
+            "Could NOT find TensorRT",
+            "Could not find TENSORRT_INCLUDE_DIR",
+        ),
         cause="The image holds TensorRT's runtime without its development files, or tensorrt_home is another folder.",
         remedy='Use image = "tensorrt", or install libnvinfer-dev and libnvonnxparsers-dev and set tensorrt_home.',
-        samples=("/source/onnxruntime/core/providers/tensorrt/nv_includes.h:12:10: fatal error: NvInfer.h: No such file or directory",),
+        samples=(
+            "/source/onnxruntime/core/providers/tensorrt/nv_includes.h:12:10: fatal error: NvInfer.h: No such file"
+            " or directory",
+        ),
     ),
     Known(
         id="header-missing",
@@ -171,18 +204,26 @@ COMPILING = (
         id="host-protobuf",
         phase="compiling",
         title="another protobuf than the build's own is used",
-        signs=("This file was generated by a newer version of protoc", "This file was generated by an older version of protoc",
-               "Protobuf compiler version … doesn't match library version", "#error regenerate this file with a newer version of protoc",
-               "error \"Protobuf C++ gencode is built with an incompatible version"),
-        cause="protoc or headers of the host (or conda) are found before those the build has made: code of one version meets"
+        signs=(
+            "This file was generated by a newer version of protoc",
+            "This file was generated by an older version of protoc",
+            "Protobuf compiler version … doesn't match library version",
+            "#error regenerate this file with a newer version of protoc",
+            'error "Protobuf C++ gencode is built with an incompatible version',
+        ),
+        cause="protoc or headers of the host (or conda) are found before those the build has made: code of one"
+        " version meets"
         " headers of another.",
-        remedy="Remove libprotobuf-dev and protobuf-compiler from the image or the PATH, or take protobuf wholly from the"
+        remedy="Remove libprotobuf-dev and protobuf-compiler from the image or the PATH, or take protobuf wholly"
+        " from the"
         ' system: dependencies = "system".',
-        threads=(23103, 24245),
+        threads=(18077, 23103, 24245),
         samples=(
-            "/work/_deps/onnx-build/onnx/onnx-ml.pb.h:17:2: error: #error This file was generated by an older version of"
+            "/work/_deps/onnx-build/onnx/onnx-ml.pb.h:17:2: error: #error This file was generated by an older"
+            " version of"
             " protoc which is",
-            "CMake Warning at FindProtobuf.cmake:524 (message):\n  Protobuf compiler version 21.12 doesn't match library version 3.21.9",
+            "CMake Warning at FindProtobuf.cmake:524 (message):\n  Protobuf compiler version 21.12 doesn't match"
+            " library version 3.21.9",
         ),
     ),
     Known(
@@ -190,23 +231,32 @@ COMPILING = (
         phase="compiling",
         title="another abseil than the build's own is used",
         signs=("undefined reference to `absl::", "undefined symbol: _ZN4absl", "undefined symbol: _ZNK4absl"),
-        cause="abseil's symbols hold its version: headers of the host (or of conda, vcpkg) and libraries of the build do not"
+        cause="abseil's symbols hold its version: headers of the host (or of conda, vcpkg) and libraries of the"
+        " build do not"
         " fit.",
-        remedy="Remove libabsl-dev from the image (and CMAKE_PREFIX_PATH from environment), or take abseil, re2 and protobuf"
+        remedy="Remove libabsl-dev from the image (and CMAKE_PREFIX_PATH from environment), or take abseil, re2 and"
+        " protobuf"
         ' all from the system: dependencies = "system".',
         threads=(23103, 24245),
         samples=(
-            "/usr/bin/ld: x.cc:(.text+0x1): undefined reference to `absl::lts_20240722::container_internal::kEmptyGroup'",
-            "ImportError: /v/onnxruntime_pybind11_state.so: undefined symbol: _ZN4absl12lts_2024011618container_internal17",
+            "/usr/bin/ld: x.cc:(.text+0x1): undefined reference to"
+            " `absl::lts_20240722::container_internal::kEmptyGroup'",
+            "ImportError: /v/onnxruntime_pybind11_state.so: undefined symbol:"
+            " _ZN4absl12lts_2024011618container_internal17",
         ),
     ),
     Known(
         id="not-pic",
         phase="compiling",
         title="a static library that was not made for shared libraries is linked into one",
-        signs=("recompile with -fPIC", "can not be used when making a shared object", "can not be used when making a PIE object"),
+        signs=(
+            "recompile with -fPIC",
+            "can not be used when making a shared object",
+            "can not be used when making a PIE object",
+        ),
         cause="Distributions' static libraries (Debian's libprotobuf.a) are often not position-independent.",
-        remedy='Link the shared one (Protobuf_USE_STATIC_LIBS = "OFF" in defines; dependencies = "system" does so), or set'
+        remedy='Link the shared one (Protobuf_USE_STATIC_LIBS = "OFF" in defines; dependencies = "system" does so),'
+        " or set"
         ' CMAKE_POSITION_INDEPENDENT_CODE = "ON".',
         samples=(
             "/usr/bin/ld: /usr/lib/x86_64-linux-gnu/libprotobuf.a(arena.o): relocation R_X86_64_TPOFF32 against symbol"
@@ -218,7 +268,8 @@ COMPILING = (
         phase="compiling",
         title="the linker does not find a library: {0}",
         signs=("ld: cannot find -l…: No such file", "ld: cannot find -l…", "unable to find library -l…"),
-        cause="The development package with the library (or its .so link) is not installed, or lies in an unsearched folder.",
+        cause="The development package with the library (or its .so link) is not installed, or lies in an unsearched"
+        " folder.",
         remedy="Add the -dev package to packages of the target, or the folder to LIBRARY_PATH in environment.",
         samples=("/usr/bin/ld: cannot find -lcudnn: No such file or directory", "/usr/bin/ld: cannot find -lnvinfer"),
     ),
@@ -227,7 +278,8 @@ COMPILING = (
         phase="compiling",
         title="the linker finds no definition of a function",
         signs=("undefined reference to `…'",),
-        cause="Headers and library are of different versions, a library is missing on the link line, or parts were compiled"
+        cause="Headers and library are of different versions, a library is missing on the link line, or parts were"
+        " compiled"
         " with another C++ ABI.",
         remedy="Look which library should define it and whether the host has a second one; build in a clean image.",
         general=True,
@@ -250,7 +302,10 @@ COMPILING = (
         signs=("relocation truncated to fit: R_X86_64", "relocation truncated to fit: R_AARCH64"),
         cause="CUDA code for many architectures, or a debug build, in one library.",
         remedy='Fewer architectures: CMAKE_CUDA_ARCHITECTURES = "90" in defines; config = "Release".',
-        samples=("crtbeginS.o: in function `deregister_tm_clones': (.text+0x3): relocation truncated to fit: R_X86_64_PC32 against `.tm_clone_table'",),
+        samples=(
+            "crtbeginS.o: in function `deregister_tm_clones': (.text+0x3): relocation truncated to fit:"
+            " R_X86_64_PC32 against `.tm_clone_table'",
+        ),
     ),
     Known(
         id="disk-full",
@@ -258,7 +313,8 @@ COMPILING = (
         title="the disk is full",
         signs=("No space left on device", "Disk quota exceeded", "no space left on device"),
         cause="A build tree takes 2 to 10 GB (CUDA, Debug more), images and ccache come on top.",
-        remedy="'ortforge cache' shows what can go, 'docker system df' what the engine holds; or put the engine's data folder"
+        remedy="'ortforge cache' shows what can go, 'docker system df' what the engine holds; or put the engine's"
+        " data folder"
         " on a larger disk.",
         samples=(
             "/usr/bin/ld: final link failed: No space left on device",
@@ -292,17 +348,19 @@ COMPILING = (
         cause="The cache was made by another user (often root), or HOME is not writable in the container.",
         remedy="Set CCACHE_DIR in environment to a folder of this user, or chown it; ortforge: remove the volume"
         " ortforge-ccache, it is made again.",
-        samples=("ccache: error: Failed to create directory /ccache/tmp: Permission denied",
-                 "ccache: error: Failed to create temporary file for /ccache/9/c/x.tmp: Permission denied"),
+        samples=(
+            "ccache: error: Failed to create directory /ccache/tmp: Permission denied",
+            "ccache: error: Failed to create temporary file for /ccache/9/c/x.tmp: Permission denied",
+        ),
     ),
     Known(
         id="clock-skew",
         phase="compiling",
         title="files are newer than the clock",
-        signs=("Clock skew detected.", "has modification time … in the future",
-               "still dirty after 100 tries"),
-        cause="The source comes from another machine or a network disk whose clock runs ahead; make and ninja judge by time.",
-        remedy="Set the clock, or 'find SOURCE -newermt now -exec touch {} +'; a build may be incomplete: build again.",
+        signs=("Clock skew detected.", "has modification time … in the future", "still dirty after 100 tries"),
+        cause="The source comes from another machine or a network disk whose clock runs ahead; make and ninja judge"
+        " by time.",
+        remedy="Set the clock, touch the files of the source, and build again: what was built may be incomplete.",
         kind="hint",
         samples=(
             "make[2]: warning:  Clock skew detected.  Your build may be incomplete.",
@@ -313,25 +371,39 @@ COMPILING = (
         id="assembler-old",
         phase="compiling",
         title="the assembler or compiler does not know an instruction that is asked for",
-        signs=("Error: no such instruction: `…'", "error: unrecognized command-line option ‘-m…’",
-               "error: unrecognized command-line option '-m…'", "error: unrecognized command line option ‘-m…’",
-               "error: bad value (‘…’) for ‘-m"),
+        signs=(
+            "Error: no such instruction: `…'",
+            "error: unrecognized command-line option '-m…'",
+            "error: unrecognized command-line option '-m…'",
+            "error: unrecognized command line option '-m…'",
+            "error: bad value ('…') for '-m",
+        ),
         cause="MLAS has AVX-512, AMX and VNNI code; binutils or GCC of the image are older.",
         remedy="Use an image with newer binutils and GCC (at least 11).",
-        samples=("/tmp/ccA.s:10: Error: no such instruction: `vpdpbusd %ymm1,%ymm2,%ymm3'",
-                 "cc1plus: error: unrecognized command-line option ‘-mamx-tile’; did you mean ‘-maltivec’?"),
+        samples=(
+            "ccA.s:10: Error: no such instruction: `vpdpbusd %ymm1,%ymm2,%ymm3'",
+            "cc1plus: error: unrecognized command-line option '-mamx-tile'; did you mean '-maltivec'?",
+        ),
     ),
     Known(
         id="compiler-old",
         phase="compiling",
         title="the compiler is older than this ONNX Runtime takes",
-        signs=("GCC version must be greater than or equal to", "GCC version must not be less than",
-               "error: #error GCC version too old", "unrecognized command-line option ‘-std=c++", "unrecognized command line option ‘-std=c++",
-               "unrecognized command-line option '-std=c++", "CMAKE_CXX_COMPILER version …is too old"),
+        signs=(
+            "GCC version must be greater than or equal to",
+            "GCC version must not be less than",
+            "error: #error GCC version too old",
+            "unrecognized command-line option '-std=c++",
+            "unrecognized command line option '-std=c++",
+            "unrecognized command-line option '-std=c++",
+            "CMAKE_CXX_COMPILER version …is too old",
+        ),
         cause="ORT 1.21 and later want GCC 11 or newer, older ones GCC 9.",
         remedy='Use image = "debian" or "manylinux", whose compilers are new enough, or set CC and CXX in environment.',
-        samples=("CMake Error at CMakeLists.txt:52 (message):\n  GCC version must be greater than or equal to 11.1",
-                 "c++: error: unrecognized command-line option ‘-std=c++20’; did you mean ‘-std=c++2a’?"),
+        samples=(
+            "CMake Error at CMakeLists.txt:52 (message):\n  GCC version must be greater than or equal to 11.1",
+            "c++: error: unrecognized command-line option '-std=c++20'; did you mean '-std=c++2a'?",
+        ),
     ),
     Known(
         id="lto-mixed",
@@ -340,18 +412,27 @@ COMPILING = (
         signs=("lto1: fatal error: bytecode stream in file", "generated with LTO version"),
         cause="Static libraries with LTO code of another GCC are linked with enable_lto.",
         remedy="Leave enable_lto out of flags, or build all dependencies with this compiler.",
-        samples=("lto1: fatal error: bytecode stream in file ‘libx.a’ generated with LTO version 11.2 instead of the expected 12.0",),
+        samples=(
+            "lto1: fatal error: bytecode stream in file 'libx.a' generated with LTO version 11.2 instead of the"
+            " expected 12.0",
+        ),
     ),
     Known(
         id="copy-of-nothing",
         phase="compiling",
         title="a step after linking copies an empty list of files",
-        signs=("cmake -E copy … destination",  "CMake Error: cmake version …",),
+        signs=(
+            "cmake -E copy … destination",
+            "CMake Error: cmake version …",
+        ),
         near=("Usage: …cmake -E <command> [arguments...]", "Usage: cmake -E <command>", "-E copy"),
-        cause="Source packages of distributions are stripped of models and data, and the build copies whatever lies there.",
+        cause="Source packages of distributions are stripped of models and data, and the build copies whatever lies"
+        " there.",
         remedy="Put any file into onnxruntime/python/datasets (ortforge does so for debian: sources).",
         certain=False,
-        samples=("FAILED: libonnxruntime_pybind11_state.so\ncd /work && /usr/bin/cmake -E copy /work/onnxruntime/datasets/\n"
-                 "CMake Error: cmake version 3.31.6\nUsage: /usr/bin/cmake -E <command> [arguments...]",),
+        samples=(
+            "FAILED: libonnxruntime_pybind11_state.so\ncd /work && /usr/bin/cmake -E copy /work/onnxruntime/datasets/\n"
+            "CMake Error: cmake version 3.31.6\nUsage: /usr/bin/cmake -E <command> [arguments...]",
+        ),
     ),
 )

@@ -14,7 +14,8 @@ CONFIGURING = (
         signs=("does not match expected value", "HASH mismatch for file"),
         near=("eigen",),
         cause="The host packs archives of a commit anew from time to time; the bytes change, the source does not.",
-        remedy="Take Eigen from elsewhere: dependencies = \"system\" in the target (Debian's libeigen3-dev), or gather the"
+        remedy='Take Eigen from elsewhere: dependencies = "system" in the target (Debian\'s libeigen3-dev), or'
+        " gather the"
         " archives once with 'ortforge vendor' and set dependencies = \"vendored\"; or write the new digest into"
         " cmake/deps.txt by a patch.",
         threads=(18286, 25098, 25206, 26656, 26707),
@@ -31,14 +32,16 @@ CONFIGURING = (
         id="archive-hash",
         phase="configuring",
         title="a downloaded archive is not the one whose digest is asked for",
-        signs=("does not match expected value", "HASH mismatch for file", "HASH mismatch\n"),
-        cause="The archive was packed anew by its host, a proxy answered with a page of its own, or the download is cut.",
+        signs=("does not match expected value", "HASH mismatch for file", "HASH mismatch"),
+        cause="The archive was packed anew by its host, a proxy answered with a page of its own, or the download is"
+        " cut.",
         remedy="Compare the file's size and first bytes; then 'ortforge vendor' from a place that has the right one and"
         ' dependencies = "vendored" in the target.',
         threads=(25098,),
         general=True,
         samples=(
-            "CMake Error at date-subbuild/date-populate-prefix/src/date-populate-stamp/download-date.cmake:170 (message):\n"
+            "CMake Error at date-subbuild/date-populate-prefix/src/date-populate-stamp/download-date.cmake:170"
+            " (message):\n"
             "  HASH mismatch for file: /work/build/date-v3.0.1.zip\n    expected hash: [2dac0c81]",
         ),
     ),
@@ -55,15 +58,18 @@ CONFIGURING = (
             "Network is unreachable",
             "Name or service not known",
         ),
-        cause="ONNX Runtime's build fetches its dependencies with CMake (and oneDNN with git); ortforge turns the network off"
+        cause="ONNX Runtime's build fetches its dependencies with CMake (and oneDNN with git); ortforge turns the"
+        " network off"
         " after fetching.",
-        remedy='Set dependencies = "system" (Debian\'s packages) or run \'ortforge vendor\' where there is a network and set'
+        remedy="Set dependencies = \"system\" (Debian's packages) or run 'ortforge vendor' where there is a network"
+        " and set"
         ' dependencies = "vendored"; else let the engine reach the network (ORTFORGE_DOCKER_NETWORK=host).',
         threads=(17199, 22402, 29456),
         samples=(
             "fatal: unable to access 'https://github.com/oneapi-src/onednn.git/': Could not resolve host: github.com",
             '         status_code: 6\n         status_string: "Could not resolve hostname"',
-            "WARNING: Retrying (Retry(total=4)) after connection broken by 'NewConnectionError(': Failed to establish a new"
+            "WARNING: Retrying (Retry(total=4)) after connection broken by 'NewConnectionError(': Failed to"
+            " establish a new"
             " connection: [Errno -3] Temporary failure in name resolution')': /simple/numpy/",
             "W: Failed to fetch http://deb.debian.org/debian/dists/trixie/InRelease  Temporary failure resolving"
             " 'deb.debian.org'",
@@ -73,16 +79,18 @@ CONFIGURING = (
         id="download-failed",
         phase="configuring",
         title="a download failed",
-        signs=("Each download failed!", "error: downloading '", "Failed to clone repository: '", "status_string: \""),
+        signs=("Each download failed!", "error: downloading '", "Failed to clone repository: '", 'status_string: "'),
         near=("failed", "download", "clone"),
         cause="The host did not give the file: it is gone, the network is slow or filtered, or git may not reach it.",
-        remedy="Open the address by hand. 'ortforge vendor' gathers all of them once; then dependencies = \"vendored\".",
+        remedy="Open the address by hand. 'ortforge vendor' gathers all of them once; then dependencies ="
+        ' "vendored".',
         threads=(17199, 22402),
         general=True,
         certain=False,
         samples=(
             "CMake Error at onnx-populate-prefix/src/onnx-populate-stamp/download-onnx-populate.cmake:170 (message):\n"
-            "  Each download failed!\n\n    error: downloading 'https://github.com/onnx/onnx/archive/v1.17.0.zip' failed",
+            "  Each download failed!\n\n    error: downloading 'https://github.com/onnx/onnx/archive/v1.17.0.zip'"
+            " failed",
             "    Failed to clone repository: 'https://github.com/oneapi-src/onednn.git'",
         ),
     ),
@@ -97,9 +105,10 @@ CONFIGURING = (
             "SSL peer certificate or SSH remote key was not OK",
             "Peer certificate cannot be authenticated with given CA certificates",
         ),
-        cause="A proxy signs with a certificate of its own, ca-certificates is missing in the image, or the clock is wrong.",
+        cause="A proxy signs with a certificate of its own, ca-certificates is missing in the image, or the clock is"
+        " wrong.",
         remedy="Put the certificate into the toolchain image (own Dockerfile: /usr/local/share/ca-certificates and"
-        " update-ca-certificates) or avoid downloads: dependencies = \"vendored\".",
+        ' update-ca-certificates) or avoid downloads: dependencies = "vendored".',
         samples=(
             "fatal: unable to access 'https://github.com/onnx/onnx.git/': SSL certificate problem: unable to get local"
             " issuer certificate",
@@ -134,8 +143,10 @@ CONFIGURING = (
         phase="configuring",
         title="build.py of this version does not have: {0}",
         signs=("build.py: error: unrecognized arguments: …",),
-        cause="The flag was removed, renamed, is misspelt, or is for another system; many guides are older than the version.",
-        remedy="'ortforge flags explain NAME --ort VERSION' says since and until when it exists and what replaced it; take it"
+        cause="The flag was removed, renamed, is misspelt, or is for another system; many guides are older than the"
+        " version.",
+        remedy="'ortforge flags explain NAME --ort VERSION' says since and until when it exists and what replaced"
+        " it; take it"
         " out of flags in matrix.toml or write what replaced it.",
         threads=(14067, 6212),
         samples=("build.py: error: unrecognized arguments: --use_openmp",),
@@ -144,12 +155,17 @@ CONFIGURING = (
         id="flag-value",
         phase="configuring",
         title="a flag of build.py does not take this value: {0}",
-        signs=("build.py: error: argument …: invalid choice", "build.py: error: argument …: expected",
-               "build.py: error: argument …: invalid ", "build.py: error: argument …: ignored explicit argument"),
+        signs=(
+            "build.py: error: argument …: invalid choice",
+            "build.py: error: argument …: expected",
+            "build.py: error: argument …: invalid ",
+            "build.py: error: argument …: ignored explicit argument",
+        ),
         cause="What a flag takes changes between versions (--use_openvino CPU_FP32 until 1.17, CPU from 1.18).",
         remedy="'ortforge flags explain {0} --ort VERSION' says what it takes; correct flags in matrix.toml.",
         samples=(
-            "build.py: error: argument --config: invalid choice: 'Relase' (choose from 'Debug', 'MinSizeRel', 'Release',"
+            "build.py: error: argument --config: invalid choice: 'Relase' (choose from 'Debug', 'MinSizeRel',"
+            " 'Release',"
             " 'RelWithDebInfo')",
             "build.py: error: argument --build_dir: expected one argument",
             "build.py: error: argument --parallel: invalid int value: 'all'",
@@ -161,7 +177,8 @@ CONFIGURING = (
         title="build.py refuses to run as root",
         signs=("Running as root is not allowed.",),
         cause="From 1.15 on build.py asks for a flag when its user is root, as it is in most containers.",
-        remedy="Add allow_running_as_root = true to flags of the target (ortforge does by itself), or give the container a"
+        remedy="Add allow_running_as_root = true to flags of the target (ortforge does by itself), or give the"
+        " container a"
         " user.",
         threads=(15164,),
         samples=(
@@ -175,7 +192,8 @@ CONFIGURING = (
         title="CMake {0} or newer is needed",
         signs=("CMake … or higher is required.  You are running version", "CMake … or higher is required"),
         cause="Each version of ONNX Runtime asks for a newer CMake than long-lived distributions have.",
-        remedy="Use a newer toolchain image (image = \"debian\" has a current one), or install CMake from its Python package"
+        remedy='Use a newer toolchain image (image = "debian" has a current one), or install CMake from its Python'
+        " package"
         " in your Dockerfile: pip install 'cmake>=3.28,<4'.",
         samples=(
             "CMake Error at CMakeLists.txt:6 (cmake_minimum_required):\n"
@@ -186,7 +204,10 @@ CONFIGURING = (
         id="cmake4-policy",
         phase="configuring",
         title="CMake 4 no longer takes the old CMake files of a dependency",
-        signs=("Compatibility with CMake < 3.5 has been removed from CMake.", "OLD behavior for policy … has been removed"),
+        signs=(
+            "Compatibility with CMake < 3.5 has been removed from CMake.",
+            "OLD behavior for policy … has been removed",
+        ),
         cause="A bundled dependency says cmake_minimum_required below 3.5, and CMake 4 has dropped that.",
         remedy='Add CMAKE_POLICY_VERSION_MINIMUM = "3.5" to defines of the target, or use CMake 3.x in the image.',
         threads=(26949,),
@@ -203,7 +224,8 @@ CONFIGURING = (
         cause="CMake writes files for ninja or make; neither is installed where the build runs.",
         remedy="Install ninja-build or make in the toolchain image: add it to packages of the target.",
         samples=(
-            'CMake Error: CMake was unable to find a build program corresponding to "Ninja".  CMAKE_MAKE_PROGRAM is not set.'
+            'CMake Error: CMake was unable to find a build program corresponding to "Ninja".  CMAKE_MAKE_PROGRAM is'
+            " not set."
             "  You probably need to select a different build tool.",
         ),
     ),
@@ -211,10 +233,14 @@ CONFIGURING = (
         id="no-compiler",
         phase="configuring",
         title="no C or C++ compiler is installed",
-        signs=("No CMAKE_CXX_COMPILER could be found", "No CMAKE_C_COMPILER could be found",
-               "CMAKE_CXX_COMPILER not set, after EnableLanguage", "is not a full path to an existing compiler tool"),
+        signs=(
+            "No CMAKE_CXX_COMPILER could be found",
+            "No CMAKE_C_COMPILER could be found",
+            "CMAKE_CXX_COMPILER not set, after EnableLanguage",
+            "is not a full path to an existing compiler tool",
+        ),
         cause="The image has no compiler, or CC and CXX name one that does not exist.",
-        remedy="Use a toolchain image (image = \"debian\"), add g++ to packages, or correct CC and CXX in environment.",
+        remedy='Use a toolchain image (image = "debian"), add g++ to packages, or correct CC and CXX in environment.',
         samples=("CMake Error at CMakeLists.txt:21 (project):\n  No CMAKE_CXX_COMPILER could be found.",),
     ),
     Known(
@@ -222,8 +248,10 @@ CONFIGURING = (
         phase="configuring",
         title="the compiler cannot compile an empty program",
         signs=("is not able to compile a simple test program.",),
-        cause="Usually the C library's headers or the linker are missing, or CXXFLAGS hold something the compiler refuses.",
-        remedy="Read the lines that follow it; install libc6-dev and binutils (packages), or clear CFLAGS, CXXFLAGS, LDFLAGS.",
+        cause="Usually the C library's headers or the linker are missing, or CXXFLAGS hold something the compiler"
+        " refuses.",
+        remedy="Read the lines that follow it; install libc6-dev and binutils (packages), or clear CFLAGS, CXXFLAGS,"
+        " LDFLAGS.",
         general=True,
         certain=False,
         samples=('  The C++ compiler\n\n    "/usr/bin/c++"\n\n  is not able to compile a simple test program.',),
@@ -232,10 +260,16 @@ CONFIGURING = (
         id="no-nvcc",
         phase="configuring",
         title="CUDA's compiler was not found",
-        signs=("No CMAKE_CUDA_COMPILER could be found", "Failed to find nvcc.", "Failed to detect a default CUDA architecture",
-               "nvcc: command not found", "nvcc: not found"),
+        signs=(
+            "No CMAKE_CUDA_COMPILER could be found",
+            "Failed to find nvcc.",
+            "Failed to detect a default CUDA architecture",
+            "nvcc: command not found",
+            "nvcc: not found",
+        ),
         cause="The image has no CUDA toolkit (the runtime images have none), or it is not on PATH.",
-        remedy='Use image = "cuda" (made from a devel image), or give flags cuda_home = "/usr/local/cuda" and put its bin'
+        remedy='Use image = "cuda" (made from a devel image), or give flags cuda_home = "/usr/local/cuda" and put'
+        " its bin"
         " folder on PATH.",
         samples=(
             "  No CMAKE_CUDA_COMPILER could be found.\n\n  Tell CMake where to find the compiler",
@@ -250,7 +284,8 @@ CONFIGURING = (
         cause="build.py wants both folders (or CUDA_HOME and CUDNN_HOME), and looks whether they exist.",
         remedy='Set flags cuda_home = "/usr/local/cuda" and cudnn_home = "/usr" (or where cudnn.h lies) in the target.',
         samples=(
-            "build.BuildError: ('cuda_home and cudnn_home paths must be specified and valid.', \"cuda_home='None' valid=False."
+            "build.BuildError: ('cuda_home and cudnn_home paths must be specified and valid.', \"cuda_home='None'"
+            " valid=False."
             " cudnn_home='None' valid=False\")",
         ),
     ),
@@ -261,14 +296,22 @@ CONFIGURING = (
         signs=("tensorrt_home paths must be specified and valid.",),
         cause="build.py wants the folder that holds TensorRT's include and lib.",
         remedy='Set flags tensorrt_home in the target; image = "tensorrt" has it.',
-        samples=("build.BuildError: ('tensorrt_home paths must be specified and valid.', \"tensorrt_home='None' valid=False.\")",),
+        samples=(
+            "build.BuildError: ('tensorrt_home paths must be specified and valid.', \"tensorrt_home='None'"
+            ' valid=False.")',
+        ),
     ),
     Known(
         id="no-cudnn",
         phase="configuring",
         title="cuDNN's headers or libraries were not found",
-        signs=("Could NOT find CUDNN", "Could NOT find CUDNN_INCLUDE_DIR", "fatal error: cudnn.h: No such file or directory",
-               "fatal error: cudnn_version.h: No such file", "Could NOT find LIBRARY (missing: CUDNN_"),
+        signs=(
+            "Could NOT find CUDNN",
+            "Could NOT find CUDNN_INCLUDE_DIR",
+            "fatal error: cudnn.h: No such file or directory",
+            "fatal error: cudnn_version.h: No such file",
+            "Could NOT find LIBRARY (missing: CUDNN_",
+        ),
         cause="CUDA images come without cuDNN unless their tag says so; a runtime package holds no headers.",
         remedy='Use image = "cuda", or install libcudnn9-dev-cuda-12 (packages) and set cudnn_home.',
         samples=(
@@ -281,11 +324,17 @@ CONFIGURING = (
         id="python-headers",
         phase="configuring",
         title="Python's headers are missing",
-        signs=("Could NOT find Python (missing: Python_INCLUDE_DIRS", "Could NOT find Python3 (missing: Python3_INCLUDE_DIRS",
-               "Could NOT find Python (missing: …Development.Module", "fatal error: Python.h: No such file or directory",
-               "fatal error: pyconfig.h: No such file or directory"),
-        cause="The extension module is compiled against the interpreter's headers; the package with them is not installed.",
-        remedy="Add python3-dev (or the one of your Python) to packages of the target; python in the target must be one the"
+        signs=(
+            "Could NOT find Python (missing: Python_INCLUDE_DIRS",
+            "Could NOT find Python3 (missing: Python3_INCLUDE_DIRS",
+            "Could NOT find Python (missing: …Development.Module",
+            "fatal error: Python.h: No such file or directory",
+            "fatal error: pyconfig.h: No such file or directory",
+        ),
+        cause="The extension module is compiled against the interpreter's headers; the package with them is not"
+        " installed.",
+        remedy="Add python3-dev (or the one of your Python) to packages of the target; python in the target must be"
+        " one the"
         " image has headers of.",
         samples=(
             "  Could NOT find Python (missing: Python_INCLUDE_DIRS Development.Module)\n  (found suitable version"
@@ -301,17 +350,19 @@ CONFIGURING = (
         cause="CMake looks for NumPy's headers in the interpreter that build.py runs in.",
         remedy="Install NumPy for that interpreter in the toolchain image (python3-numpy in packages).",
         samples=(
-            "  Could NOT find Python (missing: Python_NumPy_INCLUDE_DIRS NumPy) (found\n  suitable version \"3.12.3\")",
+            '  Could NOT find Python (missing: Python_NumPy_INCLUDE_DIRS NumPy) (found\n  suitable version "3.12.3")',
         ),
     ),
     Known(
         id="submodule-missing",
         phase="configuring",
         title="a git submodule was not checked out: {0}",
-        signs=("^  …external/… does not contain a CMakeLists.txt file",
-               "^    …external/… does not contain a CMakeLists.txt file",
-               "fatal: no submodule mapping found in .gitmodules for path '…'",
-               "error: Server does not allow request for unadvertised object"),
+        signs=(
+            "^  …external/… does not contain a CMakeLists.txt file",
+            "^    …external/… does not contain a CMakeLists.txt file",
+            "fatal: no submodule mapping found in .gitmodules for path '…'",
+            "error: Server does not allow request for unadvertised object",
+        ),
         cause="The tree was cloned without its submodules, or comes from the host's automatic archive, which has none.",
         remedy="Run 'git submodule update --init --recursive' in the tree, or let ortforge fetch: source = \"git:…\".",
         samples=(
@@ -325,7 +376,8 @@ CONFIGURING = (
         title="git refuses a tree that belongs to another user",
         signs=("fatal: detected dubious ownership in repository at", "fatal: unsafe repository ('"),
         cause="The source was mounted into the container and belongs to the host's user.",
-        remedy="git config --global --add safe.directory '*' in the container, or run it with the owner's uid; ortforge copies"
+        remedy="git config --global --add safe.directory '*' in the container, or run it with the owner's uid;"
+        " ortforge copies"
         " sources in and is not concerned.",
         samples=("fatal: detected dubious ownership in repository at '/onnxruntime'",),
     ),
@@ -333,10 +385,16 @@ CONFIGURING = (
         id="patch-fails",
         phase="configuring",
         title="a patch does not apply",
-        signs=("Hunk #… FAILED at", "error: patch failed:", "patch does not apply", "out of … hunks FAILED",
-               "can't find file to patch at input line"),
+        signs=(
+            "Hunk #… FAILED at",
+            "error: patch failed:",
+            "patch does not apply",
+            "out of … hunks FAILED",
+            "can't find file to patch at input line",
+        ),
         cause="The patch was written for another version of the file, or line endings differ (CRLF).",
-        remedy="Limit the patch to its versions in the plugin, or make it anew against this tree; for one of ORT's own, look"
+        remedy="Limit the patch to its versions in the plugin, or make it anew against this tree; for one of ORT's"
+        " own, look"
         " whether a dependency was replaced by another version.",
         samples=(
             "patching file CMakeLists.txt\nHunk #1 FAILED at 12.\n1 out of 1 hunk FAILED -- saving rejects to file"
@@ -349,8 +407,10 @@ CONFIGURING = (
         phase="configuring",
         title="a patch is applied to a tree that already has it",
         signs=("Reversed (or previously applied) patch detected!",),
-        cause="The build folder was configured before, with another CMake, and FetchContent patches the dependency again.",
-        remedy="Remove _deps in the build folder (ortforge: 'ortforge build --clean' or remove the tree's volume) and configure"
+        cause="The build folder was configured before, with another CMake, and FetchContent patches the dependency"
+        " again.",
+        remedy="Remove _deps in the build folder (ortforge: 'ortforge build --clean' or remove the tree's volume)"
+        " and configure"
         " again.",
         samples=("Reversed (or previously applied) patch detected!  Skipping patch.",),
     ),
@@ -371,7 +431,8 @@ CONFIGURING = (
         cause="OpenVINO_DIR does not point to the folder that has OpenVINOConfig.cmake.",
         remedy='Use image = "openvino", or set OpenVINO_DIR in environment to <site-packages>/openvino/cmake.',
         samples=(
-            '  Could not find a package configuration file provided by "OpenVINO" with any\n  of the following names:\n\n'
+            '  Could not find a package configuration file provided by "OpenVINO" with any\n  of the following'
+            " names:\n\n"
             "    OpenVINOConfig.cmake\n    openvino-config.cmake",
         ),
     ),
@@ -384,7 +445,8 @@ CONFIGURING = (
         remedy='Add the -dev package to packages of the target, or set dependencies = "download" or "vendored".',
         general=True,
         samples=(
-            '  Could not find a package configuration file provided by "Microsoft.GSL"\n  (requested version 4.0) with any of'
+            '  Could not find a package configuration file provided by "Microsoft.GSL"\n  (requested version 4.0)'
+            " with any of"
             " the following names:",
             "--   No package 're2' found",
         ),
@@ -393,7 +455,10 @@ CONFIGURING = (
         id="stale-cache",
         phase="configuring",
         title="the build folder belongs to another source folder",
-        signs=("CMake Error: The current CMakeCache.txt directory", "used to generate cache.  Re-run cmake with a different"),
+        signs=(
+            "CMake Error: The current CMakeCache.txt directory",
+            "used to generate cache.  Re-run cmake with a different",
+        ),
         cause="The tree or the build folder was moved or copied after configuring; CMake keeps absolute paths.",
         remedy="Remove the build folder and configure again.",
         samples=(
@@ -408,14 +473,20 @@ CONFIGURING = (
         signs=("Does not match the generator used previously:",),
         cause="The folder was made for make and is now asked for with ninja, or the other way round.",
         remedy="Remove CMakeCache.txt and CMakeFiles in the build folder, or keep to one cmake_generator in flags.",
-        samples=("CMake Error: Error: generator : Ninja\nDoes not match the generator used previously: Unix Makefiles",),
+        samples=(
+            "CMake Error: Error: generator : Ninja\nDoes not match the generator used previously: Unix Makefiles",
+        ),
     ),
     Known(
         id="no-daemon",
         phase="configuring",
         title="no Docker engine answers",
-        signs=("Cannot connect to the Docker daemon at", "Is the docker daemon running?",
-               "error during connect: ", "failed to connect to the docker API at"),
+        signs=(
+            "Cannot connect to the Docker daemon at",
+            "Is the docker daemon running?",
+            "error during connect: ",
+            "failed to connect to the docker API at",
+        ),
         cause="The engine is not running, or DOCKER_HOST points elsewhere.",
         remedy="Start it (systemctl start docker) or correct DOCKER_HOST; 'ortforge doctor' shows what is reached.",
         samples=("Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?",),
@@ -424,27 +495,37 @@ CONFIGURING = (
         id="docker-permission",
         phase="configuring",
         title="this user may not use the Docker engine",
-        signs=("permission denied while trying to connect to the Docker daemon socket",
-               "permission denied while trying to connect to the docker API",
-               "Got permission denied while trying to connect to the Docker"),
+        signs=(
+            "permission denied while trying to connect to the Docker daemon socket",
+            "permission denied while trying to connect to the docker API",
+            "Got permission denied while trying to connect to the Docker",
+        ),
         cause="The socket belongs to root and the group docker.",
         remedy="Add the user to the group docker and log in again, or use a rootless engine.",
         samples=(
-            "Got permission denied while trying to connect to the Docker daemon socket at unix:///var/run/docker.sock: Get"
-            ' "http://%2Fvar%2Frun%2Fdocker.sock/v1.24/info": dial unix /var/run/docker.sock: connect: permission denied',
+            "Got permission denied while trying to connect to the Docker daemon socket at"
+            " unix:///var/run/docker.sock: Get"
+            ' "http://%2Fvar%2Frun%2Fdocker.sock/v1.24/info": dial unix /var/run/docker.sock: connect: permission'
+            " denied",
         ),
     ),
     Known(
         id="image-not-found",
         phase="configuring",
         title="the base image is not there",
-        signs=("manifest unknown", "pull access denied for", "manifest for … not found",
-               "no matching manifest for", "failed to resolve source metadata for"),
+        signs=(
+            "manifest unknown",
+            "pull access denied for",
+            "manifest for … not found",
+            "no matching manifest for",
+            "failed to resolve source metadata for",
+        ),
         cause="The tag was removed (old CUDA images are), is misspelt, or is not made for this machine.",
-        remedy="Name another base in the target (base = \"…\"); the registry's page lists the tags that exist.",
+        remedy='Name another base in the target (base = "…"); the registry\'s page lists the tags that exist.',
         threads=(20840,),
         samples=(
-            "Error response from daemon: manifest for nvidia/cuda:11.4.3-cudnn8-devel-ubuntu20.04 not found: manifest unknown:"
+            "Error response from daemon: manifest for nvidia/cuda:11.4.3-cudnn8-devel-ubuntu20.04 not found:"
+            " manifest unknown:"
             " manifest unknown",
             "docker: no matching manifest for linux/arm64/v8 in the manifest list entries.",
         ),
@@ -455,7 +536,8 @@ CONFIGURING = (
         title="the registry's pull limit is reached",
         signs=("toomanyrequests:",),
         cause="Registries limit pulls without a login.",
-        remedy="docker login, or wait, or name a base from another registry; dockerfiles/bootstrap makes the Debian base with"
+        remedy="docker login, or wait, or name a base from another registry; dockerfiles/bootstrap makes the Debian"
+        " base with"
         " no registry.",
         samples=("Error response from daemon: toomanyrequests: You have reached your pull rate limit.",),
     ),
@@ -466,16 +548,23 @@ CONFIGURING = (
         signs=("exec format error", "cannot execute binary file: Exec format error"),
         cause="An arm64 image runs on x86_64 or the other way round, with no emulation.",
         remedy="Name a base for this machine, or build on a machine of that kind.",
-        samples=('exec /usr/bin/sh: exec format error', "standard_init_linux.go:228: exec user process caused: exec format error"),
+        samples=(
+            "exec /usr/bin/sh: exec format error",
+            "standard_init_linux.go:228: exec user process caused: exec format error",
+        ),
     ),
     Known(
         id="no-gpu-runtime",
         phase="configuring",
         title="the Docker engine cannot give the container a GPU",
-        signs=('could not select device driver "…" with capabilities', "nvidia-container-cli: initialization error",
-               "unknown or invalid runtime name: nvidia"),
+        signs=(
+            'could not select device driver "…" with capabilities',
+            "nvidia-container-cli: initialization error",
+            "unknown or invalid runtime name: nvidia",
+        ),
         cause="NVIDIA's container toolkit is not installed, or the engine was not restarted after it.",
-        remedy="Install nvidia-container-toolkit, run 'nvidia-ctk runtime configure --runtime=docker', restart the engine."
+        remedy="Install nvidia-container-toolkit, run 'nvidia-ctk runtime configure --runtime=docker', restart the"
+        " engine."
         " Compiling needs no GPU: only running does.",
         samples=('docker: Error response from daemon: could not select device driver "" with capabilities: [[gpu]].',),
     ),
@@ -485,13 +574,16 @@ CONFIGURING = (
         title="the package lists are older than the mirror, or the release has left it",
         signs=("E: Failed to fetch …404  Not Found", "does not have a Release file.", "no longer has a Release file."),
         cause="apt-get update ran in another layer long ago, or the distribution has moved to its archive.",
-        remedy="Write 'apt-get update && apt-get install' in one RUN and build without cache; for a release that has ended, use"
+        remedy="Write 'apt-get update && apt-get install' in one RUN and build without cache; for a release that has"
+        " ended, use"
         " a newer base.",
         threads=(20840,),
         samples=(
-            "E: Failed to fetch http://deb.debian.org/debian/pool/main/c/curl/curl_7.88.1-10_amd64.deb  404  Not Found [IP:"
+            "E: Failed to fetch http://deb.debian.org/debian/pool/main/c/curl/curl_7.88.1-10_amd64.deb  404  Not"
+            " Found [IP:"
             " 151.101.2.132 80]",
-            "E: The repository 'http://security.ubuntu.com/ubuntu impish-security Release' no longer has a Release file.",
+            "E: The repository 'http://security.ubuntu.com/ubuntu impish-security Release' no longer has a Release"
+            " file.",
         ),
     ),
     Known(
@@ -507,13 +599,18 @@ CONFIGURING = (
         id="apt-key",
         phase="configuring",
         title="apt does not trust the key of a repository",
-        signs=("the public key is not available: NO_PUBKEY", "The following signatures couldn't be verified because",
-               "At least one invalid signature was encountered", "' is not signed."),
+        signs=(
+            "the public key is not available: NO_PUBKEY",
+            "The following signatures couldn't be verified because",
+            "At least one invalid signature was encountered",
+            "' is not signed.",
+        ),
         cause="The repository's key was changed (CUDA's in 2022), is missing in the image, or the clock is wrong.",
         remedy="Install the repository's current keyring package in the Dockerfile, or use a newer base.",
         threads=(20840,),
         samples=(
-            "W: GPG error: https://developer.download.nvidia.com/compute/cuda/repos/ubuntu2004/x86_64  InRelease: The following"
+            "W: GPG error: https://developer.download.nvidia.com/compute/cuda/repos/ubuntu2004/x86_64  InRelease:"
+            " The following"
             " signatures couldn't be verified because the public key is not available: NO_PUBKEY A4B469963BF863CC",
         ),
     ),

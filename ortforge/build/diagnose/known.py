@@ -1,4 +1,4 @@
-"""What is known of one cause: how it shows in a log, why it happens, what helps. The causes themselves are data by phase.
+"""What is known of one cause: how it shows in a log, why it happens, what helps. The causes are data, by phase.
 
 A *sign* is a line of a log as its tool prints it, with ``…`` for whatever stands there and ``^`` or ``$`` for the
 line's start or end. There are no regular expressions: a sign is matched by looking for its fixed parts one after

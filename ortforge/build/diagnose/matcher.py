@@ -19,14 +19,17 @@ __all__ = ["NEAR", "Cause", "Diagnosis", "Matcher"]
 #: Lines between two messages that belong together. CMake repeats a failed download up to six times, at seven lines each.
 NEAR = 50
 _BLOCK = 1 << 18
-_WINDOW = 2000  # bytes of a line on each side of a hit: messages are shorter, compiler commands are not
+_WINDOW = 2000  # bytes: messages are shorter, compiler commands are not
 _SUSPECTS = 6
+_QUOTES = str.maketrans("\u2018\u2019", "''")
 
 _COLOUR = re.compile(r"\x1b\[[0-9;?]{0,20}[ -/]?[@-~]|\x1b[()][A-Z0-9]|\x1b\][^\x07\x1b]{0,200}(?:\x07|\x1b\\)")
 # What others write before each line: BuildKit, hosted CI, Yocto, docker compose.
 _PREFIX = re.compile(r"(?:#\d{1,4} \d{1,6}\.\d{1,4} |\d{4}-\d\d-\d\dT[0-9:.]{5,20}Z? |[\w.-]{1,40} *\| |\| )")
-# What a line that tells of a failure has in it; only shown when no cause is known.
-_ERROR_LIKE = (" error", "error:", "Error:", "ERROR", "FAILED", "fatal", "Traceback (most", "Exception:", "cannot ")
+# What a line that tells of a failure has in it; shown when no cause is known.
+_ERROR_LIKE = (
+    b" error", b"error:", b"Error:", b"ERROR", b"FAILED", b"fatal", b"Traceback (most", b"Exception:", b"cannot ",
+)  # fmt: skip
 _NO_ERROR = (
     "-Werror", "-Wno-error", "0 errors", "no error", "Wno-", "error_code", " - Failed", " - Success", "without error",
 )  # fmt: skip
@@ -66,14 +69,14 @@ class Diagnosis:
 class _Sign:
     """A sign, cut into its fixed parts."""
 
-    __slots__ = ("at_end", "at_start", "key", "parts", "raw")
+    __slots__ = ("at_end", "at_start", "key", "parts")
 
     def __init__(self, text: str) -> None:
         self.at_start, self.at_end = text.startswith("^"), text.endswith("$")
         bare = text.removeprefix("^").removesuffix("$")
         self.parts = bare.split(ELLIPSIS)
-        self.raw = max(self.parts, key=len)
-        self.key = self.raw.encode()
+        # Quotes are not looked for: compilers print them straight or curly, as the locale has it.
+        self.key = max(re.split(f"['{ELLIPSIS}]", bare), key=len).encode()
 
     def match(self, line: str) -> tuple[str, ...] | None:
         """Return what stands at each ``…``, or nothing when the line is another."""
@@ -118,13 +121,13 @@ class Matcher:
 
     def __init__(self, known: Iterable[Known]) -> None:
         self.known = {each.id: each for each in known}
-        self._signs: dict[bytes, list[tuple[_Sign, Known, bool]]] = {}
+        self._signs: list[tuple[_Sign, Known, bool]] = []
         for each in self.known.values():
-            for texts, is_context in ((each.near, True), (each.signs, False)):
-                for text in texts:
-                    sign = _Sign(text)
-                    self._signs.setdefault(sign.key, []).append((sign, each, is_context))
-        self._keys = [*self._signs, *(text.encode() for text in _ERROR_LIKE if text.encode() not in self._signs)]
+            self._signs += [(_Sign(text), each, True) for text in each.near]
+            self._signs += [(_Sign(text), each, False) for text in each.signs]
+        self._keys: dict[bytes, list[int]] = {}
+        for index, (sign, _, _) in enumerate(self._signs):
+            self._keys.setdefault(sign.key, []).append(index)
 
     def examine(self, log: str | bytes | BinaryIO) -> Diagnosis:
         """Look through a log; a file is read in blocks and may be of any size."""
@@ -138,28 +141,27 @@ class Matcher:
         return Diagnosis(self._ranked(state), tuple(state.suspects), number)
 
     def _block(self, block: bytes, number: int, state: _State) -> None:
-        """Look at the pieces of lines around each hit, in the order of the log, each once."""
-        pieces: set[tuple[int, int]] = set()
-        for key in self._keys:
-            at = block.find(key)
-            while at >= 0:
-                start = max(block.rfind(b"\n", 0, at) + 1, at - _WINDOW)
-                end = block.find(b"\n", at, at + _WINDOW)
-                end = min(len(block), at + _WINDOW) if end < 0 else end
-                pieces.add((start, end))
-                at = block.find(key, max(end, at + len(key)))
+        """Look at the lines with hits, in the order of the log, each once."""
+        pieces: dict[tuple[int, int], list[int]] = {}
+        for key, signs in self._keys.items():
+            for piece in _pieces(block, key):
+                pieces.setdefault(piece, []).extend(signs)
+        if len(state.suspects) < _SUSPECTS:
+            for key in _ERROR_LIKE:
+                for piece in _pieces(block, key):
+                    pieces.setdefault(piece, [])
         counted = 0
-        for start, end in sorted(pieces):
+        for (start, end), signs in sorted(pieces.items()):
             number += block.count(b"\n", counted, start)
             counted = start
             text = _COLOUR.sub("", block[start:end].decode("utf-8", "replace"))
             # A bare carriage return is a progress bar that is written over.
-            for piece in text.rstrip("\r").split("\r"):
-                self._line(piece.rstrip(), number, state)
+            for line in text.rstrip("\r").translate(_QUOTES).split("\r"):
+                self._line(line.rstrip(), number, sorted(signs), state)
 
-    def _line(self, line: str, number: int, state: _State) -> None:
+    def _line(self, line: str, number: int, signs: list[int], state: _State) -> None:
         told = False
-        for sign, each, is_context in self._matching(line):
+        for sign, each, is_context in map(self._signs.__getitem__, signs):
             stands = sign.match(line)
             if stands is None:
                 continue
@@ -178,13 +180,9 @@ class Matcher:
                 waiting = state.waiting.get(each.id)
                 if waiting is None or number - waiting.number > NEAR:
                     state.waiting[each.id] = seen
-        if not told and len(state.suspects) < _SUSPECTS and _looks_like_an_error(line):
+        full = len(state.suspects) >= _SUSPECTS or (state.suspects and state.suspects[-1][0] == number)
+        if not told and not full and _looks_like_an_error(line):
             state.suspects.append((number, line.strip()[:300]))
-
-    def _matching(self, line: str) -> Iterator[tuple[_Sign, Known, bool]]:
-        for signs in self._signs.values():
-            if signs[0][0].raw in line:
-                yield from signs
 
     def _found(self, each: Known, seen: _Seen, state: _State) -> None:
         if not each.general and each.kind == "error" and (not state.specific or state.specific[-1] != seen.number):
@@ -205,6 +203,23 @@ class Matcher:
         return tuple(entry[-1] for entry in sorted(found, key=lambda entry: entry[:-1]))
 
 
+def _pieces(block: bytes, key: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where the lines with a key begin and end.
+
+    Of a line that is longer than a window, the window with the key. Windows lie at multiples of their size (and
+    overlap by half of it), whatever is looked for: however many hits a line has, it is looked at in few pieces.
+    """
+    at = block.find(key)
+    while at >= 0:
+        low = at // _WINDOW * _WINDOW
+        start = block.rfind(b"\n", max(0, low - _WINDOW // 2), at) + 1 or max(0, low - _WINDOW // 2)
+        high = low + _WINDOW + _WINDOW // 2
+        end = block.find(b"\n", at, high)
+        end = min(high, len(block)) if end < 0 else end
+        yield start, end
+        at = block.find(key, max(end, at + 1))
+
+
 def _blocks(stream: BinaryIO) -> Iterator[bytes]:
     """Yield blocks that end with a line, except within a line that is longer than a block."""
     rest = b""
@@ -219,7 +234,7 @@ def _blocks(stream: BinaryIO) -> Iterator[bytes]:
 
 def _looks_like_an_error(line: str) -> bool:
     return (
-        any(text in line for text in _ERROR_LIKE)
+        any(text.decode() in line for text in _ERROR_LIKE)
         and not any(text in line for text in _NO_ERROR)
         and not any(text in line for text in _CONSEQUENCES)
     )
