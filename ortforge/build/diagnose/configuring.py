@@ -427,7 +427,7 @@ CONFIGURING = (
         id="openvino-not-found",
         phase="configuring",
         title="OpenVINO's CMake files were not found",
-        signs=('Could not find a package configuration file provided by "OpenVINO"', "OpenVINOConfig.cmake"),
+        signs=('Could not find a package configuration file provided by "OpenVINO"',),
         cause="OpenVINO_DIR does not point to the folder that has OpenVINOConfig.cmake.",
         remedy='Use image = "openvino", or set OpenVINO_DIR in environment to <site-packages>/openvino/cmake.',
         samples=(

@@ -16,7 +16,7 @@ from ortforge.build.diagnose.known import ELLIPSIS, Kind, Known, Phase, url
 
 __all__ = ["NEAR", "Cause", "Diagnosis", "Matcher"]
 
-#: Lines between two messages that belong together. CMake repeats a failed download up to six times, at seven lines each.
+#: Lines between two messages that belong together: CMake tries a download up to six times, at seven lines each.
 NEAR = 50
 _BLOCK = 1 << 18
 _WINDOW = 2000  # bytes: messages are shorter, compiler commands are not
@@ -194,7 +194,7 @@ class Matcher:
     def _ranked(self, state: _State) -> tuple[Cause, ...]:
         """Order the causes: what stopped the work first, the earliest of them at the top."""
         order = {"error": 0, "hint": 1, "harmless": 2}
-        found = []
+        found: list[tuple[int, int, bool, int, Cause]] = []
         for name, seen in state.seen.items():
             each = self.known[name]
             if each.general and any(abs(at - seen.number) <= NEAR for at in state.specific):

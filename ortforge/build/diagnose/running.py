@@ -296,7 +296,7 @@ RUNNING = (
         id="illegal-instruction",
         phase="running",
         title="the processor does not know an instruction of this build",
-        signs=("Illegal instruction", "SIGILL", "exit code 132", "exited with code 132", "invalid opcode ip:"),
+        signs=("Illegal instruction", "signal SIGILL", "exit code 132", "exited with code 132", "invalid opcode ip:"),
         cause="It was compiled with -march=native or AVX-512 on another machine, or runs where AVX is hidden (old"
         " CPU, emulator).",
         remedy="Build without -march=native in CMAKE_CXX_FLAGS, or on the oldest processor it has to run on.",
@@ -312,7 +312,6 @@ RUNNING = (
         signs=(
             "The engine plan file is not compatible with this version of TensorRT",
             "The engine plan file is generated on an incompatible device",
-            "deserialize engine from cache",
         ),
         cause="Engines are bound to TensorRT's version and to the GPU they were made on.",
         remedy="Remove the folder trt_engine_cache_path; it is made anew.",
