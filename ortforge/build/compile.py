@@ -90,7 +90,8 @@ def compile_source(build: Compilation, out: Path) -> dict[str, Any]:
     labels = {layout.LABEL: tree, "ortforge.target": build.request.target}
     _wait_for_others(build)
     engine.volume(tree, labels)
-    engine.volume(layout.CCACHE_VOLUME, {"ortforge.ccache": "1"})
+    cache = layout.ccache_volume(caller())
+    engine.volume(cache, {"ortforge.ccache": "1"})
     spec = ContainerSpec(
         image=build.image,
         environment={
@@ -101,7 +102,7 @@ def compile_source(build: Compilation, out: Path) -> dict[str, Any]:
             "SOURCE_DATE_EPOCH": "315532800",
             **build.request.environment,
         },
-        volumes={tree: layout.WORK, layout.CCACHE_VOLUME: layout.CCACHE},
+        volumes={tree: layout.WORK, cache: layout.CCACHE},
         network=build.request.dependencies == "download",
         memory=memory,
         cpus=cores,

@@ -10,7 +10,6 @@ __all__ = [
     "BUILD",
     "CCACHE",
     "CCACHE_LOG",
-    "CCACHE_VOLUME",
     "CMAKE",
     "CONFIG",
     "HOME",
@@ -21,6 +20,7 @@ __all__ = [
     "SOURCE",
     "VENDORED",
     "WORK",
+    "ccache_volume",
     "tree_volume",
 ]
 
@@ -39,7 +39,6 @@ OPERATORS: Final = "operators.config"
 
 HOME: Final = f"{WORK}/home"
 CCACHE: Final = "/ccache"
-CCACHE_VOLUME: Final = "ortforge-ccache"
 CCACHE_LOG: Final = f"{WORK}/ccache.stats"
 """What the compiler cache did for one build: its own counters are of all builds that use it."""
 
@@ -50,6 +49,12 @@ LABEL: Final = "ortforge.tree"
 
 PACKAGING: Final = "ortforge.packaging"
 """Label of the containers that wheels are repaired in; its value is the digest of what was compiled."""
+
+
+def ccache_volume(user: str) -> str:
+    """Return the name of a user's compiler cache (``uid:gid``): root's files are not another one's to replace."""
+    uid = user.partition(":")[0]
+    return "ortforge-ccache" if uid in ("", "0") else f"ortforge-ccache-{uid}"
 
 
 def tree_volume(source: str, image: str, tree: str, user: str) -> str:

@@ -87,9 +87,14 @@ COMPILING = (
         id="cuda-glibc",
         phase="compiling",
         title="CUDA's headers and this glibc declare the same functions differently",
-        signs=('error: exception specification is incompatible with that of previous function "…"',),
-        cause="glibc 2.41 has sinpi, cospi and others, which CUDA before 12.9 declares without noexcept.",
-        remedy="Use the cuda image with its own, older base, or a CUDA that knows glibc 2.41 (12.9 and later).",
+        signs=(
+            "exception specification is incompatible with that of previous function",
+            "specification is incompatible with that of",
+        ),
+        cause="glibc 2.41 declares sinpi, cospi and others (2.42 rsqrt) as noexcept; headers of CUDA up to 12.9"
+        " (13.0) do not.",
+        remedy="Use the cuda image with its own, older base, or a newer CUDA.",
+        threads=(26177, "NVIDIA/cuda-samples#378"),
         samples=(
             "/usr/local/cuda/include/crt/math_functions.h(2556): error: exception specification is incompatible with"
             " that of"

@@ -283,6 +283,7 @@ CONFIGURING = (
         signs=("cuda_home and cudnn_home paths must be specified and valid.",),
         cause="build.py wants both folders (or CUDA_HOME and CUDNN_HOME), and looks whether they exist.",
         remedy='Set flags cuda_home = "/usr/local/cuda" and cudnn_home = "/usr" (or where cudnn.h lies) in the target.',
+        threads=("triton-inference-server/onnxruntime_backend#33",),
         samples=(
             "build.BuildError: ('cuda_home and cudnn_home paths must be specified and valid.', \"cuda_home='None'"
             " valid=False."
@@ -307,6 +308,7 @@ CONFIGURING = (
         title="cuDNN's headers or libraries were not found",
         signs=(
             "Could NOT find CUDNN",
+            "Could not find CUDNN_INCLUDE_DIR using the following files",
             "Could NOT find CUDNN_INCLUDE_DIR",
             "fatal error: cudnn.h: No such file or directory",
             "fatal error: cudnn_version.h: No such file",
@@ -314,6 +316,7 @@ CONFIGURING = (
         ),
         cause="CUDA images come without cuDNN unless their tag says so; a runtime package holds no headers.",
         remedy='Use image = "cuda", or install libcudnn9-dev-cuda-12 (packages) and set cudnn_home.',
+        threads=(17961, 24361),
         samples=(
             "CMake Error at FindPackageHandleStandardArgs.cmake:230 (message):\n"
             "  Could NOT find CUDNN (missing: CUDNN_INCLUDE_DIR cudnn_LIBRARY)",
@@ -336,6 +339,7 @@ CONFIGURING = (
         remedy="Add python3-dev (or the one of your Python) to packages of the target; python in the target must be"
         " one the"
         " image has headers of.",
+        threads=(3810, 6841, 20697),
         samples=(
             "  Could NOT find Python (missing: Python_INCLUDE_DIRS Development.Module)\n  (found suitable version"
             ' "3.11.2", minimum required is "3.10")',
@@ -346,9 +350,14 @@ CONFIGURING = (
         id="build-numpy",
         phase="configuring",
         title="NumPy is missing in the Python that builds",
-        signs=("Could NOT find Python (missing: …NumPy", "Could NOT find Python3 (missing: …NumPy"),
+        signs=(
+            "Could NOT find Python (missing: …NumPy",
+            "Could NOT find Python3 (missing: …NumPy",
+            "fatal error: numpy/arrayobject.h: No such file",
+        ),
         cause="CMake looks for NumPy's headers in the interpreter that build.py runs in.",
         remedy="Install NumPy for that interpreter in the toolchain image (python3-numpy in packages).",
+        threads=(9923, 11796, 15423),
         samples=(
             '  Could NOT find Python (missing: Python_NumPy_INCLUDE_DIRS NumPy) (found\n  suitable version "3.12.3")',
         ),
@@ -380,6 +389,16 @@ CONFIGURING = (
         " ortforge copies"
         " sources in and is not concerned.",
         samples=("fatal: detected dubious ownership in repository at '/onnxruntime'",),
+    ),
+    Known(
+        id="no-repository",
+        phase="configuring",
+        title="the source is not a git repository",
+        signs=("fatal: not a git repository",),
+        cause="The build asks git for the commit to write it into the version; sources from an archive have none.",
+        remedy="Nothing has to be done.",
+        kind="harmless",
+        samples=("fatal: not a git repository (or any of the parent directories): .git",),
     ),
     Known(
         id="patch-fails",
@@ -607,7 +626,7 @@ CONFIGURING = (
         ),
         cause="The repository's key was changed (CUDA's in 2022), is missing in the image, or the clock is wrong.",
         remedy="Install the repository's current keyring package in the Dockerfile, or use a newer base.",
-        threads=(20840,),
+        threads=(11418, 20840),
         samples=(
             "W: GPG error: https://developer.download.nvidia.com/compute/cuda/repos/ubuntu2004/x86_64  InRelease:"
             " The following"

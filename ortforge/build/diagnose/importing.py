@@ -107,7 +107,7 @@ IMPORTING = (
         remedy="Install that CUDA (pip install 'onnxruntime-gpu[cuda,cudnn]' and onnxruntime.preload_dlls()), or the"
         " wheel for"
         " the CUDA that is here.",
-        threads=(6953, 14802, 24719),
+        threads=(6953, 13932, 14802, 20944, 24719),
         samples=(
             "Failed to load library libonnxruntime_providers_cuda.so with error: libcublasLt.so.12: cannot open"
             " shared object"
@@ -229,6 +229,7 @@ IMPORTING = (
         ),
         cause="ONNX Runtime before 1.19 is built with NumPy 1, whose binary interface NumPy 2 changed.",
         remedy="pip install 'numpy<2', or ONNX Runtime 1.19 or later; build with NumPy 2's headers (they serve both).",
+        threads=(11771, 21063),
         samples=(
             "A module that was compiled using NumPy 1.x cannot be run in\nNumPy 2.1.0 as it may crash.",
             "AttributeError: _ARRAY_API not found",
@@ -334,9 +335,11 @@ IMPORTING = (
         phase="importing",
         title="ONNX Runtime looks for GPUs and finds no description of one",
         signs=("GPU device discovery failed:", "NPU device discovery failed:"),
-        cause="Containers and virtual machines show no /sys/class/drm/card0/device/vendor. EPs work without it.",
+        cause="Containers and virtual machines show no /sys/class/drm/card0/device/vendor. EPs named by the session"
+        " work without it.",
         remedy="Nothing has to be done.",
         kind="harmless",
+        threads=(26763, 27806),
         samples=(
             "[W:onnxruntime:Default, device_discovery.cc:164 DiscoverDevicesForPlatform] GPU device discovery failed:"
             ' device_discovery.cc:89 ReadFileContents Failed to open file: "/sys/class/drm/card0/device/vendor"',

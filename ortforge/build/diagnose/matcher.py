@@ -28,7 +28,8 @@ _COLOUR = re.compile(r"\x1b\[[0-9;?]{0,20}[ -/]?[@-~]|\x1b[()][A-Z0-9]|\x1b\][^\
 _PREFIX = re.compile(r"(?:#\d{1,4} \d{1,6}\.\d{1,4} |\d{4}-\d\d-\d\dT[0-9:.]{5,20}Z? |[\w.-]{1,40} *\| |\| )")
 # What a line that tells of a failure has in it; shown when no cause is known.
 _ERROR_LIKE = (
-    b" error", b"error:", b"Error:", b"ERROR", b"FAILED", b"fatal", b"Traceback (most", b"Exception:", b"cannot ",
+    b"error:", b"Error:", b"Error at", b"ERROR:", b"[ERROR]", b"FAILED", b"fatal:", b"fatal error", b"Exception:", b": cannot ",
+    b"not found", b"Aborted",
 )  # fmt: skip
 _NO_ERROR = (
     "-Werror", "-Wno-error", "0 errors", "no error", "Wno-", "error_code", " - Failed", " - Success", "without error",

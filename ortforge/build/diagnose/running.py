@@ -176,6 +176,7 @@ RUNNING = (
         signs=("Unsupported model IR version: …",),
         cause="It was written by a newer onnx package than this ONNX Runtime knows.",
         remedy="Use a newer ONNX Runtime (version of the target), or set model.ir_version lower and save it again.",
+        threads=(15874, 20559, 23602),
         samples=(
             "[ONNXRuntimeError] : 1 : FAIL : Load model from m.onnx failed:Unsupported model IR version: 13, max"
             " supported IR version: 10",
@@ -284,9 +285,13 @@ RUNNING = (
         id="api-version",
         phase="running",
         title="the program was compiled for a newer ONNX Runtime than the library: API {0}",
-        signs=("The requested API version […] is not available",),
+        signs=(
+            "The requested API version […] is not available",
+            "The given version […] is not supported, only version",
+        ),
         cause="An older libonnxruntime.so is found first, or headers and library are of two versions.",
         remedy="'ldd PROGRAM' shows which is taken; put the right one first (RPATH, LD_LIBRARY_PATH).",
+        threads=(13606, 25547),
         samples=(
             "The requested API version [23] is not available, only API versions [1, 21] are supported in this build."
             " Current ORT Version is: 1.21.0",
@@ -330,6 +335,7 @@ RUNNING = (
         " right, but"
         " too many threads make it slow.",
         kind="hint",
+        threads=(8313,),
         samples=(
             "[E:onnxruntime:Default, env.cc:228 ThreadMain] pthread_setaffinity_np failed for thread: 71, index: 3,"
             " mask: {4, 52, },"
