@@ -91,7 +91,7 @@ def compile_source(build: Compilation, out: Path) -> dict[str, Any]:
     _wait_for_others(build)
     engine.volume(tree, labels)
     cache = layout.ccache_volume(caller())
-    engine.volume(cache, {"ortforge.ccache": "1"})
+    engine.volume(cache, {layout.CACHE_LABEL: "1"})
     spec = ContainerSpec(
         image=build.image,
         environment={

@@ -8,6 +8,7 @@ from ortforge.store.hashing import digest_json
 
 __all__ = [
     "BUILD",
+    "CACHE_LABEL",
     "CCACHE",
     "CCACHE_LOG",
     "CMAKE",
@@ -43,6 +44,9 @@ CCACHE_LOG: Final = f"{WORK}/ccache.stats"
 """What the compiler cache did for one build: its own counters are of all builds that use it."""
 
 CONFIG: Final = "Release"
+
+CACHE_LABEL: Final = "ortforge.ccache"
+"""Label of the volumes that hold compilers' results."""
 
 LABEL: Final = "ortforge.tree"
 """Label of build containers and tree volumes; its value is the tree's name."""

@@ -16,6 +16,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, help="Show and clean the store.")
     group.command("show", epilog="Example: ortforge cache show")(show)
     group.command("clean", epilog="Example: ortforge cache clean --older-than 30 --dry-run")(clean)
+    group.command("builds", epilog="Example: ortforge cache builds --clean")(builds)
     app.add_typer(group, name="cache")
 
 
@@ -59,3 +60,32 @@ def clean(
     for row in freed:
         typer.echo(f"{row.kind:<14}{row.objects:>7}  {row.bytes / 1e6:>10.1f} MB")
     typer.echo(f"{verb} {sum(row.bytes for row in freed) / 1e6:.1f} MB")
+
+
+def builds(
+    clean: Annotated[bool, typer.Option("--clean", help="Remove the build trees: later builds start afresh.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="With --clean: the compiler caches too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what builds keep in the container engine: trees that they go on from, and compiler caches."""
+    from ortforge.build.layout import CACHE_LABEL, LABEL
+    from ortforge.container import connect
+
+    engine = connect()
+    trees, caches = (engine.volumes(label, sizes=True) for label in (LABEL, CACHE_LABEL))
+    kinds = {**{volume.name: "tree" for volume in trees}, **{volume.name: "compiler cache" for volume in caches}}
+    listed = [*trees, *caches]
+    gone = [volume for volume in listed if clean and (everything or kinds[volume.name] == "tree")]
+    for volume in gone:
+        engine.remove_volume(volume.name)
+    if as_json:
+        rows = [{**asdict(volume), "kind": kinds[volume.name], "removed": volume in gone} for volume in listed]
+        echo_json({"rows": rows})
+        return
+    for volume in listed:
+        size = f"{volume.size / 1e6:>10.1f} MB" if volume.size >= 0 else f"{'unknown':>13}"
+        of = volume.labels.get("ortforge.target", "")
+        end = "  removed" if volume in gone else ""
+        typer.echo(f"{kinds[volume.name]:<15}{size}  {volume.name}  {of}{end}".rstrip())
+    freed = sum(max(0, volume.size) for volume in gone)
+    typer.echo(f"freed {freed / 1e6:.1f} MB" if clean else f"{sum(max(0, v.size) for v in listed) / 1e6:.1f} MB in all")
