@@ -24,17 +24,27 @@ def register(app: typer.Typer) -> None:
 
 
 def diagnose(
-    log: Annotated[str, typer.Argument(metavar="FILE", help="A log of any size; - reads it from standard input.")],
+    log: Annotated[
+        str | None, typer.Argument(metavar="FILE", help="A log of any size; - reads it from standard input.")
+    ] = None,
     version: Annotated[
         str | None,
         typer.Option("--ort", metavar="VERSION", help="ONNX Runtime's version: unknown flags are explained for it."),
     ] = None,
     as_json: Json = False,
+    everything: Annotated[bool, typer.Option("--list", help="List all known causes instead.")] = False,
 ) -> None:
     """Look for known causes in a log: configuring, compiling, packaging, installing, importing, running."""
+    from ortforge.errors import UsageError
+
+    if everything:
+        _list(as_json)
+        return
+    if log is None:
+        raise UsageError("which log is not said.", todo="Give a log file, or - for standard input.")
     found = _examine(log)
     causes = [_explained(cause, version) for cause in found.causes]
-    known = any(cause.kind != "harmless" for cause in causes)
+    known = any(cause.kind == "error" for cause in causes)
     if as_json:
         echo_json(
             {
@@ -48,6 +58,17 @@ def diagnose(
         typer.echo(_text(found, causes, known))
     if not known:
         raise typer.Exit(1)
+
+
+def _list(as_json: bool) -> None:
+    from ortforge.build.diagnose import KNOWN
+    from ortforge.build.diagnose.known import url
+    from ortforge.build.diagnose.listing import as_markdown
+
+    if as_json:
+        echo_json([{**dataclasses.asdict(each), "threads": [url(thread) for thread in each.threads]} for each in KNOWN])
+    else:
+        typer.echo(as_markdown(KNOWN), nl=False)
 
 
 def _examine(log: str) -> Diagnosis:
@@ -95,7 +116,7 @@ def _explained(cause: Cause, version: str | None) -> Cause:
 
 def _text(found: Diagnosis, causes: list[Cause], known: bool) -> str:
     """Write the causes for people; when none is known, what looks like the first errors."""
-    parts = [_one(cause) for cause in causes if cause.kind != "harmless"]
+    parts = [_one(cause) for cause in causes if cause.kind == "error"]
     if not known:
         parts.append(f"No known cause in these {found.lines} lines.")
         if found.suspects:
@@ -105,6 +126,7 @@ def _text(found: Diagnosis, causes: list[Cause], known: bool) -> str:
             "What would help: the whole log from its start, with stderr (2>&1), and one job at a time (--parallel 1),"
             " so that the first error stands before what follows from it."
         )
+    parts += [f"Besides: {_one(cause)}" for cause in causes if cause.kind == "hint"]
     parts += [
         f"Not the cause: line {cause.line_number}: {cause.title}. {cause.cause}"
         for cause in causes
@@ -121,5 +143,5 @@ def _one(cause: Cause) -> str:
         ("do", cause.remedy),
         *(("thread", thread) for thread in cause.threads),
     ]
-    body = "\n".join(f"  {name}: {value}" for name, value in rows)
+    body = "\n".join(f"  {name}: {value}".replace("\n", "\n    ") for name, value in rows)
     return f"{cause.phase}: {cause.title}{sure} [{cause.id}]\n{body}"

@@ -83,11 +83,17 @@ def run(
     """
     from ortforge.engine.run import execute
     from ortforge.engine.walk import WalkOptions
+    from ortforge.errors import UsageError
     from ortforge.plan.graph import EXCLUSIVE_KINDS
     from ortforge.report.progress import make_progress
     from ortforge.report.writing import write_reports
 
     prepared = prepare(ctx, matrix, store, cell)
+    if not prepared.plan.cells:
+        raise UsageError(
+            f"{matrix} has no models, so there is nothing to run.",
+            todo="'ortforge build' builds its targets; add [models.NAME] to run models on them.",
+        )
     budget = cores or prepared.matrix.limits.cores or prepared.device.cores
     places = executor_named(executor, prepared.plugins, budget)
     for note in prepared.plan.notes:

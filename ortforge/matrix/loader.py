@@ -184,7 +184,7 @@ class _Reader:
             tolerance=tolerance,
             limits=limits,
         )
-        if next(cells(matrix), None) is None:
+        if models and next(cells(matrix), None) is None:
             self.problems.append(
                 Problem(("matrix",), "no cell is left to run: exclusions and lists leave nothing over")
             )
@@ -192,15 +192,26 @@ class _Reader:
         return replace(matrix, digest=_digest(matrix))
 
     def keys(self) -> None:
-        """Refuse keys that are no section, and files without models or targets."""
+        """Refuse keys that are no section, and files without targets, or without models that they are for.
+
+        A file of source targets alone is one for building wheels.
+        """
         sections = list(MatrixFile.model_fields)
         for key in self.raw:
             if key not in sections:
                 self.problems.append(Problem((key,), "no such section." + perhaps(key, sections, what="Sections")))
         for section, what in (("models", 'path = "path:…"'), ("targets", 'from = "package", requires = ["…"]')):
+            if section == "models" and section not in self.raw and self.is_for_building():
+                continue
             if not self.raw.get(section) and isinstance(self.raw.get(section, {}), dict):
                 reason = f"there are no {section}: add [{section}.NAME] with {what}"
                 self.problems.append(Problem((section,) if section in self.raw else (), reason))
+
+    def is_for_building(self) -> bool:
+        """Say whether all targets are built from source."""
+        targets = self.raw.get("targets")
+        tables = list(targets.values()) if isinstance(targets, dict) else []
+        return bool(tables) and all(isinstance(table, dict) and table.get("from") == "source" for table in tables)
 
     def table(self, section: str) -> dict[str, Any]:
         """Return a section's named tables, refusing what is none and names that cannot be."""
@@ -323,7 +334,7 @@ def _doubts(matrix: Matrix, raw: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(("matrix", number, key, position), reason)
     used = {
         config[split]
-        for config in raw["models"].values()
+        for config in raw.get("models", {}).values()
         for split in ("validation", "calibration")
         if isinstance(config.get(split), str)
     }

@@ -42,6 +42,9 @@ def make_plan(matrix: Matrix, plugins: Plugins, device: Device, *, worker: str) 
     """
     planner = _Planner(matrix, plugins, device, worker)
     planned = tuple(planner.cell(spec) for spec in cells(matrix))
+    if not matrix.models:  # a file for building wheels
+        for target in matrix.targets:
+            planner.build(target)
     return Plan(planner.steps, planned, matrix.digest, (*matrix.warnings, *planner.notes))
 
 

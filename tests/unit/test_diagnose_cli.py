@@ -23,7 +23,7 @@ def test_a_known_cause_in_a_file(tmp_path: Path) -> None:
     code, out, _ = diagnose(log)
     assert code == 0
     assert out.startswith("compiling: a compiler was killed for want of memory [out-of-memory]\n  line 2: c++: fatal")
-    assert "parallel = 2" in out
+    assert "jobs = 2" in out
     assert "https://github.com/microsoft/onnxruntime/issues/18579" in out
 
 
@@ -71,6 +71,16 @@ def test_a_log_that_is_not_there(tmp_path: Path) -> None:
     assert f"Perhaps you meant {tmp_path / 'build.log'}." in err
     code, _, err = diagnose(tmp_path)
     assert (code, "cannot be read" in err) == (2, True)
+
+
+def test_all_known_causes_are_listed() -> None:
+    code, out, _ = diagnose("--list")
+    assert code == 0
+    assert "| `out-of-memory` | a compiler was killed for want of memory |" in out
+    code, out, _ = diagnose("--list", "--json")
+    assert "out-of-memory" in {cause["id"] for cause in json.loads(out)}
+    code, _, err = diagnose()
+    assert (code, "- for standard input" in err) == (2, True)
 
 
 def test_an_empty_and_a_binary_log() -> None:

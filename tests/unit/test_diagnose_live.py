@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from ortforge.build.diagnose import diagnose
+from ortforge.build.diagnose import diagnose, examine
 
 
 def output(*argv: str | Path, folder: Path, **environment: str) -> str:
@@ -113,7 +114,15 @@ def test_build_py_of_another_version(tmp_path: Path) -> None:
 
 def test_git(tmp_path: Path) -> None:
     git = needs("git")
-    gone = output(git, "clone", "https://none-such.invalid/onednn.git", folder=tmp_path, https_proxy="")
+    gone = output(
+        git,
+        "clone",
+        "https://none-such.invalid/onednn.git",
+        folder=tmp_path,
+        https_proxy="",
+        HTTPS_PROXY="",
+        ALL_PROXY="",
+    )
     assert cause_of(gone) == "no-network"
     output(git, "init", "-q", ".", folder=tmp_path)
     (tmp_path / "a.txt").write_text("one\ntwo\n", encoding="utf-8")
@@ -141,9 +150,14 @@ def test_patch(tmp_path: Path) -> None:
     ],
 )
 def test_a_wheel_that_cannot_be_installed(name: str, expected: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_bytes(b"PK\x03\x04 cut off")
-    argv = [sys.executable, "-m", "uv", "pip", "install", "--offline", "--target", tmp_path / "t", tmp_path / name]
-    assert cause_of(output(*argv, folder=tmp_path)) == expected
+    with zipfile.ZipFile(tmp_path / name, "w") as wheel:
+        wheel.writestr("x-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: x\nVersion: 1.0\n")
+        wheel.writestr("x-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: py3-none-any\n")
+        wheel.writestr("x-1.0.dist-info/RECORD", "")
+    if expected == "wheel-truncated":
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-100])
+    argv = ["-m", "uv", "pip", "install", "--offline", "--target", str(tmp_path / "t"), str(tmp_path / name)]
+    assert cause_of(output(sys.executable, *argv, folder=tmp_path)) == expected
 
 
 def test_a_library_that_is_cut_off_or_missing(tmp_path: Path) -> None:
@@ -162,7 +176,8 @@ def test_a_library_that_is_cut_off_or_missing(tmp_path: Path) -> None:
 
 def test_a_preload_that_is_not_there(tmp_path: Path) -> None:
     log = output(sys.executable, "-c", "pass", folder=tmp_path, LD_PRELOAD="libjemalloc-none.so.2")
-    assert cause_of(log) == "preload-missing"
+    assert [cause.id for cause in examine(log).causes] == ["preload-missing"]
+    assert diagnose(log) == []
 
 
 def _model(path: Path, *, ir: int = 8, opset: int = 17, operator: str = "Relu", kind: int = 1) -> None:

@@ -131,3 +131,28 @@ def test_the_check_and_the_verb(install_plugin: Install, tmp_path: Path, monkeyp
     done = CliRunner().invoke(app, ["licence", "--port", "1"])
     main._third_party.cache_clear()
     assert done.stdout == "lic1:1\n"
+
+
+def test_the_built_ep_of_the_page_gets_into_a_build(install_plugin: Install, tmp_path: Path, linux_cpu: Device) -> None:
+    from ortforge.cli.shared import known
+    from ortforge.errors import ConfigurationError
+    from ortforge.matrix import load
+    from ortforge.plan.building import build_request
+
+    install_plugin("ortforge-forge", example("python", "ForgeExecutionProvider"), module="ortforge_forge")
+    plugins = Plugins()
+    path = tmp_path / "matrix.toml"
+    text = '[targets.mine]\nfrom = "source"\nsource = "debian:trixie"\nversion = "1.21.0"\neps = ["forge"]\n'
+    path.write_text(text + 'allocator = "snmalloc"\n')
+    matrix = load(path, known(plugins))
+    request = build_request("mine", matrix.targets["mine"], matrix, plugins, linux_cpu)  # type: ignore[arg-type]
+    assert request.flags["use_acl"] is True
+    assert request.defines["onnxruntime_FORGE_HOME"] == "/opt/forge"
+    assert request.packages == ("libarm-compute-dev", "libsnmalloc")
+    assert request.bundle == ("libsnmallocshim.so",)
+    assert request.preload == "libsnmallocshim.so"
+    assert request.external_libraries == ("libforge.so.1",)
+    path.write_text(text + 'image = "openvino"\n')
+    matrix = load(path, known(plugins))
+    with pytest.raises(ConfigurationError, match="ForgeExecutionProvider is built on Debian"):
+        build_request("mine", matrix.targets["mine"], matrix, plugins, linux_cpu)  # type: ignore[arg-type]

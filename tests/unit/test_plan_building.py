@@ -135,3 +135,18 @@ def test_a_library_has_no_cells(tmp_path: Path, linux_cpu: Device) -> None:
     plan = make_plan(matrix(tmp_path, 'artifact = "cxx"'), PLUGINS, linux_cpu, worker="w")
     refused = {cell.unsupported for cell in plan.cells if cell.target == "built"}
     assert refused == {"target built is a C++ library: it is built and proven, and no Python runs models on it"}
+
+
+def test_a_file_of_source_targets_alone_is_for_building(tmp_path: Path, linux_cpu: Device) -> None:
+    path = tmp_path / "matrix.toml"
+    path.write_text('[targets.mine]\nfrom = "source"\nsource = "debian:trixie"\nversion = "1.21.0"\n')
+    plan = make_plan(load(path, known(PLUGINS)), PLUGINS, linux_cpu, worker="w")
+    assert not plan.cells
+    assert "package:mine" in plan.steps, "'ortforge plan' shows what 'ortforge build' would do"
+    argv = [sys.executable, "-m", "ortforge.cli.main", "run", "-m", str(path), "--store", str(tmp_path / "s")]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "has no models, so there is nothing to run" in done.stderr
+    path.write_text(path.read_text() + '[targets.other]\nfrom = "package"\nrequires = ["onnxruntime==1.21.1"]\n')
+    with pytest.raises(ConfigurationError, match="there are no models"):
+        load(path, known(PLUGINS))

@@ -35,8 +35,8 @@ def examine(log: str | bytes | BinaryIO) -> Diagnosis:
 
 
 def diagnose(log: str | bytes | BinaryIO) -> list[Cause]:
-    """Return what made the work fail, the primary cause first; lines that only look like errors are left out."""
-    return [cause for cause in examine(log).causes if cause.kind != "harmless"]
+    """Return what made the work fail, the primary cause first; hints and harmless lines are left out."""
+    return [cause for cause in examine(log).causes if cause.kind == "error"]
 
 
 def ran_out_of_memory(log: str) -> bool:

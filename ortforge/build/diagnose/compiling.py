@@ -25,6 +25,8 @@ COMPILING = (
             "ptxas fatal   : Memory allocation failure",
             "memory exhausted",
             "^Killed$",
+            "] Killed$",
+            ": line …Killed    ",
             "exit code 137",
             "exit code: 137",
             "] Error 137",
@@ -35,8 +37,9 @@ COMPILING = (
         cause="More compilers ran at once than the memory holds: C++ files of ONNX Runtime take up to 2 GB each,"
         " CUDA ones more"
         " (and nvcc_threads multiplies them).",
-        remedy="Fewer at once: parallel = 2 in flags (ortforge halves it by itself), nvcc_threads = 1 for CUDA, fewer"
-        " CMAKE_CUDA_ARCHITECTURES in defines, or more memory for the container.",
+        remedy="Fewer at once: jobs = 2 in the target or --parallel 2 (ortforge halves it by itself), nvcc_threads ="
+        " 1 in flags for CUDA, fewer CMAKE_CUDA_ARCHITECTURES in defines, or more memory for the container"
+        " (memory in the target).",
         threads=(18579, 22859, "dusty-nv/jetson-containers#1430"),
         samples=(
             "c++: fatal error: Killed signal terminated program cc1plus\ncompilation terminated.",
@@ -46,6 +49,8 @@ COMPILING = (
             "#14 812.4 Killed",
             "cc1plus: out of memory allocating 65536 bytes after a total of 41832448 bytes",
             "g++: internal compiler error: Killed (program cc1plus)",
+            "./build.sh: line 21:    71 Killed                  python3 tools/ci_build/build.py",
+            "make[2]: *** [x.cc.o] Killed",
             "The command '/bin/sh -c ./build.sh' returned a non-zero code: 137, exit code: 137",
         ),
     ),
@@ -60,8 +65,8 @@ COMPILING = (
             "PLEASE submit a bug report to https://",
         ),
         cause="A defect of this compiler's version, or bad memory of the machine when it happens at changing places.",
-        remedy="Build again with parallel = 1: if it crashes at the same file, use another compiler version in the"
-        " image.",
+        remedy="Build again with jobs = 1 in the target: if it crashes at the same file, use another compiler"
+        " version in the image.",
         certain=False,
         samples=(
             "/source/onnxruntime/core/x.cc:11:1: internal compiler error: Segmentation fault",
@@ -74,7 +79,7 @@ COMPILING = (
         title="this CUDA does not take this GCC",
         signs=("unsupported GNU version!", "unsupported clang version!"),
         cause="Each CUDA names the newest host compiler it takes, and the image has a newer one.",
-        remedy="Install the older g++ (packages) and set CMAKE_CUDA_HOST_COMPILER in defines, or use a newer CUDA"
+        remedy="Install the older g++ in the image and set CMAKE_CUDA_HOST_COMPILER in defines, or use a newer CUDA"
         " image.",
         threads=(23286,),
         samples=(
@@ -155,10 +160,15 @@ COMPILING = (
             "did you forget to '#include <cstdint>'?",
             "did you forget to '#include <cstdint>'?",
             "is defined in header '<cstdint>'",
+            "'uint8_t' does not name a type",
+            "'uint32_t' does not name a type",
+            "'uint8_t' was not declared in this scope",
+            "'uint32_t' was not declared in this scope",
             "is defined in header '<cstdint>'",
         ),
         cause="GCC 13 and 15 took headers out of others; older dependencies relied on them.",
         remedy='Use an image with an older GCC, or add CMAKE_CXX_FLAGS = "-include cstdint" to defines of the target.',
+        threads=(24583, 25658),
         samples=(
             "/work/_deps/date-src/x.h:4:1: note: 'uint32_t' is defined in header '<cstdint>'; did you forget to"
             " '#include <cstdint>'?",
@@ -184,15 +194,39 @@ COMPILING = (
         title="TensorRT's headers are missing",
         signs=(
             "fatal error: NvInfer.h: No such file or directory",
+            "fatal error: NvInferVersion.h: No such file or directory",
             "fatal error: NvOnnxParser.h: No such file or directory",
             "Could NOT find TensorRT",
             "Could not find TENSORRT_INCLUDE_DIR",
         ),
         cause="The image holds TensorRT's runtime without its development files, or tensorrt_home is another folder.",
         remedy='Use image = "tensorrt", or install libnvinfer-dev and libnvonnxparsers-dev and set tensorrt_home.',
+        threads=(13479,),
         samples=(
             "/source/onnxruntime/core/providers/tensorrt/nv_includes.h:12:10: fatal error: NvInfer.h: No such file"
             " or directory",
+        ),
+    ),
+    Known(
+        id="tensorrt-version",
+        phase="compiling",
+        title="this TensorRT is of another version than this ONNX Runtime was written for",
+        signs=(
+            "'class nvinfer1::…' has no member named",
+            "is not a member of 'nvinfer1'",
+            "undefined symbol: getBuilderPluginRegistry",
+            "libnvinfer_plugin…: undefined symbol",
+        ),
+        cause="Each ONNX Runtime takes one or two releases of TensorRT; its parser is written for one.",
+        remedy="Use the release that ORT's page of the TensorRT EP names for this version, or leave"
+        " use_tensorrt_builtin_parser out of flags.",
+        threads=(12766, 12922, 14802),
+        samples=(
+            "/source/cmake/external/onnx-tensorrt/onnx2trt_utils.hpp:119:21: error: 'class"
+            " nvinfer1::INetworkDefinition' has"
+            " no member named 'setWeightsName'; did you mean 'setName'?",
+            "Failed to load library libonnxruntime_providers_tensorrt.so with error:"
+            " /v/libonnxruntime_providers_tensorrt.so: undefined symbol: getBuilderPluginRegistry",
         ),
     ),
     Known(
@@ -201,8 +235,9 @@ COMPILING = (
         title="a header is missing: {0}",
         signs=("fatal error: …: No such file or directory", "fatal error: '…' file not found"),
         cause="The development package that has it is not installed, or its folder is not searched.",
-        remedy="Add the package that has the header to packages of the target ('apt-file search' names it).",
-        general=True,
+        remedy="Install the package that has the header ('apt-file search' names it) in the image (a Dockerfile of"
+        ' your own: image = "PATH/Dockerfile").',
+        yields="line",
         samples=("/source/onnxruntime/core/common/x.cc:1:10: fatal error: gsl/gsl: No such file or directory",),
     ),
     Known(
@@ -212,6 +247,9 @@ COMPILING = (
         signs=(
             "This file was generated by a newer version of protoc",
             "This file was generated by an older version of protoc",
+            "undefined symbol: _ZN6google8protobuf",
+            "undefined symbol: _ZNK6google8protobuf",
+            "undefined reference to `google::protobuf::",
             "Protobuf compiler version … doesn't match library version",
             "#error regenerate this file with a newer version of protoc",
             'error "Protobuf C++ gencode is built with an incompatible version',
@@ -222,13 +260,28 @@ COMPILING = (
         remedy="Remove libprotobuf-dev and protobuf-compiler from the image or the PATH, or take protobuf wholly"
         " from the"
         ' system: dependencies = "system".',
-        threads=(18077, 23103, 24245),
+        threads=(18077, 21381, 23103, 24245),
         samples=(
             "/work/_deps/onnx-build/onnx/onnx-ml.pb.h:17:2: error: #error This file was generated by an older"
             " version of"
             " protoc which is",
             "CMake Warning at FindProtobuf.cmake:524 (message):\n  Protobuf compiler version 21.12 doesn't match"
             " library version 3.21.9",
+        ),
+    ),
+    Known(
+        id="host-flatbuffers",
+        phase="compiling",
+        title="another flatbuffers than the build's own is used",
+        signs=("Non-compatible flatbuffers version included", "undefined reference to `flatbuffers::"),
+        cause="ONNX Runtime's generated headers take one version of flatbuffers; the host (or conda) has another.",
+        remedy="Remove libflatbuffers-dev from the image, or take the version that cmake/deps.txt of this release"
+        " names.",
+        threads=(22666,),
+        samples=(
+            "/source/onnxruntime/core/flatbuffers/schema/ort.fbs.h:12:46: error: static assertion failed:"
+            " Non-compatible"
+            " flatbuffers version included",
         ),
     ),
     Known(
@@ -275,7 +328,8 @@ COMPILING = (
         signs=("ld: cannot find -l…: No such file", "ld: cannot find -l…", "unable to find library -l…"),
         cause="The development package with the library (or its .so link) is not installed, or lies in an unsearched"
         " folder.",
-        remedy="Add the -dev package to packages of the target, or the folder to LIBRARY_PATH in environment.",
+        remedy='Install the -dev package in the image (a Dockerfile of your own: image = "PATH/Dockerfile"), or name'
+        " the library's folder in LIBRARY_PATH in environment.",
         samples=("/usr/bin/ld: cannot find -lcudnn: No such file or directory", "/usr/bin/ld: cannot find -lnvinfer"),
     ),
     Known(
@@ -287,7 +341,7 @@ COMPILING = (
         " compiled"
         " with another C++ ABI.",
         remedy="Look which library should define it and whether the host has a second one; build in a clean image.",
-        general=True,
+        yields="line",
         certain=False,
         samples=("/usr/bin/ld: x.cc:(.text+0x10): undefined reference to `OrtGetApiBase'",),
     ),
@@ -318,9 +372,8 @@ COMPILING = (
         title="the disk is full",
         signs=("No space left on device", "Disk quota exceeded", "no space left on device"),
         cause="A build tree takes 2 to 10 GB (CUDA, Debug more), images and ccache come on top.",
-        remedy="'ortforge cache' shows what can go, 'docker system df' what the engine holds; or put the engine's"
-        " data folder"
-        " on a larger disk.",
+        remedy="'ortforge cache show' and 'ortforge cache builds' tell what can go, 'docker system df' what the"
+        " engine holds; or put the engine's data folder on a larger disk.",
         samples=(
             "/usr/bin/ld: final link failed: No space left on device",
             "fatal error: error writing to /tmp/ccXYZ.s: No space left on device",
@@ -342,7 +395,7 @@ COMPILING = (
         title="too many files are open",
         signs=("Too many open files",),
         cause="The limit of open files of the container or user is low, and many linkers or jobs run.",
-        remedy="Raise it (ulimit -n 65536, or default-ulimits of the engine), or lower parallel.",
+        remedy="Raise it (ulimit -n 65536, or default-ulimits of the engine), or lower jobs in the target.",
         samples=("/usr/bin/ld: cannot open linker script file x.ld: Too many open files",),
     ),
     Known(
@@ -351,8 +404,8 @@ COMPILING = (
         title="ccache may not write into its folder",
         signs=("ccache: error: …Permission denied", "ccache: error: Failed to create directory"),
         cause="The cache was made by another user (often root), or HOME is not writable in the container.",
-        remedy="Set CCACHE_DIR in environment to a folder of this user, or chown it; ortforge: remove the volume"
-        " ortforge-ccache, it is made again.",
+        remedy="Set CCACHE_DIR to a folder of this user, or chown it; 'ortforge cache builds --clean --all' removes"
+        " ortforge's, it is made again.",
         samples=(
             "ccache: error: Failed to create directory /ccache/tmp: Permission denied",
             "ccache: error: Failed to create temporary file for /ccache/9/c/x.tmp: Permission denied",
@@ -362,15 +415,15 @@ COMPILING = (
         id="clock-skew",
         phase="compiling",
         title="files are newer than the clock",
-        signs=("Clock skew detected.", "has modification time … in the future", "still dirty after 100 tries"),
+        signs=(
+            "Clock skew detected.",
+            "has modification time … in the future",
+        ),
         cause="The source comes from another machine or a network disk whose clock runs ahead; make and ninja judge"
         " by time.",
         remedy="Set the clock, touch the files of the source, and build again: what was built may be incomplete.",
         kind="hint",
-        samples=(
-            "make[2]: warning:  Clock skew detected.  Your build may be incomplete.",
-            "ninja: error: manifest 'build.ninja' still dirty after 100 tries, perhaps system time is not set",
-        ),
+        samples=("make[2]: warning:  Clock skew detected.  Your build may be incomplete.",),
     ),
     Known(
         id="assembler-old",
@@ -420,6 +473,45 @@ COMPILING = (
         samples=(
             "lto1: fatal error: bytecode stream in file 'libx.a' generated with LTO version 11.2 instead of the"
             " expected 12.0",
+        ),
+    ),
+    Known(
+        id="mimalloc-lost",
+        phase="compiling",
+        title="mimalloc is asked for and not built in",
+        signs=("-Donnxruntime_USE_MIMALLOC=ON",),
+        cause="Since 1.14 a dependent option turns it off on Linux; CMake's cache goes on saying ON.",
+        remedy='Take use_mimalloc out of flags and write allocator = "mimalloc" into the target: it is loaded first.',
+        kind="hint",
+        threads=(25213,),
+        samples=("  /usr/bin/cmake /source/cmake -Donnxruntime_USE_MIMALLOC=ON -Donnxruntime_ENABLE_PYTHON=ON",),
+    ),
+    Known(
+        id="clock-ninja",
+        phase="compiling",
+        title="ninja finds files that are newer than the clock, again and again",
+        signs=("still dirty after 100 tries",),
+        cause="The source comes from a machine or disk whose clock runs ahead, or was unpacked with times of the"
+        " future.",
+        remedy="Set the clock, touch the files of the source and of the build folder, and build again.",
+        samples=("ninja: error: manifest 'build.ninja' still dirty after 100 tries, perhaps system time is not set",),
+    ),
+    Known(
+        id="imported-target",
+        phase="compiling",
+        title="a package's CMake files name a library where it does not lie: {0}",
+        signs=(
+            'The imported target "…" references the file',
+            "but this file does not exist.  Possible reasons include",
+        ),
+        cause="The archive was packed with lib and installed as lib64 (ONNX Runtime's own 1.22 archives), or a part"
+        " of a package"
+        " is not installed.",
+        remedy="Link lib64 to lib beside it, or install the missing package.",
+        threads=(25279,),
+        samples=(
+            "CMake Error at lib/cmake/onnxruntime/onnxruntimeTargets.cmake:83 (message):\n  The imported target"
+            ' "onnxruntime::onnxruntime" references the file',
         ),
     ),
     Known(

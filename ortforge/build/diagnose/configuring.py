@@ -11,8 +11,9 @@ CONFIGURING = (
         id="eigen-hash",
         phase="configuring",
         title="the archive of Eigen is not the one whose digest deps.txt has",
-        signs=("does not match expected value", "HASH mismatch for file"),
+        signs=("does not match expected value", "HASH mismatch for file", "DOWNLOAD HASH mismatch"),
         near=("eigen",),
+        within=3,
         cause="The host packs archives of a commit anew from time to time; the bytes change, the source does not.",
         remedy='Take Eigen from elsewhere: dependencies = "system" in the target (Debian\'s libeigen3-dev), or'
         " gather the"
@@ -38,7 +39,7 @@ CONFIGURING = (
         remedy="Compare the file's size and first bytes; then 'ortforge vendor' from a place that has the right one and"
         ' dependencies = "vendored" in the target.',
         threads=(25098,),
-        general=True,
+        yields="line",
         samples=(
             "CMake Error at date-subbuild/date-populate-prefix/src/date-populate-stamp/download-date.cmake:170"
             " (message):\n"
@@ -85,7 +86,7 @@ CONFIGURING = (
         remedy="Open the address by hand. 'ortforge vendor' gathers all of them once; then dependencies ="
         ' "vendored".',
         threads=(17199, 22402),
-        general=True,
+        yields="near",
         certain=False,
         samples=(
             "CMake Error at onnx-populate-prefix/src/onnx-populate-stamp/download-onnx-populate.cmake:170 (message):\n"
@@ -222,7 +223,7 @@ CONFIGURING = (
         title="the tool that runs the build is not installed ({0})",
         signs=("CMake was unable to find a build program corresponding to …",),
         cause="CMake writes files for ninja or make; neither is installed where the build runs.",
-        remedy="Install ninja-build or make in the toolchain image: add it to packages of the target.",
+        remedy='Install ninja-build or make in the image (a Dockerfile of your own: image = "PATH/Dockerfile").',
         samples=(
             'CMake Error: CMake was unable to find a build program corresponding to "Ninja".  CMAKE_MAKE_PROGRAM is'
             " not set."
@@ -240,7 +241,7 @@ CONFIGURING = (
             "is not a full path to an existing compiler tool",
         ),
         cause="The image has no compiler, or CC and CXX name one that does not exist.",
-        remedy='Use a toolchain image (image = "debian"), add g++ to packages, or correct CC and CXX in environment.',
+        remedy='Use a toolchain image (image = "debian"), or correct CC and CXX in environment of the target.',
         samples=("CMake Error at CMakeLists.txt:21 (project):\n  No CMAKE_CXX_COMPILER could be found.",),
     ),
     Known(
@@ -250,9 +251,9 @@ CONFIGURING = (
         signs=("is not able to compile a simple test program.",),
         cause="Usually the C library's headers or the linker are missing, or CXXFLAGS hold something the compiler"
         " refuses.",
-        remedy="Read the lines that follow it; install libc6-dev and binutils (packages), or clear CFLAGS, CXXFLAGS,"
-        " LDFLAGS.",
-        general=True,
+        remedy="Read the lines that follow it; install libc6-dev and binutils in the image (a Dockerfile of your"
+        ' own: image = "PATH/Dockerfile"), or clear CFLAGS, CXXFLAGS and LDFLAGS.',
+        yields="near",
         certain=False,
         samples=('  The C++ compiler\n\n    "/usr/bin/c++"\n\n  is not able to compile a simple test program.',),
     ),
@@ -283,7 +284,7 @@ CONFIGURING = (
         signs=("cuda_home and cudnn_home paths must be specified and valid.",),
         cause="build.py wants both folders (or CUDA_HOME and CUDNN_HOME), and looks whether they exist.",
         remedy='Set flags cuda_home = "/usr/local/cuda" and cudnn_home = "/usr" (or where cudnn.h lies) in the target.',
-        threads=("triton-inference-server/onnxruntime_backend#33",),
+        threads=(1777, "triton-inference-server/onnxruntime_backend#33"),
         samples=(
             "build.BuildError: ('cuda_home and cudnn_home paths must be specified and valid.', \"cuda_home='None'"
             " valid=False."
@@ -315,7 +316,7 @@ CONFIGURING = (
             "Could NOT find LIBRARY (missing: CUDNN_",
         ),
         cause="CUDA images come without cuDNN unless their tag says so; a runtime package holds no headers.",
-        remedy='Use image = "cuda", or install libcudnn9-dev-cuda-12 (packages) and set cudnn_home.',
+        remedy='Use image = "cuda", or install libcudnn9-dev-cuda-12 in yours and set cudnn_home in flags.',
         threads=(17961, 24361),
         samples=(
             "CMake Error at FindPackageHandleStandardArgs.cmake:230 (message):\n"
@@ -336,9 +337,8 @@ CONFIGURING = (
         ),
         cause="The extension module is compiled against the interpreter's headers; the package with them is not"
         " installed.",
-        remedy="Add python3-dev (or the one of your Python) to packages of the target; python in the target must be"
-        " one the"
-        " image has headers of.",
+        remedy="Install python3-dev, or the one of your Python, in the image (a Dockerfile of your own: image ="
+        ' "PATH/Dockerfile"); python in the target must be one the image has headers of.',
         threads=(3810, 6841, 20697),
         samples=(
             "  Could NOT find Python (missing: Python_INCLUDE_DIRS Development.Module)\n  (found suitable version"
@@ -356,7 +356,8 @@ CONFIGURING = (
             "fatal error: numpy/arrayobject.h: No such file",
         ),
         cause="CMake looks for NumPy's headers in the interpreter that build.py runs in.",
-        remedy="Install NumPy for that interpreter in the toolchain image (python3-numpy in packages).",
+        remedy="Install NumPy for that interpreter in the image (a Dockerfile of your own: image ="
+        ' "PATH/Dockerfile"); Debian\'s package is python3-numpy.',
         threads=(9923, 11796, 15423),
         samples=(
             '  Could NOT find Python (missing: Python_NumPy_INCLUDE_DIRS NumPy) (found\n  suitable version "3.12.3")',
@@ -365,13 +366,13 @@ CONFIGURING = (
     Known(
         id="submodule-missing",
         phase="configuring",
-        title="a git submodule was not checked out: {0}",
+        title="a git submodule was not checked out",
         signs=(
-            "^  …external/… does not contain a CMakeLists.txt file",
-            "^    …external/… does not contain a CMakeLists.txt file",
-            "fatal: no submodule mapping found in .gitmodules for path '…'",
+            "does not contain a CMakeLists.txt file",
+            "fatal: no submodule mapping found in .gitmodules for path",
             "error: Server does not allow request for unadvertised object",
         ),
+        near=("/external/", ".gitmodules", "unadvertised object"),
         cause="The tree was cloned without its submodules, or comes from the host's automatic archive, which has none.",
         remedy="Run 'git submodule update --init --recursive' in the tree, or let ortforge fetch: source = \"git:…\".",
         samples=(
@@ -428,9 +429,8 @@ CONFIGURING = (
         signs=("Reversed (or previously applied) patch detected!",),
         cause="The build folder was configured before, with another CMake, and FetchContent patches the dependency"
         " again.",
-        remedy="Remove _deps in the build folder (ortforge: 'ortforge build --clean' or remove the tree's volume)"
-        " and configure"
-        " again.",
+        remedy="Remove _deps in the build folder ('ortforge cache builds --clean' removes ortforge's build trees)"
+        " and configure again.",
         samples=("Reversed (or previously applied) patch detected!  Skipping patch.",),
     ),
     Known(
@@ -439,7 +439,7 @@ CONFIGURING = (
         title="the program patch is not installed",
         signs=("Could NOT find Patch (missing: Patch_EXECUTABLE)", "patch: command not found", "patch: not found"),
         cause="ONNX Runtime patches several of its dependencies while configuring.",
-        remedy="Add patch to packages of the target.",
+        remedy='Install patch in the image (a Dockerfile of your own: image = "PATH/Dockerfile").',
         samples=("  Could NOT find Patch (missing: Patch_EXECUTABLE)", "/bin/sh: 1: patch: not found"),
     ),
     Known(
@@ -461,8 +461,9 @@ CONFIGURING = (
         title="a package that CMake asks for is not installed: {0}",
         signs=("Could not find a package configuration file provided by …", "No package '…' found"),
         cause="A dependency is taken from the system here, and its development package is missing.",
-        remedy='Add the -dev package to packages of the target, or set dependencies = "download" or "vendored".',
-        general=True,
+        remedy='Install the -dev package in the image (a Dockerfile of your own: image = "PATH/Dockerfile"), or set'
+        ' dependencies = "download" or "vendored".',
+        yields="line",
         samples=(
             '  Could not find a package configuration file provided by "Microsoft.GSL"\n  (requested version 4.0)'
             " with any of"
@@ -611,7 +612,7 @@ CONFIGURING = (
         title="the distribution has no package of this name: {0}",
         signs=("E: Unable to locate package …", "E: Package '…' has no installation candidate"),
         cause="The package has another name in this release, needs another repository, or apt-get update did not run.",
-        remedy="Look for it with 'apt-cache search' in the image and correct packages of the target.",
+        remedy="Look for its name with 'apt-cache search' in the image, and correct the Dockerfile.",
         samples=("E: Unable to locate package libonnx-devel",),
     ),
     Known(

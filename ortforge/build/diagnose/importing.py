@@ -10,12 +10,12 @@ IMPORTING = (
     Known(
         id="glibc-old",
         phase="importing",
-        title="this system's glibc is older than the one the library was built for (GLIBC_{0})",
-        signs=("version `GLIBC_…' not found", "version 'GLIBC_…' not found"),
+        title="this system's glibc is older than the one the library was built for",
+        signs=("version `GLIBC_…' not found", "version 'GLIBC_…' not found", "undefined reference to `…@GLIBC_"),
         cause="It was compiled on a newer distribution; glibc works backwards only.",
         remedy="Build in an image no newer than where it runs (image = \"manylinux\"); 'ldd --version' shows what is"
         " here.",
-        threads=(20803,),
+        threads=(6021, 20803),
         samples=(
             "ImportError: /lib/x86_64-linux-gnu/libc.so.6: version `GLIBC_2.38' not found (required by"
             " /v/onnxruntime/capi/onnxruntime_pybind11_state.so)",
@@ -29,6 +29,7 @@ IMPORTING = (
         cause="It was compiled with a newer GCC, or conda's older libstdc++ is found first.",
         remedy='Build in the manylinux image, or put the newer libstdc++ first (conda install "libstdcxx-ng",'
         " LD_LIBRARY_PATH).",
+        threads=(1001,),
         samples=("ImportError: /opt/conda/lib/libstdc++.so.6: version `GLIBCXX_3.4.32' not found (required by x.so)",),
     ),
     Known(
@@ -83,7 +84,7 @@ IMPORTING = (
         remedy="pip install 'onnxruntime-gpu[cuda,cudnn]' and call onnxruntime.preload_dlls(), or install"
         " libcudnn9-cuda-12; the"
         " table of versions is in ORT's page of the CUDA EP.",
-        threads=(6953, 14802, 24719, 19631),
+        threads=(6953, 14802, 19616, 19631, 24719),
         samples=(
             "[E:onnxruntime:Default, provider_bridge_ort.cc:1862 TryGetProviderInfo_CUDA] Failed to load library"
             " libonnxruntime_providers_cuda.so with error: libcudnn.so.9: cannot open shared object file: No such"
@@ -181,7 +182,7 @@ IMPORTING = (
         signs=("cannot open shared object file: No such file or directory", "error while loading shared libraries:"),
         cause="A package is missing where it runs, or its folder is not searched.",
         remedy="'ldd LIBRARY | grep not' lists all that are missing; install them, or let auditwheel pack them.",
-        general=True,
+        yields="line",
         threads=(4489,),
         samples=("ImportError: libgomp.so.1: cannot open shared object file: No such file or directory",),
     ),
@@ -193,7 +194,7 @@ IMPORTING = (
         cause="Two versions of a library are mixed: leftovers of another ONNX Runtime, or one found first through"
         " LD_LIBRARY_PATH.",
         remedy="Install into a fresh environment and clear LD_LIBRARY_PATH.",
-        general=True,
+        yields="line",
         certain=False,
         samples=(
             "ImportError: /v/onnxruntime_pybind11_state.so: undefined symbol:"
@@ -258,7 +259,7 @@ IMPORTING = (
         " package, or"
         " the wheel is for another Python. All variants install the same import package and overwrite each other.",
         remedy="Leave the source folder; uninstall all variants (onnxruntime, onnxruntime-gpu, …), then install one.",
-        threads=(26996,),
+        threads=(2068, 8623, 26996),
         samples=(
             "ModuleNotFoundError: No module named 'onnxruntime.capi.onnxruntime_pybind11_state'",
             "AttributeError: module 'onnxruntime' has no attribute 'InferenceSession'",
@@ -289,7 +290,7 @@ IMPORTING = (
         " libprotobuf.",
         remedy="Link protobuf statically into ORT, or compile ONNX within the build"
         " (FETCHCONTENT_SOURCE_DIR_ONNX) instead of linking the system's.",
-        threads=(24245,),
+        threads=(7597, 24245),
         samples=(
             "[libprotobuf ERROR google/protobuf/descriptor_database.cc:642] File already exists in database:"
             " onnx/onnx-ml.proto",

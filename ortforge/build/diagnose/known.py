@@ -10,9 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["ELLIPSIS", "Kind", "Known", "Phase", "url"]
+__all__ = ["ELLIPSIS", "NEAR", "Kind", "Known", "Phase", "url"]
 
 ELLIPSIS = "…"
+#: Lines between two messages that belong together: CMake tries a download up to six times, at seven lines each.
+NEAR = 50
 
 Phase = Literal["configuring", "compiling", "packaging", "installing", "importing", "running"]
 
@@ -28,11 +30,12 @@ class Known:
     ``{0}``, ``{1}`` … in ``title``, ``cause`` and ``remedy`` stand for what the sign's first, second … ``…`` was.
 
     :param signs: any of them in a line shows the cause.
-    :param near: one of these must stand within ``matcher.NEAR`` lines of the sign; none: nothing more is asked for.
+    :param near: one of these must stand within ``within`` lines of the sign; none: nothing more is asked for.
     :param samples: what the tools really print; each one has to be recognized as this cause (the tests see to it).
     :param threads: issue numbers of ONNX Runtime, or ``owner/name#number`` of another repository.
     :param certain: the message can have hardly another cause.
-    :param general: gives way to any other cause that shows within ``matcher.NEAR`` lines of it.
+    :param yields: gives way to any other error in the same line (it says less), or within ``NEAR`` lines (it only
+        tells that something failed).
     """
 
     id: str
@@ -44,9 +47,10 @@ class Known:
     samples: tuple[str, ...]
     threads: tuple[int | str, ...] = ()
     near: tuple[str, ...] = ()
+    within: int = NEAR
     kind: Kind = "error"
     certain: bool = True
-    general: bool = False
+    yields: Literal["", "line", "near"] = ""
 
 
 def url(thread: int | str) -> str:

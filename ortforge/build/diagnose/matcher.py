@@ -12,12 +12,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from ortforge.build.diagnose.known import ELLIPSIS, Kind, Known, Phase, url
+from ortforge.build.diagnose.known import ELLIPSIS, NEAR, Kind, Known, Phase, url
 
-__all__ = ["NEAR", "Cause", "Diagnosis", "Matcher"]
+__all__ = ["Cause", "Diagnosis", "Matcher"]
 
-#: Lines between two messages that belong together: CMake tries a download up to six times, at seven lines each.
-NEAR = 50
 _BLOCK = 1 << 18
 _WINDOW = 2000  # bytes: messages are shorter, compiler commands are not
 _SUSPECTS = 6
@@ -28,8 +26,8 @@ _COLOUR = re.compile(r"\x1b\[[0-9;?]{0,20}[ -/]?[@-~]|\x1b[()][A-Z0-9]|\x1b\][^\
 _PREFIX = re.compile(r"(?:#\d{1,4} \d{1,6}\.\d{1,4} |\d{4}-\d\d-\d\dT[0-9:.]{5,20}Z? |[\w.-]{1,40} *\| |\| )")
 # What a line that tells of a failure has in it; shown when no cause is known.
 _ERROR_LIKE = (
-    b"error:", b"Error:", b"Error at", b"ERROR:", b"[ERROR]", b"FAILED", b"fatal:", b"fatal error", b"Exception:", b": cannot ",
-    b"not found", b"Aborted",
+    b"error:", b"Error:", b"Error at", b"ERROR:", b"[ERROR]", b"FAILED", b"fatal:", b"fatal error", b"Exception:",
+    b": cannot ", b"not found", b"Aborted",
 )  # fmt: skip
 _NO_ERROR = (
     "-Werror", "-Wno-error", "0 errors", "no error", "Wno-", "error_code", " - Failed", " - Success", "without error",
@@ -112,8 +110,8 @@ class _State:
 
     seen: dict[str, _Seen] = field(default_factory=dict)
     waiting: dict[str, _Seen] = field(default_factory=dict)
-    context: dict[str, int] = field(default_factory=dict)
-    specific: list[int] = field(default_factory=list)
+    context: dict[str, int] = field(default_factory=dict)  # where a cause's near sign was seen last
+    errors: list[int] = field(default_factory=list)
     suspects: list[tuple[int, str]] = field(default_factory=list)
 
 
@@ -161,7 +159,7 @@ class Matcher:
                 self._line(line.rstrip(), number, sorted(signs), state)
 
     def _line(self, line: str, number: int, signs: list[int], state: _State) -> None:
-        told = False
+        told: list[tuple[Known, _Seen]] = []
         for sign, each, is_context in map(self._signs.__getitem__, signs):
             stands = sign.match(line)
             if stands is None:
@@ -169,38 +167,41 @@ class Matcher:
             if is_context:
                 state.context[each.id] = number
                 waiting = state.waiting.get(each.id)
-                if waiting and number - waiting.number <= NEAR:
+                if waiting and number - waiting.number <= each.within:
                     self._found(each, waiting, state)
-                continue
-            told = True
-            seen = _Seen(number, line, stands)
-            if not each.near or number - state.context.get(each.id, -NEAR - 1) <= NEAR:
-                self._found(each, seen, state)
+            elif not each.near or number - state.context.get(each.id, -each.within - 1) <= each.within:
+                told.append((each, _Seen(number, line, stands)))
             else:
                 # The first that waits is kept while what it waits for can still come.
                 waiting = state.waiting.get(each.id)
-                if waiting is None or number - waiting.number > NEAR:
-                    state.waiting[each.id] = seen
+                if waiting is None or number - waiting.number > each.within:
+                    state.waiting[each.id] = _Seen(number, line, stands)
+        plain = any(each.kind == "error" and not each.yields for each, _ in told)
+        for each, seen in told:
+            if not (plain and each.yields):
+                self._found(each, seen, state)
         full = len(state.suspects) >= _SUSPECTS or (state.suspects and state.suspects[-1][0] == number)
         if not told and not full and _looks_like_an_error(line):
             state.suspects.append((number, line.strip()[:300]))
 
     def _found(self, each: Known, seen: _Seen, state: _State) -> None:
-        if not each.general and each.kind == "error" and (not state.specific or state.specific[-1] != seen.number):
-            state.specific.append(seen.number)
-        if each.general and any(abs(seen.number - at) <= NEAR for at in state.specific[-1:]):
-            return
+        if each.kind == "error" and each.yields != "near" and state.errors[-1:] != [seen.number]:
+            state.errors.append(seen.number)
         state.seen.setdefault(each.id, seen)
 
     def _ranked(self, state: _State) -> tuple[Cause, ...]:
         """Order the causes: what stopped the work first, the earliest of them at the top."""
         order = {"error": 0, "hint": 1, "harmless": 2}
         found: list[tuple[int, int, bool, int, Cause]] = []
+        waited = {seen.number for name, seen in state.seen.items() if self.known[name].near}
         for name, seen in state.seen.items():
             each = self.known[name]
-            if each.general and any(abs(at - seen.number) <= NEAR for at in state.specific):
+            if each.yields == "near" and any(abs(at - seen.number) <= NEAR for at in state.errors):
                 continue
-            found.append((order[each.kind], seen.number, each.general, len(found), _cause(each, seen)))
+            # A cause that waited for its second line was found after the one that it says more than.
+            if each.yields == "line" and seen.number in waited and not each.near:
+                continue
+            found.append((order[each.kind], seen.number, bool(each.yields), len(found), _cause(each, seen)))
         return tuple(entry[-1] for entry in sorted(found, key=lambda entry: entry[:-1]))
 
 
@@ -256,6 +257,6 @@ def _cause(each: Known, seen: _Seen) -> Cause:
         cause=filled(each.cause),
         remedy=filled(each.remedy),
         threads=tuple(url(thread) for thread in each.threads),
-        confidence="certain" if each.certain and not each.general else "likely",
+        confidence="certain" if each.certain and each.yields != "near" else "likely",
         kind=each.kind,
     )

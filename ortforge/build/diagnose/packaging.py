@@ -35,7 +35,7 @@ PACKAGING = (
         ),
         cause="setup.py packs what lies in the build folder, and wants VERSION_NUMBER beside it.",
         remedy="Use build_wheel = true in flags (build.py calls it rightly), or run it in build/Linux/Release.",
-        threads=(1776, 2296, 20971),
+        threads=(1776, 2296, 12922, 20971),
         samples=(
             "error: package directory 'onnxruntime/backend' does not exist",
             "FileNotFoundError: [Errno 2] No such file or directory: 'VERSION_NUMBER'",
@@ -63,8 +63,8 @@ PACKAGING = (
             "No module named 'distutils'",
         ),
         cause="A fresh interpreter has neither; Python 3.12 has no distutils.",
-        remedy="Install setuptools and wheel for that interpreter in the image (python3-setuptools, python3-wheel in"
-        " packages).",
+        remedy="Install setuptools and wheel for that interpreter in the image (a Dockerfile of your own: image ="
+        ' "PATH/Dockerfile"); Debian\'s packages are python3-setuptools and python3-wheel.',
         threads=(11917,),
         samples=(
             "error: invalid command 'bdist_wheel'",
@@ -97,7 +97,7 @@ PACKAGING = (
         ),
         cause="A library in it breaks the tag's rules.",
         remedy="'auditwheel show' names the library; build in the manylinux image or ask for another tag.",
-        general=True,
+        yields="line",
         certain=False,
         samples=(
             'auditwheel: error: cannot repair "x.whl" to "manylinux_2_28_x86_64" ABI because it depends on'

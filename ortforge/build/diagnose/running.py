@@ -56,7 +56,7 @@ RUNNING = (
         remedy="The message names the versions; ORT's page of the EP has the table. Install them, or"
         " pip install 'onnxruntime-gpu[cuda,cudnn]' and call onnxruntime.preload_dlls().",
         threads=(24719, 14802, 6953),
-        general=True,
+        yields="near",
         samples=(
             "[W:onnxruntime:Default, onnxruntime_pybind_state.cc:1055 CreateExecutionProviderInstance] Failed to create"
             " CUDAExecutionProvider. Require cuDNN 9.* and CUDA 12.*.",
@@ -114,7 +114,7 @@ RUNNING = (
         ),
         cause="A buffer of the model does not fit into what the machine or container has left.",
         remedy="A smaller batch, session option enable_cpu_mem_arena = False, or more memory for the container.",
-        general=True,
+        yields="line",
         samples=(
             "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate memory for requested buffer of size"
             " 17179869184",
@@ -142,13 +142,14 @@ RUNNING = (
         signs=(
             "NOT_IMPLEMENTED : Could not find an implementation for …",
             "Could not find an implementation for the node …",
+            "Failed to find kernel for …",
         ),
         cause="In a reduced build the operator, its version or its type was left out; in a full one, no EP"
         " implements it (float16"
         " on the CPU most often).",
         remedy='Build with operators = "from-models" over all models, so that the list is right; else convert the model'
         " (type, opset) or give it to an EP that has the kernel.",
-        threads=(23018, 22761),
+        threads=(6793, 16904, 22761, 23018),
         samples=(
             "[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : Could not find an implementation for Gelu(20) node with name"
             " 'g'",
@@ -189,6 +190,7 @@ RUNNING = (
         signs=("guarantees* support for models stamped with official released onnx opset versions",),
         cause="The model asks for an operator set that this version does not know.",
         remedy="Use a newer ONNX Runtime (version of the target), or onnx.version_converter to an older opset.",
+        threads=(9418, 11898),
         samples=(
             "Load model from m.onnx failed: ONNX Runtime only *guarantees* support for models stamped with official"
             " released onnx"
@@ -342,6 +344,17 @@ RUNNING = (
             " error code: 22 error msg: Invalid argument. Specify the number of threads explicitly so the affinity"
             " is not set.",
         ),
+    ),
+    Known(
+        id="telemetry",
+        phase="running",
+        title="ONNX Runtime sends telemetry, or tries to",
+        signs=("events.data.microsoft.com", "-Donnxruntime_USE_TELEMETRY=ON"),
+        cause="Since 1.29 it is compiled in on Linux unless told otherwise. Without a network it does no harm.",
+        remedy="Add no_telemetry = true to flags of the target, or set ORT_DISABLE_TELEMETRY=1 where it runs.",
+        kind="harmless",
+        threads=(27379,),
+        samples=("curl: (6) Could not reach mobile.events.data.microsoft.com",),
     ),
     Known(
         id="fallback",
