@@ -171,7 +171,7 @@ def test_a_large_log_is_read_in_linear_time(megabytes: int, piece: bytes) -> Non
     end = b"\nc++: fatal error: Killed signal terminated program cc1plus\n"
     start = time.process_time()
     found = examine(_Repeated(piece, times, end))  # type: ignore[arg-type]
-    assert time.process_time() - start < 0.4 * megabytes  # a defect takes minutes
+    assert time.process_time() - start < megabytes  # ten times what it takes; a defect takes minutes
     assert found.causes[0].id == "out-of-memory"
     assert found.causes[0].line_number == piece.count(b"\n") * times + 2
 

@@ -43,7 +43,7 @@ CONFIGURING = (
         samples=(
             "CMake Error at date-subbuild/date-populate-prefix/src/date-populate-stamp/download-date.cmake:170"
             " (message):\n"
-            "  HASH mismatch for file: /work/build/date-v3.0.1.zip\n    expected hash: [2dac0c81]",
+            "  HASH mismatch for file: /build/date-v3.0.1.zip\n    expected hash: [2dac0c81]",
         ),
     ),
     Known(
@@ -213,7 +213,7 @@ CONFIGURING = (
         remedy='Add CMAKE_POLICY_VERSION_MINIMUM = "3.5" to defines of the target, or use CMake 3.x in the image.',
         threads=(26949,),
         samples=(
-            "CMake Error at /work/build/Release/_deps/dlpack-src/CMakeLists.txt:4 (cmake_minimum_required):\n"
+            "CMake Error at /build/Release/_deps/dlpack-src/CMakeLists.txt:4 (cmake_minimum_required):\n"
             "  Compatibility with CMake < 3.5 has been removed from CMake.",
         ),
     ),
