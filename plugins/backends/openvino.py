@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ortforge.api import Availability, Backend, BuildContext, BuildContribution, Device, available, unavailable
+from ortforge.api import (
+    Availability,
+    Backend,
+    BuildContext,
+    BuildContribution,
+    ConfigurationError,
+    Device,
+    available,
+    unavailable,
+)
 
 from ._building import library, need_image, release
 from ._needs import ARM64, X86_64, other_machine, other_system
@@ -47,6 +56,13 @@ def _build(context: BuildContext) -> BuildContribution:
     look for each other there (``$ORIGIN``). The Python package's libraries do so already.
     """
     need_image(context, "OpenVINOExecutionProvider", "OpenVINO", "openvino")
+    if context.image == "openvino" and context.dependencies == "system":
+        raise ConfigurationError(
+            "OpenVINO's Python package is compiled for the older ABI of libstdc++ (_GLIBCXX_USE_CXX11_ABI=0), which "
+            "its CMake files then ask of the whole build; the system's libraries have the newer one, and nothing links.",
+            meant="Its releases 2025.0 to 2025.4 are all like that.",
+            todo='Write dependencies = "download" or "vendored", or give an image with an OpenVINO compiled there.',
+        )
     plugin = "libopenvino_intel_cpu_plugin.so" if context.machine in X86_64 else "libopenvino_arm_cpu_plugin.so"
     return BuildContribution(
         flags={"use_openvino": "CPU_FP32" if release(context.version) < (1, 18, 0) else "CPU"},

@@ -196,3 +196,10 @@ def test_a_whole_target_comes_together() -> None:
     assert problems_of(request.flags, "1.21.0") == []
     assert request.packages == ("libjemalloc2",)
     assert request.bundle == ("libjemalloc.so.2",)
+
+
+def test_openvinos_package_and_the_systems_libraries_do_not_link() -> None:
+    with pytest.raises(ConfigurationError, match=r"older ABI of libstdc"):
+        contribution("openvino", dependencies="system")
+    own = contribution("openvino", dependencies="system", image="ours.Dockerfile")
+    assert own.flags["use_openvino"] == "CPU"

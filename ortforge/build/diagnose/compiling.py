@@ -528,7 +528,7 @@ COMPILING = (
         remedy="Put any file into onnxruntime/python/datasets (ortforge does so for debian: sources).",
         certain=False,
         samples=(
-            "FAILED: libonnxruntime_pybind11_state.so\ncd /build && /usr/bin/cmake -E copy /build/onnxruntime/datasets/\n"
+            "FAILED: onnxruntime_pybind11_state.so\ncd /build && /usr/bin/cmake -E copy /build/onnxruntime/datasets/\n"
             "CMake Error: cmake version 3.31.6\nUsage: /usr/bin/cmake -E <command> [arguments...]",
         ),
     ),
