@@ -59,7 +59,7 @@ def _build(context: BuildContext) -> BuildContribution:
     if context.image == "openvino" and context.dependencies == "system":
         raise ConfigurationError(
             "OpenVINO's Python package is compiled for the older ABI of libstdc++ (_GLIBCXX_USE_CXX11_ABI=0), and its "
-            "CMake files ask the same of the whole build; the system's libraries have the newer one, and nothing links.",
+            "CMake files ask the same of the whole build; the system's libraries have the newer one: no link.",
             meant="Its releases 2025.0 to 2025.4 are all like that.",
             todo='Write dependencies = "download" or "vendored", or give an image with an OpenVINO compiled there.',
         )

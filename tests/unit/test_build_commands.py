@@ -80,7 +80,7 @@ def test_what_compilers_are_told() -> None:
     entries = [
         {
             "file": "/work/source/onnxruntime/core/a.cc",
-            "command": r"/usr/bin/c++ -DUSE_DNNL=1 -D NDEBUG -DNAME=\"a\ b\" -I/x -isystem /y -O3 -fPIC -MF a.d -c a.cc",
+            "command": r"/usr/bin/c++ -DUSE_DNNL=1 -D NDEBUG -DNAME=\"a\ b\" -I/x -isystem /y -O3 -fPIC -MF a.d a.cc",
         },
         {
             "file": "/work/source/onnxruntime/core/b.c",

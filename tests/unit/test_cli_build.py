@@ -77,12 +77,6 @@ def test_what_can_be_meant_goes_on_as_it_is(tmp_path: Path) -> None:
     assert "There is no Docker engine" in said
 
 
-def test_a_base_image_is_a_name(tmp_path: Path) -> None:
-    code, said = build(tmp_path, f"base = '{ODD}'")
-    assert code in (2, 4)
-    assert "no name of an image" in said or "There is no Docker engine" in said
-
-
 def test_archives_that_are_cut_off_or_lead_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "cut.tar").write_bytes(archive(tmp_path, "whole.tar")[:3000])
     code, said = build(tmp_path, source="cut.tar")

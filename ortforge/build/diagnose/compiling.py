@@ -33,6 +33,11 @@ COMPILING = (
             "Out of memory: Killed process",
             "posix_spawn: Cannot allocate memory",
             "fork: Cannot allocate memory",
+            "returned a non-zero code: 137",
+            "catastrophic error: out of memory",
+            "catastrophic error : out of memory",
+            ": line …: … Killed    …",
+            "ut of memory: Killed process",
         ),
         cause="More compilers ran at once than the memory holds: C++ files of ONNX Runtime take up to 2 GB each,"
         " CUDA ones more"
@@ -52,6 +57,9 @@ COMPILING = (
             "./build.sh: line 21:    71 Killed                  python3 tools/ci_build/build.py",
             "make[2]: *** [x.cc.o] Killed",
             "The command '/bin/sh -c ./build.sh' returned a non-zero code: 137, exit code: 137",
+            "The command '/bin/sh -c ./build.sh --build_wheel' returned a non-zero code: 137",
+            "/build.sh: line 21:    12 Killed                  python3 tools/ci_build/build.py --build_dir build",
+            "/_deps/cutlass-src/include/cute/layout_composed.hpp(478): catastrophic error: out of memory",
         ),
     ),
     Known(
@@ -113,6 +121,7 @@ COMPILING = (
         signs=(
             "nvcc fatal   : Unsupported gpu architecture '…'",
             "ptxas fatal   : Value '…' is not defined for option 'gpu-name'",
+            'is set to "native", but no NVIDIA GPU was',
         ),
         cause="The architecture is newer than this CUDA, or was dropped by it.",
         remedy='Correct CMAKE_CUDA_ARCHITECTURES in defines (e.g. "80;90"), or use another CUDA image.',
@@ -124,7 +133,7 @@ COMPILING = (
         title="this CUDA is too old for what the build asks of nvcc",
         signs=(
             "nvcc fatal   : Value '…' is not defined for option 'std'",
-            "nvcc fatal   : Unknown option '…'",
+            "^nvcc fatal   : Unknown option …",
             "CUDA_STANDARD is set to invalid value",
         ),
         cause="ONNX Runtime asks for a C++ standard or an option (C++20 since 1.21 or so) that this nvcc does not"
@@ -178,7 +187,7 @@ COMPILING = (
         id="eigen-system",
         phase="compiling",
         title="the system's Eigen is older than what ONNX Runtime uses",
-        signs=("PropagateNaN>(", "'PropagateNaN' is not a member of", "'PropagateNaN' is not a member of"),
+        signs=("error: …PropagateNaN>(", "'PropagateNaN' is not a member of", "'PropagateNaN' is not a member of"),
         cause="Eigen 3.4.0, which distributions have, lacks NaN propagation in binary min and max.",
         remedy='Let dependencies = "system" of ortforge do it (it brings what is missing), or take ORT\'s own Eigen.',
         certain=False,
@@ -196,7 +205,7 @@ COMPILING = (
             "fatal error: NvInfer.h: No such file or directory",
             "fatal error: NvInferVersion.h: No such file or directory",
             "fatal error: NvOnnxParser.h: No such file or directory",
-            "Could NOT find TensorRT",
+            "^  Could NOT find TensorRT",
             "Could not find TENSORRT_INCLUDE_DIR",
         ),
         cause="The image holds TensorRT's runtime without its development files, or tensorrt_home is another folder.",
@@ -288,19 +297,41 @@ COMPILING = (
         id="host-abseil",
         phase="compiling",
         title="another abseil than the build's own is used",
-        signs=("undefined reference to `absl::", "undefined symbol: _ZN4absl", "undefined symbol: _ZNK4absl"),
+        signs=(
+            "undefined reference to `absl::",
+            "undefined symbol: _ZN4absl",
+            "undefined symbol: _ZNK4absl",
+            "undefined reference to symbol '_ZN4absl",
+            "undefined reference to symbol '_ZNK4absl",
+            "libabsl_…: error adding symbols: DSO missing from command line",
+            "/abslTargets.cmake:",
+            "^    absl::…",
+            "fatal error: absl/",
+        ),
         cause="abseil's symbols hold its version: headers of the host (or of conda, vcpkg) and libraries of the"
         " build do not"
         " fit.",
         remedy="Remove libabsl-dev from the image (and CMAKE_PREFIX_PATH from environment), or take abseil, re2 and"
         " protobuf"
         ' all from the system: dependencies = "system".',
-        threads=(23103, 24245),
+        threads=(
+            23103,
+            24245,
+            20777,
+            23661,
+        ),
         samples=(
             "/usr/bin/ld: x.cc:(.text+0x1): undefined reference to"
             " `absl::lts_20240722::container_internal::kEmptyGroup'",
             "ImportError: /v/onnxruntime_pybind11_state.so: undefined symbol:"
             " _ZN4absl12lts_2024011618container_internal17",
+            "CMake Error at /usr/local/lib64/cmake/absl/abslTargets.cmake:42 (message):\n"
+            "  Some (but not all) targets in this export set were already defined.",
+            "CMake Error at onnxruntime_common.cmake:138 (target_link_libraries):\n"
+            '  Target "onnxruntime_common" links to:\n'
+            "\n    absl::low_level_hash\n\n  but the target was not found.  Possible reasons include:",
+            "/usr/include/gtest/internal/gtest-port.h:62:10: fatal error:"
+            " absl/strings/has_absl_stringify.h: No such file or directory",
         ),
     ),
     Known(
@@ -336,7 +367,11 @@ COMPILING = (
         id="undefined-reference",
         phase="compiling",
         title="the linker finds no definition of a function",
-        signs=("undefined reference to `…'",),
+        signs=(
+            "undefined reference to `…'",
+            "undefined reference to symbol '…'",
+            "error adding symbols: DSO missing from command line",
+        ),
         cause="Headers and library are of different versions, a library is missing on the link line, or parts were"
         " compiled"
         " with another C++ ABI.",
@@ -349,10 +384,18 @@ COMPILING = (
         id="wrong-architecture",
         phase="compiling",
         title="objects of another processor are linked",
-        signs=("error adding symbols: file in wrong format", "is incompatible with elf", "skipping incompatible /"),
+        signs=(
+            "error adding symbols: file in wrong format",
+            "is incompatible with elf",
+            "unknown architecture of input file",
+            "is incompatible with …output",
+        ),
         cause="Libraries or objects of a cross-compiled or older build lie in the searched folders.",
         remedy="Remove the build folder; for cross-compiling give a toolchain file with its own sysroot.",
-        samples=("/usr/bin/ld: libcpuinfo.a(init.c.o): error adding symbols: file in wrong format",),
+        samples=(
+            "/usr/bin/ld: libcpuinfo.a(init.c.o): error adding symbols: file in wrong format",
+            "/usr/bin/ld: unknown architecture of input file `x.o' is incompatible with i386:x86-64 output",
+        ),
     ),
     Known(
         id="relocation-overflow",
@@ -531,5 +574,133 @@ COMPILING = (
             "FAILED: onnxruntime_pybind11_state.so\ncd /build && /usr/bin/cmake -E copy /build/onnxruntime/datasets/\n"
             "CMake Error: cmake version 3.31.6\nUsage: /usr/bin/cmake -E <command> [arguments...]",
         ),
+    ),
+    Known(
+        id="glibc-objects",
+        phase="compiling",
+        title="objects made with a newer glibc are linked on a system with an older one",
+        signs=(
+            "undefined reference to `__isoc23_",
+            "undefined symbol: __isoc23_",
+            "undefined reference to `__libc_single_threaded'",
+            "undefined reference to `…@GLIBC_",
+            "undefined reference to `…@GLIBCXX_",
+        ),
+        cause="A prebuilt library (often a static ONNX Runtime) was compiled on a newer distribution. From"
+        " GCC's C23 mode on, its headers name functions that older glibc does not have, without a"
+        " version.",
+        remedy="Link on a system as new as the library's, or build the library in the manylinux image:"
+        ' artifact = "cxx", image = "manylinux".',
+        threads=(
+            20803,
+            "pykeio/ort#523",
+            "pykeio/ort#268",
+        ),
+        samples=(
+            "undefined reference to `__isoc23_strtol@GLIBC_2.38'",
+            "lib/libonnxruntime.so: undefined reference to `dlclose@GLIBC_2.34'",
+            "ImportError: /v/x.abi3.so: undefined symbol: __isoc23_strtoll",
+        ),
+    ),
+    Known(
+        id="needed-file-gone",
+        phase="compiling",
+        title="a file that the build was configured with is gone: {0}",
+        signs=(
+            "ninja: error: '…', needed by '…', missing and no known rule to make it",
+            "No rule to make target '…', needed by '…'",
+        ),
+        cause="A library was removed or updated after configuring, a build before this one was broken off,"
+        " or the build folder came from elsewhere.",
+        remedy="Configure again (build.py --update); when that does not help, remove the build folder.",
+        samples=(
+            "ninja: error: '/usr/lib/x86_64-linux-gnu/libprotobuf.so', needed by 'libonnxruntime.so',"
+            " missing and no known rule to make it",
+            "make[2]: *** No rule to make target '/usr/lib/libcudnn.so', needed by"
+            " 'libonnxruntime_providers_cuda.so'.  Stop.",
+        ),
+    ),
+    Known(
+        id="not-configured",
+        phase="compiling",
+        title="the build folder was never configured to its end",
+        signs=(
+            "ninja: error: loading 'build.ninja': No such file or directory",
+            "Error: could not load cache",
+            "Makefile: No such file or directory",
+        ),
+        cause="CMake failed or was not run before; its error stands in an earlier log.",
+        remedy="Run build.py with --update (not --build alone), and diagnose that log.",
+        samples=("ninja: error: loading 'build.ninja': No such file or directory",),
+    ),
+    Known(
+        id="bus-error",
+        phase="compiling",
+        title="the linker lost the memory it had mapped",
+        signs=(
+            "terminated with signal 7 [Bus error]",
+            "ld: final link failed: Bus error",
+        ),
+        cause="The disk or /dev/shm (64 MB in containers by default) was full while a file was written through memory.",
+        remedy="Free space, or give the container more: --shm-size, TMPDIR on a disk.",
+        certain=False,
+        samples=("collect2: fatal error: ld terminated with signal 7 [Bus error], core dumped",),
+    ),
+    Known(
+        id="process-limit",
+        phase="compiling",
+        title="no more processes or threads may be started",
+        signs=(
+            "fork: retry: Resource temporarily unavailable",
+            "fork: Resource temporarily unavailable",
+            "Cannot fork",
+            "pthread_create failed",
+            "can't start new thread",
+            "Thread creation failed: Resource temporarily unavailable",
+            "failed to create new OS thread",
+        ),
+        cause="The limit of processes (docker run --pids-limit, ulimit -u) is reached, or an old engine's"
+        " seccomp profile forbids a call of a newer glibc.",
+        remedy="Raise the limit, lower parallel, or update the engine.",
+        threads=(6040,),
+        samples=(
+            "sh: 0: Cannot fork",
+            "OpenBLAS blas_thread_init: pthread_create failed for thread 3 of 48: Operation not permitted",
+            "RuntimeError: can't start new thread",
+            "libgomp: Thread creation failed: Resource temporarily unavailable",
+        ),
+    ),
+    Known(
+        id="permission",
+        phase="compiling",
+        title="a file or folder may not be written by this user",
+        signs=(
+            "PermissionError: [Errno 13] Permission denied: …",
+            "cannot create directory …: Permission denied",
+            "cannot open output file …: Permission denied",
+            "fatal error: can't create …: Permission denied",
+            "cannot touch …: Permission denied",
+            "error: could not create …: Permission denied",
+        ),
+        cause="It was made by another user, often by root in an earlier run of a container.",
+        remedy="chown it, or remove it and build again; ortforge keeps its build trees in volumes of each user.",
+        yields="line",
+        samples=(
+            "PermissionError: [Errno 13] Permission denied: '/build/Linux'",
+            "mkdir: cannot create directory '/build': Permission denied",
+        ),
+    ),
+    Known(
+        id="tests-failed",
+        phase="compiling",
+        title="it was built; ONNX Runtime's own tests failed",
+        signs=(
+            "Errors while running CTest",
+            "The following tests FAILED:",
+        ),
+        cause="build.py runs the tests unless told not to; some need a GPU, much memory or the network.",
+        remedy="skip_tests = true in flags (ortforge proves the wheel on a model instead); the failed tests"
+        " are listed below that line.",
+        samples=("The following tests FAILED:\n\t  1 - onnxruntime_test_all (Failed)\nErrors while running CTest",),
     ),
 )

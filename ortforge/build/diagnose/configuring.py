@@ -12,7 +12,7 @@ CONFIGURING = (
         phase="configuring",
         title="the archive of Eigen is not the one whose digest deps.txt has",
         signs=("does not match expected value", "HASH mismatch for file", "DOWNLOAD HASH mismatch"),
-        near=("eigen",),
+        near=("eigen-populate", "eigen3-populate", "libeigen/eigen", "mismatch for file: …eigen", "for file: […eigen"),
         within=3,
         cause="The host packs archives of a commit anew from time to time; the bytes change, the source does not.",
         remedy='Take Eigen from elsewhere: dependencies = "system" in the target (Debian\'s libeigen3-dev), or'
@@ -58,6 +58,7 @@ CONFIGURING = (
             "Failed to connect to … after … Couldn't connect to server",
             "Network is unreachable",
             "Name or service not known",
+            "no such host",
         ),
         cause="ONNX Runtime's build fetches its dependencies with CMake (and oneDNN with git); ortforge turns the"
         " network off"
@@ -74,6 +75,8 @@ CONFIGURING = (
             " connection: [Errno -3] Temporary failure in name resolution')': /simple/numpy/",
             "W: Failed to fetch http://deb.debian.org/debian/dists/trixie/InRelease  Temporary failure resolving"
             " 'deb.debian.org'",
+            'docker: Error response from daemon: Get "https://registry-1.docker.io/v2/": dial tcp:'
+            " lookup registry-1.docker.io on 127.0.0.53:53: no such host",
         ),
     ),
     Known(
@@ -81,7 +84,6 @@ CONFIGURING = (
         phase="configuring",
         title="a download failed",
         signs=("Each download failed!", "error: downloading '", "Failed to clone repository: '", 'status_string: "'),
-        near=("failed", "download", "clone"),
         cause="The host did not give the file: it is gone, the network is slow or filtered, or git may not reach it.",
         remedy="Open the address by hand. 'ortforge vendor' gathers all of them once; then dependencies ="
         ' "vendored".',
@@ -308,12 +310,12 @@ CONFIGURING = (
         phase="configuring",
         title="cuDNN's headers or libraries were not found",
         signs=(
-            "Could NOT find CUDNN",
+            "^  Could NOT find CUDNN",
             "Could not find CUDNN_INCLUDE_DIR using the following files",
-            "Could NOT find CUDNN_INCLUDE_DIR",
+            "^  Could NOT find CUDNN_INCLUDE_DIR",
             "fatal error: cudnn.h: No such file or directory",
             "fatal error: cudnn_version.h: No such file",
-            "Could NOT find LIBRARY (missing: CUDNN_",
+            "^  Could NOT find LIBRARY (missing: CUDNN_",
         ),
         cause="CUDA images come without cuDNN unless their tag says so; a runtime package holds no headers.",
         remedy='Use image = "cuda", or install libcudnn9-dev-cuda-12 in yours and set cudnn_home in flags.',
@@ -329,9 +331,9 @@ CONFIGURING = (
         phase="configuring",
         title="Python's headers are missing",
         signs=(
-            "Could NOT find Python (missing: Python_INCLUDE_DIRS",
-            "Could NOT find Python3 (missing: Python3_INCLUDE_DIRS",
-            "Could NOT find Python (missing: …Development.Module",
+            "^  Could NOT find Python (missing: Python_INCLUDE_DIRS",
+            "^  Could NOT find Python3 (missing: Python3_INCLUDE_DIRS",
+            "^  Could NOT find Python (missing: …Development.Module",
             "fatal error: Python.h: No such file or directory",
             "fatal error: pyconfig.h: No such file or directory",
         ),
@@ -351,8 +353,8 @@ CONFIGURING = (
         phase="configuring",
         title="NumPy is missing in the Python that builds",
         signs=(
-            "Could NOT find Python (missing: …NumPy",
-            "Could NOT find Python3 (missing: …NumPy",
+            "^  Could NOT find Python (missing: …NumPy",
+            "^  Could NOT find Python3 (missing: …NumPy",
             "fatal error: numpy/arrayobject.h: No such file",
         ),
         cause="CMake looks for NumPy's headers in the interpreter that build.py runs in.",
@@ -437,7 +439,7 @@ CONFIGURING = (
         id="no-patch-tool",
         phase="configuring",
         title="the program patch is not installed",
-        signs=("Could NOT find Patch (missing: Patch_EXECUTABLE)", "patch: command not found", "patch: not found"),
+        signs=("^  Could NOT find Patch (missing: Patch_EXECUTABLE)", "patch: command not found", "patch: not found"),
         cause="ONNX Runtime patches several of its dependencies while configuring.",
         remedy='Install patch in the image (a Dockerfile of your own: image = "PATH/Dockerfile").',
         samples=("  Could NOT find Patch (missing: Patch_EXECUTABLE)", "/bin/sh: 1: patch: not found"),
@@ -464,11 +466,16 @@ CONFIGURING = (
         remedy='Install the -dev package in the image (a Dockerfile of your own: image = "PATH/Dockerfile"), or set'
         ' dependencies = "download" or "vendored".',
         yields="line",
+        near=("CMake Error at",),
+        within=8,
         samples=(
+            "CMake Error at CMakeLists.txt:9 (find_package):\n"
             '  Could not find a package configuration file provided by "Microsoft.GSL"\n  (requested version 4.0)'
             " with any of"
             " the following names:",
-            "--   No package 're2' found",
+            "--   No package 're2' found\n"
+            "CMake Error at /usr/share/cmake-3.31/Modules/FindPkgConfig.cmake:645 (message):\n"
+            "  The following required packages were not found:",
         ),
     ),
     Known(
@@ -632,6 +639,221 @@ CONFIGURING = (
             "W: GPG error: https://developer.download.nvidia.com/compute/cuda/repos/ubuntu2004/x86_64  InRelease:"
             " The following"
             " signatures couldn't be verified because the public key is not available: NO_PUBKEY A4B469963BF863CC",
+        ),
+    ),
+    Known(
+        id="git-login",
+        phase="configuring",
+        title="git asks for a login, or has no right to the repository",
+        signs=(
+            "fatal: could not read Username for",
+            "fatal: Authentication failed for",
+            "Permission denied (publickey)",
+            "Host key verification failed.",
+        ),
+        cause="The address of a repository is misspelt or private (hosts ask for a login for both), or it"
+        " is an ssh address and there is no key in the container.",
+        remedy="Correct the address (source in the target, .gitmodules in the tree), or bring the tree as"
+        ' an archive: source = "archive:…".',
+        samples=(
+            "fatal: could not read Username for 'https://github.com': terminal prompts disabled",
+            "git@github.com: Permission denied (publickey).",
+        ),
+    ),
+    Known(
+        id="download-cut",
+        phase="configuring",
+        title="a download was cut off",
+        signs=(
+            "error: RPC failed;",
+            "fatal: early EOF",
+            "fetch-pack: unexpected disconnect while reading sideband packet",
+            "The TLS connection was non-properly terminated",
+            "transfer closed with … bytes remaining to read",
+            "IncompleteRead(",
+            "Connection reset by peer",
+            "Hash Sum mismatch",
+            "ReadTimeoutError(",
+        ),
+        cause="The network or a proxy between is slow or limits what it lets through.",
+        remedy="Run it again; 'ortforge vendor' gathers the dependencies once and goes on where it ended,"
+        ' then dependencies = "vendored".',
+        certain=False,
+        samples=(
+            "error: RPC failed; curl 92 HTTP/2 stream 0 was not closed cleanly: CANCEL (err 8)\nfatal: early EOF",
+            "E: Failed to fetch http://deb.debian.org/debian/pool/main/g/gcc.deb  Hash Sum mismatch",
+        ),
+    ),
+    Known(
+        id="not-a-source",
+        phase="configuring",
+        title="the folder is not a source tree",
+        signs=(
+            "does not appear to contain CMakeLists.txt.",
+            "CMake Error: The source directory … does not exist.",
+        ),
+        cause="The folder is the wrong one: ONNX Runtime's CMakeLists.txt lies in its folder cmake.",
+        remedy="Call build.py (or build.sh) of the tree; with CMake alone give its folder cmake: cmake -S"
+        " onnxruntime/cmake.",
+        samples=(
+            'CMake Error: The source directory "/work/onnxruntime" does not appear to contain CMakeLists.txt.',
+            'CMake Error: The source directory "/work/none" does not exist.',
+        ),
+    ),
+    Known(
+        id="target-missing",
+        phase="configuring",
+        title="the build asks for a part that was not configured",
+        signs=(
+            'The dependency target "…" of target',
+            "but the target was not found.  Possible reasons include",
+        ),
+        cause="Two flags do not go together (an EP as a library of its own has no place in a minimal"
+        " build), or a package of the system was found whose targets have other names.",
+        remedy="Remove what does not go together ('ortforge flags check' knows it), and -dev packages of"
+        " flatbuffers, protobuf and abseil from the image; or take all from the system: dependencies"
+        ' = "system".',
+        threads=(
+            12011,
+            13991,
+        ),
+        yields="near",
+        samples=(
+            '  The dependency target "onnxruntime_providers_shared" of target\n'
+            '  "onnxruntime_providers_dnnl" does not exist.',
+            "CMake Error at onnxruntime_graph.cmake:88 (add_dependencies):\n"
+            '  The dependency target "flatbuffers" of target "onnxruntime_graph" does not\n  exist.',
+        ),
+    ),
+    Known(
+        id="python-old",
+        phase="configuring",
+        title="the Python that runs build.py is too old",
+        signs=("SyntaxError: future feature annotations is not defined",),
+        cause="build.py is written for the Python versions that the release has wheels for.",
+        remedy='Use a toolchain image with Python 3.10 or later, or name a newer one: python = "3.12" in the target.',
+        samples=(
+            '  File "tools/ci_build/build.py", line 5\n'
+            "    from __future__ import annotations\n"
+            "    ^\nSyntaxError: future feature annotations is not defined",
+        ),
+    ),
+    Known(
+        id="python-module",
+        phase="configuring",
+        title="the Python that builds lacks a module: {0}",
+        signs=(
+            "ModuleNotFoundError: No module named '…'",
+            "python3: No module named …",
+            "python: No module named …",
+        ),
+        cause="What tools/ci_build and setup.py import is not installed for this interpreter.",
+        remedy="Install it for that interpreter in the image (packages of the target, or pip in your"
+        " Dockerfile); tools/ci_build/requirements of the tree names what is needed.",
+        yields="line",
+        certain=False,
+        samples=(
+            "ModuleNotFoundError: No module named 'flatbuffers'",
+            "/usr/bin/python3: No module named pip",
+        ),
+    ),
+    Known(
+        id="buildkit",
+        phase="configuring",
+        title="the Dockerfile needs BuildKit, and the engine builds without it",
+        signs=(
+            "the --mount option requires BuildKit",
+            "the --chmod option requires BuildKit",
+            "the --link option requires BuildKit",
+            "BuildKit is enabled but the buildx component is missing or broken",
+        ),
+        cause="The engine's older builder knows no RUN --mount and no heredocs; the SDK always uses it.",
+        remedy="Write the Dockerfile without them (those of ortforge are), or build the image with docker"
+        " buildx and name it as base.",
+        samples=(
+            "the --mount option requires BuildKit. Refer to https://docs.docker.com/go/buildkit/ to"
+            " learn how to build images with BuildKit enabled",
+        ),
+    ),
+    Known(
+        id="dockerfile",
+        phase="configuring",
+        title="the Dockerfile cannot be read",
+        signs=(
+            "dockerfile parse error",
+            "Dockerfile parse error",
+        ),
+        cause="An instruction is misspelt, a line break lacks its backslash, or a heredoc met the engine's"
+        " older builder.",
+        remedy="Correct the line it names; 'hadolint Dockerfile' finds such lines.",
+        samples=("Error response from daemon: dockerfile parse error line 3: unknown instruction: ECHO",),
+    ),
+    Known(
+        id="build-context",
+        phase="configuring",
+        title="a file that the Dockerfile copies is not in the build context",
+        signs=(
+            "COPY failed: ",
+            "ADD failed: ",
+            "failed to compute cache key: failed to calculate checksum of ref",
+        ),
+        cause="Only what lies beside the Dockerfile is sent to the engine, less what .dockerignore names.",
+        remedy="Put the file beside the Dockerfile, or correct .dockerignore.",
+        samples=(
+            "COPY failed: file not found in build context or excluded by .dockerignore: stat wheels:"
+            " file does not exist",
+        ),
+    ),
+    Known(
+        id="docker-network",
+        phase="configuring",
+        title="the engine cannot make a network for the container",
+        signs=(
+            "iptables failed: iptables",
+            "iptables: No chain/target/match by that name",
+            "failed to create endpoint … on network",
+            "failed to set up container networking",
+        ),
+        cause="The firewall's rules were changed under the engine, or it runs where it may not set them.",
+        remedy="Restart the engine, or go without a network of its own: ORTFORGE_DOCKER_NETWORK=host.",
+        samples=(
+            "docker: Error response from daemon: driver failed programming external connectivity on"
+            " endpoint x: (iptables failed: iptables --wait -t nat: No chain/target/match by that name.",
+        ),
+    ),
+    Known(
+        id="crlf-scripts",
+        phase="configuring",
+        title="a script has Windows line ends",
+        signs=(
+            "bash\\r': No such file or directory",
+            "python3\\r': No such file or directory",
+            "$'\\r': command not found",
+            "/bin/bash^M: bad interpreter",
+            "/bin/sh^M: bad interpreter",
+        ),
+        cause="The tree was checked out on Windows, or an editor changed the line ends.",
+        remedy="git config core.autocrlf input and check out again, or bring the tree as an archive.",
+        samples=(
+            "/usr/bin/env: 'bash\\r': No such file or directory",
+            "./build.sh: line 2: $'\\r': command not found",
+        ),
+    ),
+    Known(
+        id="vcpkg",
+        phase="configuring",
+        title="vcpkg could not make a dependency",
+        signs=(
+            "vcpkg install failed",
+            "-- Running vcpkg install - failed",
+            "error: building …failed with: BUILD_FAILED",
+        ),
+        cause="--use_vcpkg downloads and builds every dependency by itself, and one of them failed.",
+        remedy="Look into the log it names (vcpkg-manifest-install.log), or leave use_vcpkg out of flags.",
+        certain=False,
+        samples=(
+            "-- Running vcpkg install - failed",
+            "error: building protobuf:x64-linux failed with: BUILD_FAILED",
         ),
     ),
 )

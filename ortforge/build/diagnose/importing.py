@@ -210,6 +210,7 @@ IMPORTING = (
             "invalid ELF header",
             "file too short",
             "cannot open shared object file: Exec format error",
+            "ELF load command …",
         ),
         cause="The wheel is for another machine, or the file is cut off or a link that was packed as text.",
         remedy="Check it with 'file LIBRARY'; install or build the wheel anew.",
@@ -254,6 +255,8 @@ IMPORTING = (
             "No module named 'onnxruntime.capi.onnxruntime_pybind11_state'",
             "cannot import name 'onnxruntime_pybind11_state'",
             "module 'onnxruntime' has no attribute '",
+            "No module named 'onnxruntime.capi'",
+            "cannot import name '…' from 'onnxruntime.capi",
         ),
         cause="Python found the source folder onnxruntime (or leftovers of another variant) instead of the installed"
         " package, or"
@@ -263,6 +266,7 @@ IMPORTING = (
         samples=(
             "ModuleNotFoundError: No module named 'onnxruntime.capi.onnxruntime_pybind11_state'",
             "AttributeError: module 'onnxruntime' has no attribute 'InferenceSession'",
+            "ModuleNotFoundError: No module named 'onnxruntime.capi'",
         ),
     ),
     Known(
@@ -359,5 +363,37 @@ IMPORTING = (
         samples=(
             "Error in cpuinfo: failed to parse the list of possible processors in /sys/devices/system/cpu/possible",
         ),
+    ),
+    Known(
+        id="provider-library-missing",
+        phase="importing",
+        title="the wheel lacks a library of ONNX Runtime itself: libonnxruntime_providers_{0}",
+        signs=(
+            "libonnxruntime_providers_…: cannot open shared object file",
+            "libonnxruntime_providers_…: No such file",
+        ),
+        cause="setup.py packs these libraries by fixed names and conditions, and left it out; or the C++"
+        " program runs in another folder than the library lies in.",
+        remedy="Build it with ortforge, which packs and audits the libraries of each EP; by hand: copy it"
+        " from the build folder into onnxruntime/capi (or beside libonnxruntime.so).",
+        threads=(
+            8111,
+            10275,
+            7155,
+        ),
+        samples=(
+            "[E:onnxruntime:Default, provider_bridge_ort.cc:902 Ensure] Failed to load library"
+            " libonnxruntime_providers_shared.so with error: libonnxruntime_providers_shared.so: cannot"
+            " open shared object file: No such file or directory",
+        ),
+    ),
+    Known(
+        id="page-size",
+        phase="importing",
+        title="jemalloc was built for smaller memory pages than this system has",
+        signs=("<jemalloc>: Unsupported system page size",),
+        cause="It was compiled where pages have 4 KiB; ARM servers and some SBCs have 16 or 64.",
+        remedy="Build jemalloc with --with-lg-page=16, or leave allocator out of the target there.",
+        samples=("<jemalloc>: Unsupported system page size",),
     ),
 )

@@ -1,7 +1,7 @@
 """Finds the known causes in a log of any size: one pass, in blocks, in time that grows with the log's length alone.
 
-Of each sign the longest fixed part is looked for in whole blocks of the log (a search in C); only the lines
-around its hits are looked at in Python. Lines longer than a window are seen in pieces.
+Of each sign the longest fixed part is looked for in whole blocks of the log, all of them at once; only the lines
+with hits are looked at in Python. Lines longer than a window are seen in pieces.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
+from ortforge.build.diagnose.fixed_strings import FixedStrings, found_at
 from ortforge.build.diagnose.known import ELLIPSIS, NEAR, Kind, Known, Phase, url
 
 __all__ = ["Cause", "Diagnosis", "Matcher"]
@@ -127,6 +128,7 @@ class Matcher:
         self._keys: dict[bytes, list[int]] = {}
         for index, (sign, _, _) in enumerate(self._signs):
             self._keys.setdefault(sign.key, []).append(index)
+        self._strings = FixedStrings(self._keys)
 
     def examine(self, log: str | bytes | BinaryIO) -> Diagnosis:
         """Look through a log; a file is read in blocks and may be of any size."""
@@ -141,14 +143,12 @@ class Matcher:
 
     def _block(self, block: bytes, number: int, state: _State) -> None:
         """Look at the lines with hits, in the order of the log, each once."""
-        pieces: dict[tuple[int, int], list[int]] = {}
-        for key, signs in self._keys.items():
-            for piece in _pieces(block, key):
-                pieces.setdefault(piece, []).extend(signs)
-        if len(state.suspects) < _SUSPECTS:
-            for key in _ERROR_LIKE:
-                for piece in _pieces(block, key):
-                    pieces.setdefault(piece, [])
+        pieces: dict[tuple[int, int], set[int]] = {}
+        for piece, key in _pieces(block, self._strings.find(block)):
+            pieces.setdefault(piece, set()).update(self._keys[key])
+        for key in _ERROR_LIKE if len(state.suspects) < _SUSPECTS else ():
+            for piece, _ in _pieces(block, ((at, key) for at in found_at(block, key))):
+                pieces.setdefault(piece, set())
         counted = 0
         for (start, end), signs in sorted(pieces.items()):
             number += block.count(b"\n", counted, start)
@@ -205,21 +205,21 @@ class Matcher:
         return tuple(entry[-1] for entry in sorted(found, key=lambda entry: entry[:-1]))
 
 
-def _pieces(block: bytes, key: bytes) -> Iterator[tuple[int, int]]:
-    """Yield where the lines with a key begin and end.
+def _pieces(block: bytes, hits: Iterable[tuple[int, bytes]]) -> Iterator[tuple[tuple[int, int], bytes]]:
+    """Yield where the line of each hit begins and ends, and what was hit; ``hits`` come in order.
 
-    Of a line that is longer than a window, the window with the key. Windows lie at multiples of their size (and
+    Of a line that is longer than a window, the window with the hit. Windows lie at multiples of their size (and
     overlap by half of it), whatever is looked for: however many hits a line has, it is looked at in few pieces.
     """
-    at = block.find(key)
-    while at >= 0:
-        low = at // _WINDOW * _WINDOW
-        start = block.rfind(b"\n", max(0, low - _WINDOW // 2), at) + 1 or max(0, low - _WINDOW // 2)
-        high = low + _WINDOW + _WINDOW // 2
-        end = block.find(b"\n", at, high)
-        end = min(high, len(block)) if end < 0 else end
-        yield start, end
-        at = block.find(key, max(end, at + 1))
+    window, start, end = -1, 0, -1
+    for at, key in hits:
+        if at // _WINDOW != window or at >= end:
+            window = at // _WINDOW
+            low, high = max(0, window * _WINDOW - _WINDOW // 2), (window + 1) * _WINDOW + _WINDOW // 2
+            start = block.rfind(b"\n", low, at) + 1 or low
+            end = block.find(b"\n", at, high)
+            end = min(high, len(block)) if end < 0 else end
+        yield (start, end), key
 
 
 def _blocks(stream: BinaryIO) -> Iterator[bytes]:

@@ -111,6 +111,8 @@ RUNNING = (
             "Failed to allocate memory for requested buffer of size",
             "RUNTIME_EXCEPTION : std::bad_alloc",
             "what():  std::bad_alloc",
+            "std::bad_alloc",
+            "^MemoryError$",
         ),
         cause="A buffer of the model does not fit into what the machine or container has left.",
         remedy="A smaller batch, session option enable_cpu_mem_arena = False, or more memory for the container.",
@@ -118,6 +120,8 @@ RUNNING = (
         samples=(
             "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate memory for requested buffer of size"
             " 17179869184",
+            "onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException: [ONNXRuntimeError] : 6 :"
+            " RUNTIME_EXCEPTION : Exception during initialization: std::bad_alloc",
         ),
     ),
     Known(
@@ -140,8 +144,9 @@ RUNNING = (
         phase="running",
         title="no execution provider here has a kernel for {0}",
         signs=(
-            "NOT_IMPLEMENTED : Could not find an implementation for …",
-            "Could not find an implementation for the node …",
+            "Could not find an implementation for …",
+            "Failed to find kernel for …",
+            "kernel not found in …ExecutionProvider",
             "Failed to find kernel for …",
         ),
         cause="In a reduced build the operator, its version or its type was left out; in a full one, no EP"
@@ -149,10 +154,20 @@ RUNNING = (
         " on the CPU most often).",
         remedy='Build with operators = "from-models" over all models, so that the list is right; else convert the model'
         " (type, opset) or give it to an EP that has the kernel.",
-        threads=(6793, 16904, 22761, 23018),
+        threads=(
+            6793,
+            16904,
+            22761,
+            23018,
+            16742,
+        ),
         samples=(
             "[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : Could not find an implementation for Gelu(20) node with name"
             " 'g'",
+            "Failed to find kernel for com.microsoft.nchwc.Conv(1) (node 'Conv_0'). Op with name"
+            " (Conv_0) and type (Conv) kernel not found in CPUExecutionProvider.",
+            "ai.onnxruntime.OrtException: Error code - ORT_NOT_IMPLEMENTED - message: Could not find an"
+            " implementation for TreeEnsembleClassifier(1) node with name 't'",
         ),
     ),
     Known(
@@ -290,13 +305,21 @@ RUNNING = (
         signs=(
             "The requested API version […] is not available",
             "The given version […] is not supported, only version",
+            "version `VERS_…' not found",
+            "The given version […] is not supported; only versions",
         ),
         cause="An older libonnxruntime.so is found first, or headers and library are of two versions.",
         remedy="'ldd PROGRAM' shows which is taken; put the right one first (RPATH, LD_LIBRARY_PATH).",
-        threads=(13606, 25547),
+        threads=(
+            13606,
+            25547,
+            17696,
+        ),
         samples=(
             "The requested API version [23] is not available, only API versions [1, 21] are supported in this build."
             " Current ORT Version is: 1.21.0",
+            "./app: /usr/lib/libonnxruntime.so.1: version `VERS_1.21.0' not found (required by ./app)",
+            "The given version [16] is not supported; only versions 1 to 12 are supported in this build.",
         ),
     ),
     Known(
@@ -337,7 +360,11 @@ RUNNING = (
         " right, but"
         " too many threads make it slow.",
         kind="hint",
-        threads=(8313,),
+        threads=(
+            8313,
+            7207,
+            10113,
+        ),
         samples=(
             "[E:onnxruntime:Default, env.cc:228 ThreadMain] pthread_setaffinity_np failed for thread: 71, index: 3,"
             " mask: {4, 52, },"
@@ -369,5 +396,110 @@ RUNNING = (
             " the preferred"
             " execution providers which may or may not have an negative impact on performance.",
         ),
+    ),
+    Known(
+        id="trt-engine",
+        phase="running",
+        title="TensorRT could not make an engine of a part of the model",
+        signs=(
+            "TensorRT EP failed to create engine from network",
+            "TensorRT EP could not build engine for fused node",
+            "TensorRT EP could not build Engine for fused node",
+        ),
+        cause="An operator, type or shape in it is beyond this version of TensorRT, or the GPU is"
+        " (TensorRT 10 has dropped Pascal), or memory was short. Its own message stands above.",
+        remedy="Read TensorRT's lines above; keep operators out (trt_op_types_to_exclude), run shape"
+        " inference on the model first, or put the CUDA EP behind it.",
+        threads=(
+            21415,
+            5709,
+        ),
+        certain=False,
+        samples=(
+            "Status Message: TensorRT EP failed to create engine from network.",
+            "[ONNXRuntimeError] : 11 : EP_FAIL : TensorRT EP could not build engine for fused node:"
+            " TensorrtExecutionProvider_TRTKernel_graph_x_1",
+        ),
+    ),
+    Known(
+        id="openvino-device",
+        phase="running",
+        title="OpenVINO has no such device here: {0}",
+        signs=('Device with "…" name is not registered in the OpenVINO Runtime',),
+        cause="The driver (compute runtime for GPU, NPU driver) or OpenVINO's plugin for it is missing, or"
+        " the container was not given /dev/dri or /dev/accel.",
+        remedy="Give the container the device, install the driver, or ask for CPU: device_type of the EP's options.",
+        samples=(
+            'Exception from src/inference/src/dev/core_impl.cpp:557: Device with "GPU" name is not'
+            " registered in the OpenVINO Runtime",
+        ),
+    ),
+    Known(
+        id="input-name",
+        phase="running",
+        title="an input is missing or has a name that the model does not know",
+        signs=(
+            "Required inputs ([",
+            "INVALID_ARGUMENT : Missing Input:",
+            "INVALID_ARGUMENT : Invalid input name:",
+            "Invalid Feed Input Name:",
+            "INVALID_ARGUMENT : Invalid output name:",
+        ),
+        cause="Names are fixed in the model, and exporters change them.",
+        remedy="session.get_inputs() and get_outputs() show the names.",
+        samples=("ValueError: Required inputs (['x']) are missing from input feed (['y']).",),
+    ),
+    Known(
+        id="model-types",
+        phase="running",
+        title="the model is wrong: {0}",
+        signs=("INVALID_GRAPH : …",),
+        cause="Types or shapes of two nodes do not go together: a conversion (to float16 for instance)"
+        " left one of them as it was.",
+        remedy="Run onnx.checker.check_model(path, full_check=True), and repair the step that changed the model.",
+        yields="line",
+        samples=(
+            "[ONNXRuntimeError] : 10 : INVALID_GRAPH : Load model from m.onnx failed:This is an invalid"
+            " model. Type Error: Type 'tensor(float16)' of input parameter (x) of operator (Add) in node"
+            " (a) is invalid.",
+        ),
+    ),
+    Known(
+        id="cuda-failed",
+        phase="running",
+        title="a call of CUDA or cuDNN failed",
+        signs=(
+            "CUDA failure …: …",
+            "CUDNN_FE failure …",
+            "CUDNN failure …",
+            "CUBLAS failure …",
+        ),
+        cause="The versions of driver, CUDA and cuDNN do not go together, memory was short, or a kernel failed.",
+        remedy="Compare the versions with the table of ORT's CUDA EP page; run with CUDA_LAUNCH_BLOCKING=1"
+        " to see which node it is.",
+        yields="line",
+        certain=False,
+        samples=(
+            "CUDNN_FE failure 11: CUDNN_BACKEND_API_FAILED ; GPU=0",
+            "CUDA failure 700: an illegal memory access was encountered ; GPU=0",
+        ),
+    ),
+    Known(
+        id="crashed",
+        phase="running",
+        title="the process crashed",
+        signs=(
+            "Segmentation fault",
+            "Aborted (core dumped)",
+            "exited with code 139",
+            "exit code: 139",
+            "exit code 139",
+        ),
+        cause="A defect, mixed versions of a library in one process, or memory that ran out.",
+        remedy="'python -X faulthandler' shows where; clear LD_LIBRARY_PATH and LD_PRELOAD, install one"
+        " variant into a fresh environment.",
+        yields="near",
+        certain=False,
+        samples=("Segmentation fault (core dumped)",),
     ),
 )
