@@ -116,7 +116,15 @@ def _explained(cause: Cause, version: str | None) -> Cause:
 
 def _text(found: Diagnosis, causes: list[Cause], known: bool) -> str:
     """Write the causes for people; when none is known, what looks like the first errors."""
-    parts = [_one(cause) for cause in causes if cause.kind == "error"]
+    errors = [cause for cause in causes if cause.kind == "error"]
+    parts = [_one(cause) for cause in errors]
+    earlier = (
+        [f"  line {number}: {line}" for number, line in found.suspects if number < errors[0].line_number]
+        if errors
+        else []
+    )
+    if earlier:
+        parts.append("\n".join(["Before it, and of no known cause, these lines look like errors:", *earlier[:3]]))
     if not known:
         parts.append(f"No known cause in these {found.lines} lines.")
         if found.suspects:

@@ -13,7 +13,6 @@ import sys
 import tempfile
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,15 +20,12 @@ from typing import Any
 
 import pytest
 from engine import BASE, LABEL, ApartDaemon, UnavailableError, required
-from package_sample import make_wheel
 
 from ortforge.build import layout
 from ortforge.build.compile import Compilation, compile_source
 from ortforge.build.request import BuildRequest, PatchText
 from ortforge.cli.shared import known
 from ortforge.container import ContainerLostError, ContainerSpec, Engine, connect
-from ortforge.engine.steps import package
-from ortforge.engine.work import ready
 from ortforge.errors import BuildError, EnvironmentLacksError
 from ortforge.matrix import SourceTarget, load
 from ortforge.plan.building import build_request
@@ -389,54 +385,6 @@ class TestWhatFails:
             compile_source(build, fresh.folder)
         assert "docker system df" in refused.value.todo
         assert ("$ python3" in build.log.read_text()) == (room == "the source")
-
-
-LIBRARIES = """
-mkdir -p /opt/sdk /opt/wheel
-cd /opt/wheel
-echo 'int b(void) { return 1; }' | gcc -shared -fPIC -x c - -Wl,-soname,libbundled.so.1 -o libbundled.so.1
-echo 'int d(void) { return 1; }' | gcc -shared -fPIC -x c - -Wl,-soname,libsdk.so.1 -o /opt/sdk/libsdk.so.1
-cp libbundled.so.1 /opt/sdk
-echo 'int b(void); int p(void) { return b(); }' > p.c
-gcc -shared -fPIC p.c libbundled.so.1 -Wl,-rpath,'$ORIGIN' -o libprovider.so
-echo 'int d(void); int p(void) { return d(); }' > q.c
-gcc -shared -fPIC q.c /opt/sdk/libsdk.so.1 -o libother.so
-"""
-"""A library that the wheel bundles beside the one that needs it; one that only the compilers' folder has."""
-
-
-class TestRepairing:
-    """In an image whose LD_LIBRARY_PATH names an SDK, as OpenVINO's does."""
-
-    @pytest.fixture(scope="class")
-    def image(self, engine: Engine, toolchain_image: str) -> Iterator[str]:
-        text = f"FROM {toolchain_image}\nENV LD_LIBRARY_PATH=/opt/sdk\nCOPY make /\nRUN sh -eu /make\n"
-        files = {"Dockerfile": text.encode(), "make": LIBRARIES.encode()}
-        image = engine.build_image(files, dockerfile="Dockerfile", arguments={}, labels={LABEL: "1"}, say=print)
-        yield image
-        engine.api.remove_image(image, force=True)
-
-    def wheel(self, engine: Engine, image: str, tmp_path: Path, *names: str) -> Path:
-        with engine.open(ContainerSpec(image=image, labels={LABEL: "1"})) as container:
-            container.get("/opt/wheel", tmp_path)
-        files: dict[str, bytes | Path] = {f"onnxruntime/capi/{name}": tmp_path / "wheel" / name for name in names}
-        return make_wheel(tmp_path, {"onnxruntime/__init__.py": b"", **files})
-
-    def test_what_the_wheel_bundles_is_not_copied_from_there(self, engine: Engine, image: str, tmp_path: Path) -> None:
-        wheel = self.wheel(engine, image, tmp_path, "libprovider.so", "libbundled.so.1")
-        request = BuildRequest("t", "1.21.0", bundle=("libbundled.so.*",))
-        work = ready(str(tmp_path / "store"))
-        repaired, _, grafted = package._repair(request, wheel, tmp_path / "out", image, "compiled", work)
-        assert grafted == {}
-        with zipfile.ZipFile(repaired) as archive:
-            assert [name for name in archive.namelist() if "libbundled" in name] == ["onnxruntime/capi/libbundled.so.1"]
-        assert engine.api.containers(all=True, filters={"label": f"{layout.PACKAGING}=compiled"}) == []
-
-    def test_what_only_the_compilers_find_is_missed(self, engine: Engine, image: str, tmp_path: Path) -> None:
-        wheel = self.wheel(engine, image, tmp_path, "libother.so")
-        work = ready(str(tmp_path / "store"))
-        with pytest.raises(BuildError, match=r"needs libsdk\.so\.1, which is nowhere in the toolchain image"):
-            package._repair(BuildRequest("t", "1.21.0"), wheel, tmp_path / "out", image, "compiled", work)
 
 
 @pytest.fixture

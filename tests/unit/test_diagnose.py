@@ -139,6 +139,14 @@ def test_quotes_are_straight_or_curly_as_the_locale_has_it() -> None:
         assert [cause.id for cause in diagnose(log)] == ["compiler-old"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_a_log_that_another_shell_wrote(encoding: str) -> None:
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    log = f"{mark}{NOISE}c++: fatal error: Killed signal terminated program cc1plus\n".replace("\n", "\r\n")
+    (cause,) = diagnose(log.encode(encoding))
+    assert (cause.id, cause.line_number) == ("out-of-memory", NOISE.count("\n") + 1)
+
+
 def test_progress_bars_and_prefixes_of_those_who_ran_the_build() -> None:
     assert ran_out_of_memory("10%\r20%\rKilled\n")
     assert ran_out_of_memory("#17 812.42 Killed\n")
@@ -160,8 +168,11 @@ class _Repeated(io.RawIOBase):
 @pytest.mark.parametrize(
     ("megabytes", "piece"),
     [
-        pytest.param(20, NOISE.encode() * 50, id="lines"),
-        pytest.param(20, b"x" * 65536, id="one line"),
+        pytest.param(
+            76, b"[312/604] Building CXX object CMakeFiles/onnxruntime_providers.dir/gemm.cc.o\n" * 900, id="1e6 lines"
+        ),
+        pytest.param(20, NOISE.encode() * 50, id="lines that look like trouble"),
+        pytest.param(100, b"x" * 65536, id="one line"),
         pytest.param(5, b"error: nvcc error   : '" * 2849, id="one line, full of what signs begin with"),
         pytest.param(5, b"\x00\xff\xfe\x80" * 16384, id="one line of garbage"),
     ],

@@ -86,3 +86,12 @@ def test_all_known_causes_are_listed() -> None:
 def test_an_empty_and_a_binary_log() -> None:
     assert diagnose("-")[0] == 1
     assert diagnose("-", text=bytes(range(256)) * 400)[0] == 1
+
+
+def test_an_unknown_error_before_the_known_one_is_shown_too() -> None:
+    code, out, _ = diagnose("-", text=b"frobnicate: error: the flux is inverted\n" + KILLED.encode())
+    assert code == 0
+    assert out.startswith("compiling: a compiler was killed")
+    assert "Before it, and of no known cause, these lines look like errors:\n  line 1: frobnicate" in out
+    code, out, _ = diagnose("-", text=KILLED.encode() + b"frobnicate: error: the flux is inverted\n")
+    assert "frobnicate" not in out

@@ -14,7 +14,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from ortforge.build.diagnose import diagnose, examine
+from ortforge.build.diagnose import diagnose, examine, ran_out_of_memory
 
 
 def output(*argv: str | Path, folder: Path, **environment: str) -> str:
@@ -88,6 +88,35 @@ def test_cmake(text: str, expected: str, tmp_path: Path) -> None:
     head = "" if "minimum" in text else "cmake_minimum_required(VERSION 3.16)\n"
     (tmp_path / "CMakeLists.txt").write_text(f"{head}project(x LANGUAGES NONE)\n{text}", encoding="utf-8")
     assert cause_of(output(cmake, "-S", ".", "-B", "build", folder=tmp_path)) == expected
+
+
+def test_cmake_of_a_folder_that_is_no_source(tmp_path: Path) -> None:
+    cmake = needs("cmake")
+    assert cause_of(output(cmake, "-S", ".", "-B", "build", folder=tmp_path)) == "not-a-source"
+    assert cause_of(output(cmake, "-S", "none", "-B", "build", folder=tmp_path)) == "not-a-source"
+
+
+def test_ninja_and_make(tmp_path: Path) -> None:
+    ninja = needs("ninja")
+    assert cause_of(output(ninja, folder=tmp_path)) == "not-configured"
+    rule = "rule copy\n command = cp $in $out\nbuild a: copy /none/libprotobuf.so\n"
+    (tmp_path / "build.ninja").write_text(rule, encoding="utf-8")
+    gone = diagnose(output(ninja, folder=tmp_path))[0]
+    assert (gone.id, "/none/libprotobuf.so" in gone.title) == ("needed-file-gone", True)
+    make = needs("make")
+    (tmp_path / "Makefile").write_text("a: /none/libcudnn.so\n\tcp $< $@\n", encoding="utf-8")
+    assert cause_of(output(make, folder=tmp_path, LC_ALL="C")) == "needed-file-gone"
+
+
+def test_scripts(tmp_path: Path) -> None:
+    bash = needs("bash")
+    (tmp_path / "windows.sh").write_bytes(b"#!/usr/bin/env bash\r\necho one\r\n")
+    (tmp_path / "windows.sh").chmod(0o755)
+    for locale in ("C", "C.UTF-8"):
+        assert cause_of(output(bash, "-c", "./windows.sh", folder=tmp_path, LC_ALL=locale)) == "crlf-scripts"
+    (tmp_path / "killed.sh").write_text(f"{sys.executable} -c 'import os; os.kill(os.getpid(), 9)'\necho on\n")
+    assert ran_out_of_memory(output(bash, "killed.sh", folder=tmp_path, LC_ALL="C"))
+    assert cause_of(output(sys.executable, "-m", "none_such", folder=tmp_path)) == "python-module"
 
 
 def test_a_build_folder_that_was_moved(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ with hits are looked at in Python. Lines longer than a window are seen in pieces
 
 from __future__ import annotations
 
+import codecs
 import io
 import re
 from collections.abc import Iterable, Iterator
@@ -31,7 +32,8 @@ _ERROR_LIKE = (
     b": cannot ", b"not found", b"Aborted",
 )  # fmt: skip
 _NO_ERROR = (
-    "-Werror", "-Wno-error", "0 errors", "no error", "Wno-", "error_code", " - Failed", " - Success", "without error",
+    "-Werror", "-Wno-error", "0 errors", "no error", "Wno-", "error_code", " - Failed", " - Success", " - not found",
+    "without error",
 )  # fmt: skip
 # Said by whoever called what failed.
 _CONSEQUENCES = (
@@ -225,13 +227,23 @@ def _pieces(block: bytes, hits: Iterable[tuple[int, bytes]]) -> Iterator[tuple[t
 def _blocks(stream: BinaryIO) -> Iterator[bytes]:
     """Yield blocks that end with a line, except within a line that is longer than a block."""
     rest = b""
-    while more := stream.read(_BLOCK):
+    for more in _utf8(stream):
         block = rest + more if rest else more
         cut = block.rfind(b"\n") + 1 or len(block)
         yield block[:cut]
         rest = block[cut:]
     if rest:
         yield rest
+
+
+def _utf8(stream: BinaryIO) -> Iterator[bytes]:
+    """Yield what is read; PowerShell redirects in UTF-16, with a byte order mark at the start."""
+    more = stream.read(_BLOCK)
+    encoding = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}.get(more[:2])
+    decoder = codecs.getincrementaldecoder(encoding)("replace") if encoding else None
+    while more:
+        yield decoder.decode(more).encode() if decoder else more
+        more = stream.read(_BLOCK)
 
 
 def _looks_like_an_error(line: str) -> bool:
