@@ -20,9 +20,10 @@ _SCRIPT: Final = """\
 suite="$1" wanted="$2"
 site="$(cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | sed -n \
 -e 's/^deb  *\\(\\[[^]]*\\] *\\)\\{0,1\\}\\([^ ]*\\) .*/\\2/p' -e 's/^URIs: *\\([^ ]*\\).*/\\1/p' | head -n 1)"
+[ -n "$site" ] || { echo "the image names no mirror of Debian in /etc/apt" >&2; exit 1; }
 mkdir -p /out /tmp/apt/lists/partial /tmp/apt/cache/archives/partial
 keys=/usr/share/keyrings/debian-archive-keyring.gpg
-echo "deb-src [signed-by=$keys] ${site:-http://deb.debian.org/debian} $suite main" > /tmp/apt/source.list
+echo "deb-src [signed-by=$keys] $site $suite main" > /tmp/apt/source.list
 own() {
   tool="$1"
   shift

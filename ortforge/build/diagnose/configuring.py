@@ -73,10 +73,10 @@ CONFIGURING = (
             "WARNING: Retrying (Retry(total=4)) after connection broken by 'NewConnectionError(': Failed to"
             " establish a new"
             " connection: [Errno -3] Temporary failure in name resolution')': /simple/numpy/",
-            "W: Failed to fetch http://deb.debian.org/debian/dists/trixie/InRelease  Temporary failure resolving"
-            " 'deb.debian.org'",
-            'docker: Error response from daemon: Get "https://registry-1.docker.io/v2/": dial tcp:'
-            " lookup registry-1.docker.io on 127.0.0.53:53: no such host",
+            "W: Failed to fetch http://mirror.example.org/debian/dists/trixie/InRelease  Temporary failure resolving"
+            " 'mirror.example.org'",
+            'docker: Error response from daemon: Get "https://registry.example.org/v2/": dial tcp:'
+            " lookup registry.example.org on 127.0.0.53:53: no such host",
         ),
     ),
     Known(
@@ -606,7 +606,7 @@ CONFIGURING = (
         " a newer base.",
         threads=(20840,),
         samples=(
-            "E: Failed to fetch http://deb.debian.org/debian/pool/main/c/curl/curl_7.88.1-10_amd64.deb  404  Not"
+            "E: Failed to fetch http://mirror.example.org/debian/pool/main/c/curl/curl_7.88.1-10_amd64.deb  404  Not"
             " Found [IP:"
             " 151.101.2.132 80]",
             "E: The repository 'http://security.ubuntu.com/ubuntu impish-security Release' no longer has a Release"
@@ -681,7 +681,7 @@ CONFIGURING = (
         certain=False,
         samples=(
             "error: RPC failed; curl 92 HTTP/2 stream 0 was not closed cleanly: CANCEL (err 8)\nfatal: early EOF",
-            "E: Failed to fetch http://deb.debian.org/debian/pool/main/g/gcc.deb  Hash Sum mismatch",
+            "E: Failed to fetch http://mirror.example.org/debian/pool/main/g/gcc.deb  Hash Sum mismatch",
         ),
     ),
     Known(
