@@ -144,6 +144,10 @@ def _show(one: Built, place: Path | None) -> None:
             typer.echo(f"  {finding['severity']}: {finding['what']}")
     for line in (one.proof or {}).get("lines", ()):
         typer.echo(f"  {line}")
+    if facts.get("halved"):
+        typer.echo(
+            f"  memory ran short: the last files were compiled {facts['jobs']} at a time; more `memory` is faster"
+        )
 
 
 def _show_in_force(target: str, facts: Mapping[str, Any], known: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +62,24 @@ def build_targets(
     build: BuildPlan, *, store: Store, executor: Executor, listener: Listener, options: WalkOptions | None = None
 ) -> list[Built]:
     """Build, package and prove targets; each ends on its own, whatever becomes of the others."""
-    plan = Plan(build.steps, ())
+    plan, options = Plan(build.steps, ()), options or WalkOptions()
     run_id = store.ledger.start_run(matrix="", matrix_digest="", host="", argv=["build"])
     listener.run_started(len(plan.steps), 0)
+    events = _Told(listener)
     with hearing(listener.step_said):
-        settled = walk(plan, store, executor, run_id, options=options, events=_Told(listener))
+        settled = walk(plan, store, executor, run_id, options=options, events=events)
+        if _is_gone(build, settled, store):
+            again = replace(options, fresh_kinds=options.fresh_kinds | {"package"})
+            listener.run_started(len(plan.steps), 0)
+            settled = walk(plan, store, executor, run_id, options=again, events=events)
     executor.shutdown(cancel=False)
     return [_built(target, settled, build) for target in build.targets]
+
+
+def _is_gone(build: BuildPlan, settled: Mapping[str, Settled], store: Store) -> bool:
+    """Say whether a package is known and no longer in the store: no later step would miss it and have it made again."""
+    packages = [settled[package] for package, prove in build.targets.values() if prove != package]
+    return any(one.ok and one.cached and not store.objects.has(one.identity) for one in packages)
 
 
 def _built(target: str, settled: Mapping[str, Settled], build: BuildPlan) -> Built:

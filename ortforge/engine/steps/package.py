@@ -60,11 +60,12 @@ def run(task: Task, work: Work) -> TaskOutcome:
                 earlier=prepared.changes,
                 commands=facts["argv"],
                 tools={},
-                run={"phases": facts["phases"], "jobs": facts["jobs"], "ccache": facts.get("ccache", {})},
+                run={name: facts.get(name) for name in ("phases", "jobs", "halved", "ccache")},
             )
             found = _wheel_facts(done, notes, grafted)
         shutil.copyfile(folder / "build.log", out / "build.log")
         found |= {"base": toolchain["base"], "image": image, "preload": request.preload}
+        found |= {"jobs": facts["jobs"], "halved": facts.get("halved", 0)}
         return TaskOutcome("ok", work.store.objects.put(out), found)
 
 
