@@ -22,6 +22,7 @@ from ortforge.build.dependencies import dependencies
 from ortforge.build.effective import differences
 from ortforge.build.flags import Flag, problems_of, read_parser
 from ortforge.build.in_force import in_force
+from ortforge.build.libraries import INSTALLED, fold
 from ortforge.build.ninja import Meter, cache_counts
 from ortforge.build.request import BuildRequest
 from ortforge.build.room import Room, stopping
@@ -345,6 +346,7 @@ class _Work:
             self.room.quick(["rm", "-rf", layout.INSTALL], "an older installation cannot be removed")
             self.room.phase("install", commands.install_argv())
             self.room.container.get(layout.INSTALL, out)
+            fold(out / "install", out / INSTALLED)
 
     def take_libraries(self, out: Path) -> None:
         """Take the libraries that belong into the wheel though ORT's packaging forgets them."""

@@ -176,7 +176,12 @@ def lay_out(
     compiled = step(
         f"compile:{name}",
         "compile",
-        {**request.compile_parameters(), "vendored": vendor_digest(vendored), **({"until": until} if until else {})},
+        {
+            **request.compile_parameters(),
+            "cmake": digest_json(source_of(request.dependencies).files),
+            "vendored": vendor_digest(vendored),
+            **({"until": until} if until else {}),
+        },
         (source, image, *([operators] if operators else [])),
         context={"request": request.to_json(), "tree": request.tree(), "vendored": vendored, **limits},
     )

@@ -48,8 +48,10 @@ source = "archive:source.tar"
 version = "1.21.0"
 dependencies = "system"
 jobs = 2
-defines = {{ ORTFORGE_ODD = {json.dumps(ODD)} }}
+defines = {{ ORTFORGE_ODD = {json.dumps(ODD)}, ORTFORGE_RUN = "{secrets.token_hex(4)}" }}
 """
+"""Another run of these tests beside this one has another tree."""
+
 TARGET = "t-1.x_y+z"
 COMPILED = re.compile(r"^\[\d+/(\d+)\] Building C", re.MULTILINE)
 """A file that ninja had compiled, and how many steps there were."""
