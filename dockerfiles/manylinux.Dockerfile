@@ -13,7 +13,7 @@ RUN dnf install -y --setopt=install_weak_deps=False epel-release \
 # What ORT's packaging imports, for the Pythons that wheels are made for, and ninja.
 RUN for python in cp311-cp311 cp312-cp312 cp313-cp313; do \
         /opt/python/$python/bin/python -m pip install --no-cache-dir --disable-pip-version-check \
-            numpy==2.2.6 packaging==25.0 setuptools==80.9.0 wheel==0.45.1 ninja==1.13.0 || exit 1; \
+            numpy==2.2.6 packaging==25.0 setuptools==80.9.0 wheel==0.45.1 flatbuffers==25.2.10 ninja==1.13.0 || exit 1; \
     done \
     && ln -s /opt/python/cp312-cp312/bin/ninja /usr/local/bin/ninja \
     && install -d /opt/auditwheel/bin \

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from ortforge.build import commands, layout
 from ortforge.build.dependencies import dependencies
-from ortforge.build.effective import differences
+from ortforge.build.effective import Difference, differences
 from ortforge.build.flags import Flag, problems_of, read_parser
 from ortforge.build.in_force import in_force
 from ortforge.build.libraries import INSTALLED, fold
@@ -282,7 +282,7 @@ class _Work:
         entries: list[dict[str, Any]] = json.loads((out / "compile_commands.json").read_text(encoding="utf-8"))
         cache = (out / "CMakeCache.txt").read_text(encoding="utf-8", errors="replace")
         request = self.build.request
-        found = differences(request.flags, request.defines, entries, cache)
+        found = [*differences(request.flags, request.defines, entries, cache), *self.types_left_out()]
         self.build.facts["effective"] = [
             {"what": one.what, "asked": one.asked, "found": one.found, "why": one.why} for one in found
         ]
@@ -293,6 +293,21 @@ class _Work:
                 todo="Remove it from the target, or ask for it in the way that works.",
             )
         return entries
+
+    def types_left_out(self) -> list[Difference]:
+        """Say whether the generated files name types of kernels, where types were to be reduced."""
+        flag = "enable_reduced_operator_type_support"
+        if not self.build.request.flags.get(flag):
+            return []
+        places = [f"{layout.BUILD}/{layout.CONFIG}", f"{layout.SOURCE}/onnxruntime/core/providers"]
+        named = "^ORT_SPECIFY_OP_KERNEL_(GLOBAL|ARG)_ALLOWED_TYPES"
+        if self.room.lines(["grep", "-rlE", "--include=op_kernel_type_control_overrides.inc", named, *places]):
+            return []
+        why = (
+            "ORT's build reads them only if the list of operators has types in it, and the Python that runs it has the "
+            "package flatbuffers."
+        )
+        return [Difference(f"--{flag}", "on", "kernels of all types", why)]
 
     def compile_argv(self) -> list[str]:
         return commands.compile_argv(self.build.request, self.python, self.jobs, self.shapes, self.build.goal)

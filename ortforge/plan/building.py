@@ -25,6 +25,8 @@ STAGES: Final = frozenset({"build", "config", "parallel", "update"})
 
 __all__ = ["build_request", "lay_out", "lay_out_source"]
 
+_TYPES: Final = "enable_reduced_operator_type_support"
+
 
 def build_request(name: str, target: SourceTarget, matrix: Matrix, plugins: Plugins, device: Device) -> BuildRequest:
     """Compose the build of a source target.
@@ -59,6 +61,7 @@ def build_request(name: str, target: SourceTarget, matrix: Matrix, plugins: Plug
         contributors.append(_of_allocator(name, allocator, context))
         # One that comes in by a flag, as in old versions, brings no library that could be loaded first.
         preload = allocator.preload if contributors[-1].contribution.bundle else ""
+    reduced = _reduced(target)
     asked = BuildRequest(
         target=name,
         version=target.version,
@@ -69,7 +72,7 @@ def build_request(name: str, target: SourceTarget, matrix: Matrix, plugins: Plug
         preload=preload,
         flags={
             **{key: tuple(value) if isinstance(value, list) else value for key, value in target.flags.items()},
-            **({"include_ops_by_config": f"{CMAKE}/{OPERATORS}"} if target.operators else {}),
+            **reduced,
         },
         defines=target.defines,
         dependencies=dependencies,
@@ -79,6 +82,8 @@ def build_request(name: str, target: SourceTarget, matrix: Matrix, plugins: Plug
         distribution=target.distribution or "",
         local_version=target.local_version or "",
         operators=_operators(name, target, matrix.base),
+        # With it, ORT's build reads types; without it, it leaves them out in silence.
+        packages=("python3-flatbuffers",) if _TYPES in reduced and target.image != "manylinux" else (),
     )
     request = compose(asked, contributors)
     found = problems_of(request.flags, request.version, system="linux", artifact=request.artifact)
@@ -89,6 +94,16 @@ def build_request(name: str, target: SourceTarget, matrix: Matrix, plugins: Plug
         )
     # Said and right, but the stages of a build and the number of jobs are ortforge's to choose, and change no result.
     return replace(request, flags={key: value for key, value in request.flags.items() if key not in STAGES})
+
+
+def _reduced(target: SourceTarget) -> dict[str, str | bool]:
+    """Return the flags of a build with a list of operators; one made from models has types in it, too."""
+    if not target.operators:
+        return {}
+    flags: dict[str, str | bool] = {"include_ops_by_config": f"{CMAKE}/{OPERATORS}"}
+    if target.operators == "from-models" and _TYPES not in target.flags:
+        flags[_TYPES] = True
+    return flags
 
 
 def _of_backend(target: str, backend: Backend, context: BuildContext) -> Contributor:

@@ -122,7 +122,19 @@ def test_a_reduced_build_waits_for_what_its_models_need(tmp_path: Path, linux_cp
     tools, *artefacts = steps["operators:built"].inputs
     assert tools == f"tools:{FULL}1.21.0", "the published wheel of the same version has all operators"
     assert artefacts == ["fetch:m"]
-    assert steps["compile:built"].parameters["flags"]["include_ops_by_config"] == "/work/cmake/operators.config"
+    flags = steps["compile:built"].parameters["flags"]
+    assert flags["include_ops_by_config"] == "/work/cmake/operators.config"
+    assert flags["enable_reduced_operator_type_support"] is True
+    (image,) = (step for step in steps.values() if step.kind == "image")
+    assert "python3-flatbuffers" in image.parameters["packages"], "without it types are left out in silence"
+
+
+def test_a_reduced_build_may_keep_all_types(tmp_path: Path, linux_cpu: Device) -> None:
+    keep = 'operators = "from-models"\nflags = { enable_reduced_operator_type_support = false }'
+    steps = make_plan(matrix(tmp_path, keep), PLUGINS, linux_cpu, worker="w").steps
+    assert not steps["compile:built"].parameters["flags"].get("enable_reduced_operator_type_support")
+    (image,) = (step for step in steps.values() if step.kind == "image")
+    assert image.parameters["packages"] == []
 
 
 def test_a_reduced_build_without_models_is_refused(tmp_path: Path, linux_cpu: Device) -> None:
