@@ -37,6 +37,21 @@ ARG AUDITWHEEL=6.8.2
 RUN python3 -m venv /opt/auditwheel \
     && /opt/auditwheel/bin/pip install --no-cache-dir --disable-pip-version-check auditwheel==${AUDITWHEEL}
 
+# OpenVINO's package is compiled for the older ABI of libstdc++, and so must be all C++ that is linked to it. These are
+# the versions of Debian's own libraries.
+RUN for list in /etc/apt/sources.list /etc/apt/sources.list.d/debian.sources; do \
+        if [ -f "$list" ]; then \
+            sed 's/^Types: deb$/Types: deb-src/; s/^deb /deb-src /' "$list" > "/etc/apt/sources.list.d/source.${list##*.}"; \
+        fi; \
+    done \
+    && apt-get update \
+    && apt-get source --download-only --tar-only abseil protobuf re2 \
+    && mkdir /usr/src/abseil_cpp /usr/src/protobuf /usr/src/re2 \
+    && tar -C /usr/src/abseil_cpp --strip-components=1 -xf abseil_*.orig.tar.* \
+    && tar -C /usr/src/protobuf --strip-components=1 -xf protobuf_*.orig.tar.* \
+    && tar -C /usr/src/re2 --strip-components=1 -xf re2_*.orig.tar.* \
+    && rm -rf abseil_*.tar.* protobuf_*.tar.* re2_*.tar.* /etc/apt/sources.list.d/source.* /var/lib/apt/lists/*
+
 # Each ORT release is made for one release of OpenVINO: 2025.0 for 1.21.
 ARG OPENVINO=2025.0.0
 RUN /opt/auditwheel/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --target /opt/openvino \

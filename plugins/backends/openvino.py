@@ -9,7 +9,6 @@ from ortforge.api import (
     Backend,
     BuildContext,
     BuildContribution,
-    ConfigurationError,
     Device,
     available,
     unavailable,
@@ -29,6 +28,15 @@ _LIBRARIES = (
     "libhwloc.so.[0-9]*",
 )
 """What the provider needs and loads to run on CPUs, as OpenVINO 2024 and newer name it."""
+
+_FROM_SOURCE = {
+    **{f"FETCHCONTENT_SOURCE_DIR_{name.upper()}": f"/usr/src/{name}" for name in ("abseil_cpp", "protobuf", "re2")},
+    "ONNX_CUSTOM_PROTOC_EXECUTABLE": "/usr/bin/protoc",
+    "ORTFORGE_DEFINITIONS": "_GLIBCXX_USE_CXX11_ABI=0",
+}
+"""OpenVINO's Python package is compiled for the older ABI of libstdc++ (2025.0 to 2025.4 are), and its CMake files ask
+the same of all that links to it. The system's C++ libraries have the newer one, so the image brings their sources, for
+this build to compile them alike."""
 
 
 def ortforge_backends() -> Iterable[Backend]:
@@ -56,17 +64,14 @@ def _build(context: BuildContext) -> BuildContribution:
     look for each other there (``$ORIGIN``). The Python package's libraries do so already.
     """
     need_image(context, "OpenVINOExecutionProvider", "OpenVINO", "openvino")
-    if context.image == "openvino" and context.dependencies == "system":
-        raise ConfigurationError(
-            "OpenVINO's Python package is compiled for the older ABI of libstdc++ (_GLIBCXX_USE_CXX11_ABI=0), and its "
-            "CMake files ask the same of the whole build; the system's libraries have the newer one: no link.",
-            meant="Its releases 2025.0 to 2025.4 are all like that.",
-            todo='Write dependencies = "download" or "vendored", or give an image with an OpenVINO compiled there.',
-        )
     plugin = "libopenvino_intel_cpu_plugin.so" if context.machine in X86_64 else "libopenvino_arm_cpu_plugin.so"
     return BuildContribution(
         flags={"use_openvino": "CPU_FP32" if release(context.version) < (1, 18, 0) else "CPU"},
-        cmake_defines={"CMAKE_BUILD_WITH_INSTALL_RPATH": "ON", "CMAKE_INSTALL_RPATH": "$ORIGIN"},
+        cmake_defines={
+            "CMAKE_BUILD_WITH_INSTALL_RPATH": "ON",
+            "CMAKE_INSTALL_RPATH": "$ORIGIN",
+            **(_FROM_SOURCE if context.image == "openvino" and context.dependencies == "system" else {}),
+        },
         bundle=(*_LIBRARIES, plugin),
         must_hold=(
             library(context, "libonnxruntime_providers_openvino.so"),

@@ -198,8 +198,14 @@ def test_a_whole_target_comes_together() -> None:
     assert request.bundle == ("libjemalloc.so.2",)
 
 
-def test_openvinos_package_and_the_systems_libraries_do_not_link() -> None:
-    with pytest.raises(ConfigurationError, match=r"older ABI of libstdc"):
-        contribution("openvino", dependencies="system")
-    own = contribution("openvino", dependencies="system", image="ours.Dockerfile")
-    assert own.flags["use_openvino"] == "CPU"
+def test_openvinos_package_and_what_is_linked_to_it_have_one_abi() -> None:
+    built = contribution("openvino", dependencies="system").cmake_defines
+    assert built["ORTFORGE_DEFINITIONS"] == "_GLIBCXX_USE_CXX11_ABI=0"
+    image = Path("dockerfiles/openvino.Dockerfile").read_text()
+    sources = [path for name, path in built.items() if name.startswith("FETCHCONTENT_SOURCE_DIR_")]
+    assert len(sources) == 3
+    for path in sources:
+        assert f"tar -C {path} " in image, "the image brings what is to be compiled"
+    assert "ORTFORGE_DEFINITIONS" in dependencies("system").files["system.cmake"]
+    own = contribution("openvino", dependencies="system", image="ours.Dockerfile").cmake_defines
+    assert "ORTFORGE_DEFINITIONS" not in own, "an image of one's own may have an OpenVINO of the newer ABI"

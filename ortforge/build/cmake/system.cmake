@@ -13,6 +13,12 @@ set(ORTFORGE_ONNX_SOURCE "/usr/src/onnx" CACHE PATH "Source of ONNX, to be built
 # Eigen 3.4.0 has the propagation of NaN in reductions only. Eigen includes this file in its class of arrays.
 add_compile_definitions("$<$<COMPILE_LANGUAGE:CXX>:EIGEN_ARRAYBASE_PLUGIN=\"${CMAKE_CURRENT_LIST_DIR}/eigen_nan.inc\">")
 
+# What all C++ files have to agree upon, those of dependencies included: the ABI of the standard library, say.
+set(ORTFORGE_DEFINITIONS "" CACHE STRING "Definitions for all C++ files, separated by semicolons")
+foreach(_ortforge_definition IN LISTS ORTFORGE_DEFINITIONS)
+  add_compile_definitions("$<$<COMPILE_LANGUAGE:CXX>:${_ortforge_definition}>")
+endforeach()
+
 # A distribution's libonnx registers its schemas when it is loaded, and ORT registers them again: hundreds of lines on
 # stderr. Built here, as ORT does it with its own copy, it is static and registers nothing. It lies where a minimal build,
 # which asks no provider, looks for it, too.
