@@ -18,7 +18,7 @@ value = helper.make_tensor_value_info
 
 
 def branching(path: Path) -> Path:
-    """Save a model that has float16 in a branch of an If alone, and a convolution that a session fuses with its ReLU."""
+    """Save a model with float16 in a branch of an If alone, and a convolution that sessions fuse with its ReLU."""
     half = helper.make_graph(
         [
             helper.make_node("Cast", ["r"], ["h"], to=TensorProto.FLOAT16),
