@@ -168,6 +168,8 @@ class Backend:
     :param address_space_limit: ``False`` for EPs that reserve huge virtual ranges (CUDA), so that only
         resident memory is limited.
     :param environment: variables for processes that use the EP.
+    :param threads_option: the provider option with the number of threads, for an EP that has threads of its own: it
+        gets the session's number unless the matrix says otherwise.
     """
 
     name: str
@@ -181,6 +183,7 @@ class Backend:
     plugin: PluginEp | None = None
     address_space_limit: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
+    threads_option: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -336,6 +336,8 @@ class _Planner:
             if backend.ep != "CPUExecutionProvider":
                 providers.append(["CPUExecutionProvider", {}])
             session = {"graph_optimization_level": "all", "intra_op_threads": self.device.cores, **spec.ep.session}
+            if backend.threads_option:
+                options.setdefault(backend.threads_option, str(session["intra_op_threads"]))
             if backend.plugin is not None:
                 session |= {"module": backend.plugin.module, "registration": backend.plugin.registration}
             target = self.matrix.targets[spec.target]

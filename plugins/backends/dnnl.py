@@ -17,6 +17,10 @@ def ortforge_backends() -> Iterable[Backend]:
         ep="DnnlExecutionProvider",
         summary="oneDNN kernels, on x86-64 and ARM CPUs",
         versions=">=1.1",
+        # Its threads are OpenMP's, which wait busily by default: with a neighbour on the machine, every one of the
+        # many small primitives of a graph then takes as long as the kernel lets the neighbour run.
+        environment={"OMP_WAIT_POLICY": "passive"},
+        threads_option="num_of_threads",
         availability=_availability,
         build=_build,
     )

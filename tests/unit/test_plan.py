@@ -104,6 +104,30 @@ def test_recipes_that_begin_alike_share_steps(tmp_path: Path, plugins: Plugins) 
     assert first["dynamic"][1] != first["static"][1]
 
 
+def test_an_ep_with_threads_of_its_own_gets_the_sessions_number(tmp_path: Path, plugins: Plugins) -> None:
+    target = """
+[models.m]
+path = "path:small.onnx"
+validation = "random:"
+[targets.built]
+from = "source"
+source = "debian:trixie"
+version = "1.21.0"
+eps = [
+  "dnnl",
+  { name = "dnnl", label = "one", session = { intra_op_threads = 1 } },
+  { name = "dnnl", label = "own", options = { num_of_threads = "7" } },
+]
+[[matrix]]
+"""
+    plan = planned(tmp_path, plugins, target)
+    asked = {}
+    for cell in plan.cells:
+        providers = plan.steps[cell.steps["check"]].parameters["providers"]
+        asked[cell.ep] = providers[0][1]["num_of_threads"]
+    assert asked == {"dnnl": str(DEVICE.cores), "one": "1", "own": "7"}
+
+
 def test_what_cannot_run_here_is_said_before_anything_is_installed(tmp_path: Path, plugins: Plugins) -> None:
     plan = planned(tmp_path, plugins)
     cuda = [cell for cell in plan.cells if cell.ep == "cuda"]
