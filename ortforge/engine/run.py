@@ -200,6 +200,7 @@ def _runtimes(settled: Mapping[str, Settled]) -> dict[str, Any]:
                 "python": probe["python"],
                 "packages": environment["packages"],
                 "providers": probe["providers"],
+                "container": (step.result.get("container") or {}).get("reference", ""),
             }
     return found
 

@@ -101,7 +101,7 @@ def run_task(task: Task) -> TaskOutcome:
     started = time.monotonic()
     refused = task.context.get("refused")
     if refused:
-        return TaskOutcome("failed", reason=refused)
+        return TaskOutcome("failed", reason=refused, result=dict(task.context.get("refused_result") or {}))
     try:
         module = import_module(f"ortforge.engine.steps.{task.kind}")
         work = replace(ready(task.store), cancel=INTERRUPTION.get() or threading.Event(), step=task.step_id)

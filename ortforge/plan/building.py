@@ -16,7 +16,7 @@ from ortforge.build.layout import CMAKE, OPERATORS
 from ortforge.build.request import BuildRequest
 from ortforge.build.toolchain import dockerfile_digest
 from ortforge.build.vendor import digest as vendor_digest
-from ortforge.errors import ConfigurationError, OrtforgeError
+from ortforge.errors import ConfigurationError, ExitCode, OrtforgeError
 from ortforge.matrix import Matrix, SourceTarget
 from ortforge.plugin_manager import Plugins
 from ortforge.store.hashing import digest_json
@@ -233,7 +233,7 @@ def not_run(request: BuildRequest, plugins: Plugins, device: Device) -> dict[str
 def lay_out_source(target: SourceTarget, matrix: Matrix, plugins: Plugins, step: Callable[..., str]) -> str:
     """Add the step that brings a target's source, and return it; ``step`` is as for :func:`lay_out`."""
     scheme, _, reference = target.source.partition(":")
-    fingerprint, refused = _fingerprint(plugins, scheme, reference, matrix.base)
+    fingerprint, refused, code = _fingerprint(plugins, scheme, reference, matrix.base)
     parameters = {
         "scheme": scheme,
         "reference": reference if scheme != "archive" else "",
@@ -245,14 +245,21 @@ def lay_out_source(target: SourceTarget, matrix: Matrix, plugins: Plugins, step:
         f"source:{target.source}-{digest_json(parameters)[:10]}",
         "source",
         parameters,
-        context={"base": str(matrix.base), "reference": reference, "refused": refused},
+        context={
+            "base": str(matrix.base),
+            "reference": reference,
+            "refused": refused,
+            "refused_result": {"exit_code": int(code)},
+        },
     )
 
 
-def _fingerprint(plugins: Plugins, scheme: str, reference: str, base: Path) -> tuple[str, str]:
+def _fingerprint(plugins: Plugins, scheme: str, reference: str, base: Path) -> tuple[str, str, ExitCode]:
+    """Return a source's fingerprint, or why it has none and with which exit code that ends."""
     try:
-        return plugins.sources[scheme].fingerprint(reference, base), ""
+        return plugins.sources[scheme].fingerprint(reference, base), "", ExitCode.PASS
     except OrtforgeError as error:
-        return "", str(error)
+        return "", str(error), error.exit_code
     except Exception as error:
-        return "", f"the plugin that resolves {scheme}:{reference} failed: {type(error).__name__}: {error}"
+        said = f"the plugin that resolves {scheme}:{reference} failed: {type(error).__name__}: {error}"
+        return "", said, ExitCode.ENVIRONMENT

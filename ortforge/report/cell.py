@@ -81,6 +81,7 @@ def _runtime(cell: Facts, report: Facts) -> Iterator[tuple[str, str]]:
             "runtime",
             f"ONNX Runtime {runtime.get('ort_version')}, Python {runtime.get('python')}, {runtime.get('hash')}",
         )
+        yield "in a container of", runtime.get("container") or ""
         for package in runtime.get("packages") or ():
             yield "", f"{package.get('name')} {package.get('version')} sha256:{package.get('sha256')}"
 

@@ -233,7 +233,8 @@ def _runtimes(report: Report) -> Markup:
             )
             for package in runtime.get("packages") or ()
         )
-        summary = f"{name}: ONNX Runtime {runtime.get('ort_version')}, Python {runtime.get('python')}"
+        place = f", in a container of {runtime['container']}" if runtime.get("container") else ""
+        summary = f"{name}: ONNX Runtime {runtime.get('ort_version')}, Python {runtime.get('python')}{place}"
         head = tag("tr", *(tag("th", title, scope="col") for title in ("Package", "Version", "sha256")))
         known = tag(
             "p", "Execution providers: ", ", ".join(runtime.get("providers") or ()) or "not known", class_="soft"

@@ -99,3 +99,10 @@ def test_a_target_that_is_not_there(tmp_path: Path) -> None:
     code, said = build(tmp_path, "", "t", "--until", "wheel")
     assert code == 2
     assert "'configure', 'compile'" in said
+
+
+def test_an_archive_that_is_not_there_is_no_failed_build(tmp_path: Path) -> None:
+    code, said = build(tmp_path, source="lost.tar")
+    assert code == 4
+    assert "lost.tar does not exist" in said
+    assert "Correct the path in matrix.toml" in said

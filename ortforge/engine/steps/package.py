@@ -114,12 +114,18 @@ def _repair(
 
 
 def _failed(what: str, tail: Sequence[str]) -> OrtforgeError:
+    from ortforge.build.diagnose import diagnose
+
     full = disk_is_full("\n".join(tail))
     if full is not None:
         return full
+    if causes := diagnose("\n".join(tail)):
+        first = causes[0]
+        return BuildError(f"{what} {first.title}\n{first.evidence}", meant=first.cause, todo=first.remedy)
     return BuildError(
         "\n".join([what, *tail[-10:]]),
-        todo="'ortforge diagnose' knows some of its messages. If there is no auditwheel in the toolchain image: "
+        meant="ortforge does not know this failure.",
+        todo="If there is no auditwheel in the toolchain image: "
         "dockerfiles/debian.Dockerfile shows how it gets there.",
     )
 
