@@ -586,6 +586,8 @@ def test_cells_run_inside_and_outside_in_one_matrix(engine: Engine, base_image: 
     assert cells["aborting", "none"]["status"] == "crashed"
     assert "SIGABRT" in " ".join(cells["aborting", "none"]["reasons"])
     assert report["runtimes"]["inside"]["python"].startswith("3.13.")
+    assert report["runtimes"]["inside"]["container"] == IMAGE
+    assert report["runtimes"]["here"]["container"] == ""
     assert report["runtimes"]["inside"]["hash"] != report["runtimes"]["here"]["hash"]
 
     again = ortforge(tmp_path, "run", "--store", store, "--json")
