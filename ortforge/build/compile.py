@@ -268,8 +268,22 @@ class _Work:
             self.room.argv["configure"] = argv
             return
         self.build.say("configuring")
+        self.forget_other_python()
         self.room.phase("configure", argv)
         self.room.write(_CONFIGURED, mark)
+
+    def forget_other_python(self) -> None:
+        """Let CMake look for Python again where the tree was configured for another one.
+
+        Its cache keeps the headers and NumPy of the one before, which the new interpreter then does not fit. Nothing
+        else is looked for again, so what is compiled without Python stays compiled.
+        """
+        cache = f"{layout.BUILD}/{layout.CONFIG}/CMakeCache.txt"
+        before = self.room.lines(["grep", "^Python_EXECUTABLE:", cache])
+        now = self.room.lines([self.python, "-c", "import sys; print(sys.executable)"])
+        if before and now and before[0].partition("=")[2] != now[0]:
+            names = "/^_*(FIND_PACKAGE_MESSAGE_DETAILS_)?(Python3?|PYTHON|pybind11)(_|:)/d"
+            self.room.quick(["sed", "-i", "-E", names, cache], "the other Python cannot be forgotten")
 
     def check_effective(self, out: Path) -> list[dict[str, Any]]:
         """Compare what was asked with what is in force in the compile commands, and return those.

@@ -355,6 +355,7 @@ CONFIGURING = (
         signs=(
             "^  Could NOT find Python (missing: …NumPy",
             "^  Could NOT find Python3 (missing: …NumPy",
+            "^    Python::NumPy",
             "fatal error: numpy/arrayobject.h: No such file",
         ),
         cause="CMake looks for NumPy's headers in the interpreter that build.py runs in.",
@@ -363,6 +364,9 @@ CONFIGURING = (
         threads=(9923, 11796, 15423),
         samples=(
             '  Could NOT find Python (missing: Python_NumPy_INCLUDE_DIRS NumPy) (found\n  suitable version "3.12.3")',
+            "CMake Error at onnxruntime_python.cmake:193 (target_link_libraries):\n"
+            '  Target "onnxruntime_pybind11_state"'
+            " links to:\n\n    Python::NumPy\n\n  but the target was not found.  Possible reasons include:",
         ),
     ),
     Known(
