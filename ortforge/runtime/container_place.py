@@ -15,7 +15,7 @@ import re
 import secrets
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
@@ -148,16 +148,46 @@ class ImagePlace:
         return _outputs(self.engine, self.image, argv, binds, workdir)[0]
 
 
-def examine(engine: Engine, image: str, reference: str, scratch: Path) -> ImagePlace:
+def examine(engine: Engine, image: str, reference: str, scratch: Path, pythons: Collection[str] = ()) -> ImagePlace:
     """Look into an image: which Python it has, and whether workers can run in containers of it.
 
-    :param image: its id. :param scratch: an empty folder of the store.
+    :param image: its id. :param scratch: an empty folder of the store. :param pythons: versions (``3.12``), one of
+        which is wanted. An image may have several, as those of manylinux do; where none is of these, it is ``python3``.
     :raises NoPythonError: it has none that is new enough.
     :raises EnvironmentLacksError: containers do not see this machine's folders, cannot write there, or have no limits.
     """
+    refused: ProvisionError | None = None
+    places = []
+    for binary in _binaries(pythons):
+        try:
+            place = _examine(engine, image, reference, scratch, binary)
+        except NoPythonError as error:
+            refused = refused or error
+            continue
+        if not pythons or ".".join(place.interpreter.version.split(".")[:2]) in pythons:
+            return place
+        places.append(place)
+    if places:
+        return places[0]
+    assert refused is not None
+    raise refused
+
+
+def _binaries(pythons: Collection[str]) -> tuple[str, ...]:
+    """Return where an image may have a Python, the likeliest first.
+
+    >>> _binaries(["3.12"])
+    ('python3', 'python3.12', '/opt/python/cp312-cp312/bin/python3')
+    """
+    tags = {version: f"cp{version.replace('.', '')}" for version in pythons}
+    folders = (f"/opt/python/{tag}-{tag}/bin/python3" for tag in tags.values())
+    return ("python3", *(f"python{version}" for version in tags), *folders)
+
+
+def _examine(engine: Engine, image: str, reference: str, scratch: Path, binary: str) -> ImagePlace:
     word = secrets.token_hex(8)
     (scratch / "question").write_text(word, encoding="utf-8")
-    argv = ["python3", "-I", "-c", QUESTION + _LOOK, str(scratch)]
+    argv = [binary, "-I", "-c", QUESTION + _LOOK, str(scratch)]
     try:
         text, errors = _outputs(engine, image, argv, [Bind(str(scratch), writable=True)], scratch)
     except ProgramMissingError:

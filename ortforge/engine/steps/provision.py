@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -66,14 +66,19 @@ def run(task: Task, work: Work) -> TaskOutcome:
         bare = Environment.from_json(before["environment"])
         container = before.get("container") or {}
         # One without a name of its own (a clean room) is found by its id.
-        place = _place(bare.image, work, container.get("reference", "")) if bare.image else None
+        python = bare.interpreter.version
+        place = _place(bare.image, work, container.get("reference", ""), python=python) if bare.image else None
         made = _Made(make(tools_request(request, bare, task.parameters["extra"]), place), container)
         difference = same_runtime(bare, made.environment, request)
         if difference:
             return TaskOutcome("failed", reason=f"the tools environment is not the runtime's: {difference}")
     else:
         where = task.parameters.get("container", "auto")
-        made = _first(request, where, str(facts.get("base", "")), make, lambda image: _place(image, work))
+
+        def look_into(image: str) -> Place:
+            return _place(image, work, wheels=request.wheels, python=request.python)
+
+        made = _first(request, where, str(facts.get("base", "")), make, look_into)
         preload = _preloaded(made.environment, str(facts.get("preload", "")))
     return _probed(made, preload, work)
 
@@ -87,7 +92,7 @@ def in_clean_room(wheel: Path, base: str, preload: str, work: Work) -> dict[str,
     :raises ProvisionError: the wheel cannot be installed there, or does not bring the allocator.
     """
     request = EnvironmentRequest((), wheels=(wheel,))
-    environment = provision(request, work.store.envs, say=work.say, place=_place(base, work))
+    environment = provision(request, work.store.envs, say=work.say, place=_place(base, work, wheels=(wheel,)))
     facts = {**environment.to_json(), "preload": _preloaded(environment, preload)}
     probe = _probe(facts, work)
     if probe.status != "ok":
@@ -191,22 +196,30 @@ def _image(request: EnvironmentRequest, refused: UnfitError) -> str:
         return ""
 
 
-def _place(reference: str, work: Work, title: str = "") -> Place:
-    """Look into an image; one without a Python gets the one that its distribution has."""
+def _place(reference: str, work: Work, title: str = "", *, wheels: Iterable[Path] = (), python: str = "") -> Place:
+    """Look into an image; one without a Python gets the one that its distribution has.
+
+    :param wheels: those that its Python should fit. :param python: the version that it should have, if one was asked
+        for.
+    """
     from ortforge.build.toolchain import proof_image  # most runtimes need no container
     from ortforge.container import connect
     from ortforge.container.attached import sweep_unstarted
     from ortforge.runtime.container_place import NoPythonError, examine
 
     engine = connect()
+    pythons = [".".join(python.split(".")[:2])] if re.fullmatch(r"3\.\d+(\.\d+)?", python) else []
+    for wheel in wheels if not pythons else ():
+        with suppress(ValueError):  # said when the environment is made
+            pythons += pythons_of(wheel.name)
     sweep_unstarted(engine.api)
     with work.store.objects.scratch() as scratch:
         image = engine.image_id(reference)
         if image:
             with suppress(NoPythonError):
-                return examine(engine, image, title or reference, scratch)
+                return examine(engine, image, title or reference, scratch, pythons)
         image = proof_image(engine, reference, work.say)
-        return examine(engine, image, reference, scratch)
+        return examine(engine, image, reference, scratch, pythons)
 
 
 def _preloaded(environment: Environment, soname: str) -> str:
