@@ -37,6 +37,14 @@ _READY: Final = f"{layout.WORK}/source.ready"
 _LAID: Final = f"{layout.WORK}/cmake.ready"
 _CONFIGURED: Final = f"{layout.WORK}/configured"
 
+_FORGET: Final = r"""
+import pathlib, re, sys
+cache = pathlib.Path(sys.argv[1])
+entry = r"^(//.*\n)*_*(FIND_PACKAGE_MESSAGE_DETAILS_)?(Python3?|PYTHON|pybind11)(_\w*)?(-\w+)?:.*\n"
+cache.write_text(re.sub(entry, "", cache.read_text(), flags=re.MULTILINE))
+"""
+"""Removes what CMake's cache says of Python, each entry with the comment before it."""
+
 _DYING_S: Final = 10.0
 """How long a container may take to end after the process that opened it; one that runs longer has a living owner."""
 
@@ -282,8 +290,7 @@ class _Work:
         before = self.room.lines(["grep", "^Python_EXECUTABLE:", cache])
         now = self.room.lines([self.python, "-c", "import sys; print(sys.executable)"])
         if before and now and before[0].partition("=")[2] != now[0]:
-            names = "/^_*(FIND_PACKAGE_MESSAGE_DETAILS_)?(Python3?|PYTHON|pybind11)(_|:)/d"
-            self.room.quick(["sed", "-i", "-E", names, cache], "the other Python cannot be forgotten")
+            self.room.quick([self.python, "-c", _FORGET, cache], "the other Python cannot be forgotten")
 
     def check_effective(self, out: Path) -> list[dict[str, Any]]:
         """Compare what was asked with what is in force in the compile commands, and return those.

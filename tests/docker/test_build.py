@@ -227,12 +227,12 @@ class TestTheCommand:
 
     def test_a_tree_of_another_python_is_configured_for_this_one(self, site: Site) -> None:
         cache = f"{layout.BUILD}/{layout.CONFIG}/CMakeCache.txt"
-        other = "s|^(Python_EXECUTABLE:.*=).*|\\1/other/python|; s|^(Python_NumPy_INCLUDE_DIR:.*=).*|\\1/other/numpy|"
+        other = "s|^(Python_EXECUTABLE:.*=).*|\\1/other/python|; s|^(_Python_NumPy_INCLUDE_DIR:.*=).*|\\1/other/numpy|"
         site.inside("sed", "-i", "-E", other, cache)
         site.inside("rm", f"{layout.WORK}/configured")
         code, out, err = site.run("--until", "configure", "--fresh")
         assert code == 0, out + err
-        (found,) = site.inside("grep", "^Python_NumPy_INCLUDE_DIR:", cache)
+        (found,) = site.inside("grep", "^_Python_NumPy_INCLUDE_DIR:", cache)
         assert found.endswith(("numpy/_core/include", "numpy/core/include")), found
 
 
