@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -29,6 +30,7 @@ from ortforge.plugin_manager import Plugins
 from ortforge.runtime import device
 from ortforge.store import default_root, open_store
 
+ORTFORGE = str(Path(sys.executable).with_name("ortforge"))
 COLD = {"CCACHE_RECACHE": "1"}
 
 
@@ -62,7 +64,7 @@ def compilation(options: argparse.Namespace, log: Path) -> Compilation:
     target = matrix.targets[options.target]
     assert isinstance(target, SourceTarget)
     request = build_request(options.target, target, matrix, plugins, here)
-    argv = ["ortforge", "build", options.target, "-m", str(options.matrix), "--store", str(options.store)]
+    argv = [ORTFORGE, "build", options.target, "-m", str(options.matrix), "--store", str(options.store)]
     shown = subprocess.run([*argv, "--until", "configure", "--json"], check=True, capture_output=True, text=True).stdout
     keys = {step["id"].partition(":")[0]: step["key"] for step in json.loads(shown)["targets"][0]["steps"]}
     with open_store(options.store) as store:
