@@ -17,6 +17,7 @@ from ortforge.cli import (
     cache,
     compare,
     diagnose,
+    diff,
     doctor,
     explain,
     flags,
@@ -136,7 +137,8 @@ def _common(
 
 
 for _module in (
-    init, plan, build, run, report, compare, explain, repro, doctor, diagnose, flags, plugins, vendor, cache, schema,
+    init, plan, build, run, report, compare, diff, explain, repro, doctor, diagnose, flags, plugins, vendor, cache,
+    schema,
 ):  # fmt: skip
     _module.register(app)
 

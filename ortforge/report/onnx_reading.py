@@ -1,0 +1,385 @@
+"""Reads what an ONNX file is made of, without onnx: comparing two models must work on a core install, and at once.
+
+Weights are skipped and remembered by their place. Field numbers are those of ``onnx.proto``.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from ortforge.report.protobuf import LONGEST_VALUE, Field, Window, packed_numbers, signed
+
+__all__ = ["DATA_TYPES", "Model", "Node", "Tensor", "Value", "read_model"]
+
+DATA_TYPES: Final[Mapping[int, tuple[str, int]]] = {
+    1: ("float32", 32),
+    2: ("uint8", 8),
+    3: ("int8", 8),
+    4: ("uint16", 16),
+    5: ("int16", 16),
+    6: ("int32", 32),
+    7: ("int64", 64),
+    8: ("string", 0),
+    9: ("bool", 8),
+    10: ("float16", 16),
+    11: ("float64", 64),
+    12: ("uint32", 32),
+    13: ("uint64", 64),
+    14: ("complex64", 64),
+    15: ("complex128", 128),
+    16: ("bfloat16", 16),
+    17: ("float8e4m3fn", 8),
+    18: ("float8e4m3fnuz", 8),
+    19: ("float8e5m2", 8),
+    20: ("float8e5m2fnuz", 8),
+    21: ("uint4", 4),
+    22: ("int4", 4),
+    23: ("float4e2m1", 4),
+    24: ("float8e8m0", 8),
+    25: ("uint2", 2),
+    26: ("int2", 2),
+}
+"""Name and bits of each ``TensorProto.DataType``; strings have no size of their own."""
+
+_DEEPEST: Final = 60
+"""Nesting of graphs that is followed; protobuf's own readers stop at 100 messages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A weight: an initializer at any depth, or the value of a Constant node (named by its output).
+
+    :param spans: byte ranges of the values in the model file; :param field: the field of TensorProto that they are in
+        (9 is ``raw_data``). :param external: location, offset and length of values in another file; -1: to its end.
+    """
+
+    name: str
+    data_type: int
+    dims: tuple[int, ...]
+    field: int
+    spans: tuple[tuple[int, int], ...]
+    external: tuple[str, int, int] | None = None
+
+    @property
+    def dtype(self) -> str:
+        """Name of the element type."""
+        return DATA_TYPES.get(self.data_type, (f"type {self.data_type}", 0))[0]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that the values take, packed; for strings what they take in the file."""
+        bits = DATA_TYPES.get(self.data_type, ("", 0))[1]
+        stored = sum(end - begin for begin, end in self.spans)
+        return -(-max(0, math.prod(self.dims)) * bits // 8) if bits else stored
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node at any depth; ``attributes`` are JSON values, with a digest or a shape for what is large."""
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """What the node is found by in another model: its name, or else its first output."""
+        return self.name or next((name for name in self.outputs if name), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """An input or output of the model; ``type`` as in ``float32[batch, 3, 224, 224]``."""
+
+    name: str
+    type: str
+
+
+@dataclass(slots=True)
+class Model:
+    """An ONNX file; nodes and weights are those of all graphs and functions in it."""
+
+    path: Path
+    file_bytes: int
+    ir_version: int = 0
+    producer: str = ""
+    domain: str = ""
+    version: int = 0
+    opsets: dict[str, int] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+    nodes: list[Node] = field(default_factory=list)
+    weights: list[Tensor] = field(default_factory=list)
+    inputs: list[Value] = field(default_factory=list)
+    outputs: list[Value] = field(default_factory=list)
+    functions: list[str] = field(default_factory=list)
+    has_graph: bool = False
+
+
+def read_model(path: Path) -> Model:
+    """Read the structure of an ONNX file.
+
+    :raises ValueError: it is no protocol buffer message, ends in the middle of one, or holds no graph.
+    :raises OSError: it cannot be read.
+    """
+    with path.open("rb", buffering=0) as file:
+        source = Window(file)
+        if source.size == 0:
+            raise ValueError("the file is empty")
+        model = Model(path, source.size)
+        _Reader(source, model).model()
+    if not model.has_graph or not (model.nodes or model.outputs):
+        raise ValueError("it holds no graph")
+    return model
+
+
+class _Reader:
+    """Fills a Model from its file; each method reads one kind of message."""
+
+    def __init__(self, source: Window, model: Model) -> None:
+        self._source = source
+        self._model = model
+
+    def model(self) -> None:
+        model, source = self._model, self._source
+        producer = {2: "", 3: ""}
+        for part in source.fields(0, source.size):
+            if part.number == 1:
+                model.ir_version = part.value
+            elif part.number in producer:
+                producer[part.number] = source.text(part)
+            elif part.number == 4:
+                model.domain = source.text(part)
+            elif part.number == 5:
+                model.version = part.value
+            elif part.number == 7:
+                model.has_graph = True
+                self._graph(part, 0)
+            elif part.number == 8:
+                self._opset(part)
+            elif part.number == 14:
+                self._entry(part, model.metadata)
+            elif part.number == 25:
+                self._function(part)
+        model.producer = " ".join(filter(None, producer.values()))
+
+    def _opset(self, message: Field) -> None:
+        domain, version = "", 0
+        for part in self._source.fields(message.begin, message.end):
+            if part.number == 1:
+                domain = self._source.text(part)
+            elif part.number == 2:
+                version = signed(part.value)
+        self._model.opsets[domain or "ai.onnx"] = version
+
+    def _entry(self, message: Field, into: dict[str, str]) -> None:
+        pair = {1: "", 2: ""}
+        for part in self._source.fields(message.begin, message.end):
+            if part.number in pair:
+                pair[part.number] = self._source.text(part)
+        into[pair[1]] = pair[2]
+
+    def _function(self, message: Field) -> None:
+        name = domain = ""
+        for part in self._source.fields(message.begin, message.end):
+            if part.number == 1:
+                name = self._source.text(part)
+            elif part.number == 10:
+                domain = self._source.text(part)
+            elif part.number == 7:
+                self._node(part, 0)
+        self._model.functions.append(f"{domain}:{name}" if domain else name)
+
+    def _graph(self, message: Field, depth: int) -> None:
+        if depth > _DEEPEST:
+            raise ValueError(f"its graphs are nested more than {_DEEPEST} deep")
+        model, top = self._model, depth == 0
+        initializers: set[str] = set()
+        inputs: list[Value] = []
+        for part in self._source.fields(message.begin, message.end):
+            if part.number == 1:
+                self._node(part, depth)
+            elif part.number == 5:
+                tensor = self._tensor(part)
+                initializers.add(tensor.name)
+                model.weights.append(tensor)
+            elif part.number == 15:
+                model.weights.append(self._sparse(part))
+            elif part.number == 11 and top:
+                inputs.append(self._value(part))
+            elif part.number == 12 and top:
+                model.outputs.append(self._value(part))
+        model.inputs += [value for value in inputs if value.name not in initializers]
+
+    def _node(self, message: Field, depth: int) -> None:
+        source = self._source
+        texts = {3: "", 4: "", 7: ""}
+        inputs, outputs = [], []
+        attributes: dict[str, Any] = {}
+        constant: Tensor | None = None
+        for part in source.fields(message.begin, message.end):
+            if part.number == 1:
+                inputs.append(source.text(part))
+            elif part.number == 2:
+                outputs.append(source.text(part))
+            elif part.number in texts:
+                texts[part.number] = source.text(part)
+            elif part.number == 5:
+                name, value = self._attribute(part, depth)
+                if isinstance(value, Tensor):
+                    constant, value = value, self._told(value)
+                attributes[name] = value
+        domain = "" if texts[7] == "ai.onnx" else texts[7]
+        op = f"{domain}:{texts[4]}" if domain else texts[4]
+        if op == "Constant" and constant is not None and outputs:
+            held = (constant.data_type, constant.dims, constant.field, constant.spans, constant.external)
+            self._model.weights.append(Tensor(outputs[0], *held))
+        self._model.nodes.append(Node(texts[3], op, tuple(inputs), tuple(outputs), attributes))
+
+    def _attribute(self, message: Field, depth: int) -> tuple[str, Any]:
+        source, name = self._source, ""
+        value: Any = None
+        lists: dict[int, list[Any]] = {}
+        for part in source.fields(message.begin, message.end):
+            if part.number == 1:
+                name = source.text(part)
+            elif part.number == 2:
+                value = next(iter(self._floats(part)), None)
+            elif part.number == 3:
+                value = signed(part.value)
+            elif part.number == 4:
+                value = source.text(part)
+            elif part.number == 5:
+                value = self._tensor(part)
+            elif part.number == 21:
+                value = f"@{source.text(part)}"
+            elif part.number in (6, 11):
+                self._graph(part, depth + 1)
+                value = "a graph"
+            elif part.number in _LISTED:
+                lists.setdefault(part.number, []).extend(_LISTED[part.number](self, part))
+        for found in lists.values():
+            value = found
+        return name, value
+
+    def _told(self, tensor: Tensor) -> str:
+        """Describe a tensor that is an attribute, with a checksum where it is small."""
+        small = [self._source.get(*span) for span in tensor.spans if span[1] - span[0] <= LONGEST_VALUE]
+        return f"{tensor.dtype}[{', '.join(map(str, tensor.dims))}] {zlib.crc32(b''.join(small)):08x}"
+
+    def _floats(self, part: Field) -> list[float]:
+        data = self._source.get(part.begin, part.end)
+        return list(struct.unpack(f"<{len(data) // 4}f", data[: len(data) // 4 * 4]))
+
+    def _integers(self, part: Field) -> list[int]:
+        if part.begin == part.end and part.value:
+            return [signed(part.value)]
+        data = self._source.get(part.begin, part.end)
+        return packed_numbers(data) if data else [0]
+
+    def _strings(self, part: Field) -> list[str]:
+        return [self._source.text(part)]
+
+    def _tensors(self, part: Field) -> list[str]:
+        return [self._told(self._tensor(part))]
+
+    def _sparse(self, message: Field) -> Tensor:
+        """Return a sparse initializer as the tensor of its values."""
+        values = Tensor("", 0, (), 0, ())
+        for part in self._source.fields(message.begin, message.end):
+            if part.number == 1:
+                values = self._tensor(part)
+        return values
+
+    def _tensor(self, message: Field) -> Tensor:
+        source, name, data_type, field_number, outside = self._source, "", 0, 0, False
+        dims: list[int] = []
+        spans: list[tuple[int, int]] = []
+        entries: dict[str, str] = {}
+        for part in source.fields(message.begin, message.end):
+            if part.number == 1:
+                dims += self._integers(part)
+            elif part.number == 2:
+                data_type = part.value
+            elif part.number == 8:
+                name = source.text(part)
+            elif part.number in _DATA_FIELDS:
+                field_number = part.number
+                spans.append((part.begin, part.end))
+            elif part.number == 13:
+                self._entry(part, entries)
+            elif part.number == 14:
+                outside = part.value == 1
+        place = None
+        if outside:
+            place = (entries.get("location", ""), _count(entries, "offset", 0), _count(entries, "length", -1))
+        return Tensor(name, data_type, tuple(dims), field_number, tuple(spans), place)
+
+    def _value(self, message: Field) -> Value:
+        name, kind = "", "?"
+        for part in self._source.fields(message.begin, message.end):
+            if part.number == 1:
+                name = self._source.text(part)
+            elif part.number == 2:
+                kind = self._type(part, 0)
+        return Value(name, kind)
+
+    def _type(self, message: Field, depth: int) -> str:
+        if depth > _DEEPEST:
+            raise ValueError(f"its types are nested more than {_DEEPEST} deep")
+        for part in self._source.fields(message.begin, message.end):
+            if part.number in (1, 8):
+                return self._tensor_type(part)
+            if part.number in (4, 5, 9):
+                inner = [
+                    self._type(each, depth + 1) if each.end > each.begin else _dtype(each.value)
+                    for each in self._source.fields(part.begin, part.end)
+                ]
+                return f"{ {4: 'seq', 5: 'map', 9: 'optional'}[part.number] }({', '.join(inner)})"
+        return "?"
+
+    def _tensor_type(self, message: Field) -> str:
+        dtype, shape = "?", ""
+        for part in self._source.fields(message.begin, message.end):
+            if part.number == 1:
+                dtype = _dtype(part.value)
+            elif part.number == 2:
+                sizes = self._source.fields(part.begin, part.end)
+                shape = f"[{', '.join(self._size(size) for size in sizes if size.number == 1)}]"
+        return dtype + shape
+
+    def _size(self, message: Field) -> str:
+        for part in self._source.fields(message.begin, message.end):
+            if part.number == 1:
+                return str(signed(part.value))
+            if part.number == 2:
+                return self._source.text(part) or "?"
+        return "?"
+
+
+_DATA_FIELDS: Final = (4, 5, 6, 7, 9, 10, 11)
+"""Fields of TensorProto that hold values: float, int32, string, int64, raw, double, uint64."""
+
+_LISTED: Final[Mapping[int, Callable[[_Reader, Field], list[Any]]]] = {
+    7: _Reader._floats,
+    8: _Reader._integers,
+    9: _Reader._strings,
+    10: _Reader._tensors,
+}
+"""Fields of AttributeProto that repeat."""
+
+
+def _dtype(number: int) -> str:
+    return DATA_TYPES.get(number, (f"type {number}", 0))[0]
+
+
+def _count(entries: Mapping[str, str], name: str, otherwise: int) -> int:
+    text = entries.get(name, "")
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else otherwise
