@@ -24,7 +24,7 @@ from ortforge.api.execution import Executor, Task, TaskOutcome
 from ortforge.api.externaldata import ExternalFile, external_files, locate_external
 from ortforge.api.extras import Check, CheckContext, CheckOutcome, Command, Metric, Report
 from ortforge.api.gitcommand import git, git_address, git_revision
-from ortforge.api.passes import Pass, PassJob, PassUse
+from ortforge.api.passes import Pass, PassJob, PassUse, Trial
 from ortforge.api.resolver import FetchContext, Fetched, Resolver, SourceContext, SourceResolver
 from ortforge.api.spec import hookimpl, hookspec
 from ortforge.errors import BuildError, ConfigurationError, EnvironmentLacksError, FetchError, nearest
@@ -64,6 +64,7 @@ __all__ = [
     "SourceResolver",
     "Task",
     "TaskOutcome",
+    "Trial",
     "available",
     "external_files",
     "git",

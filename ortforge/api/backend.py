@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 __all__ = [
     "Allocator",
@@ -149,6 +150,10 @@ def _always(device: Device) -> Availability:
     return available()
 
 
+def _no_objection(options: Mapping[str, str], session: Mapping[str, Any], device: Device) -> str:
+    return ""
+
+
 def _no_build(context: BuildContext) -> BuildContribution | None:
     return None
 
@@ -168,6 +173,9 @@ class Backend:
     :param address_space_limit: ``False`` for EPs that reserve huge virtual ranges (CUDA), so that only
         resident memory is limited.
     :param environment: variables for processes that use the EP.
+    :param memory: ORT's name of the memory that the EP computes in (``cuda``), where inputs and outputs can be bound;
+        ``""`` for host memory. :param objection: says why it cannot be used with these provider options and session
+        options on a device, or ``""``.
     :param threads_option: the provider option with the number of threads, for an EP that has threads of its own: it
         gets the session's number unless the matrix says otherwise.
     """
@@ -184,6 +192,8 @@ class Backend:
     address_space_limit: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
     threads_option: str = ""
+    memory: str = ""
+    objection: Callable[[Mapping[str, str], Mapping[str, Any], Device], str] = _no_objection
 
 
 @dataclass(frozen=True, slots=True)

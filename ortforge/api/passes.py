@@ -5,9 +5,40 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal, Protocol
 
-__all__ = ["Pass", "PassJob", "PassUse"]
+__all__ = ["Pass", "PassJob", "PassUse", "Trial"]
+
+
+class Trial(Protocol):
+    """A model that a measuring pass tries out in a process of its own, loaded as the cell loads it.
+
+    Its methods raise ``RuntimeError`` when the process crashed or hung, with a text that says how.
+    """
+
+    @property
+    def first_run_s(self) -> float:
+        """Seconds that the first sample took."""
+        ...
+
+    def answers(self) -> list[dict[str, Any]]:
+        """Run all samples once; return the outputs of each, as dicts from output name to array."""
+        ...
+
+    def turn(self, iterations: int, start: int = 0, discard: int = 0) -> list[int]:
+        """Run ``discard + iterations`` samples; return nanoseconds of the counted ones, from sample ``start`` on."""
+        ...
+
+    def close(self) -> None:
+        """End the process; leaving a ``with`` block does so."""
+        ...
+
+    def __enter__(self) -> Trial: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 class PassJob(Protocol):
@@ -66,8 +97,38 @@ class PassJob(Protocol):
         """Features of the CPU, as Linux names them."""
         ...
 
+    @property
+    def tolerance(self) -> Mapping[str, Any]:
+        """The model's limits by name, ``None`` for one that is off; empty unless the pass ``measures``."""
+        ...
+
     def feeds(self) -> Iterator[dict[str, Any]]:
         """Yield the calibration samples one by one, as dicts from input name to array."""
+        ...
+
+    @property
+    def session(self) -> Mapping[str, Any]:
+        """Session options of the cell, by the names of a target's ``session`` table, for a pass that ``measures``."""
+        ...
+
+    def trial(
+        self,
+        model: Path,
+        samples: Sequence[int],
+        *,
+        reference: bool = False,
+        session: Mapping[str, Any] | None = None,
+        ep_options: Mapping[str, str] | None = None,
+        timeout_s: float = 120.0,
+    ) -> Trial:
+        """Load a model as the cell would, in a process of its own, to answer and to be timed.
+
+        :param samples: numbers of the calibration samples that it is tried on.
+        :param reference: load it as the reference is instead: on the CPU EP, without graph optimizations.
+        :param session: session options, and :param ep_options: provider options, to try on top of the cell's own.
+        :param timeout_s: longest wait for any one answer.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +164,12 @@ class Pass:
         time, and of ortforge only inside its hook function. Usually ``__file__`` of the plugin itself.
     :param kind: what it does to a model; recipes are checked with it (no quantizing of a quantized model).
     :param requires: distributions that the tools environment needs beside onnx.
-    :param needs_calibration: static quantization and the like.
-    :param per_ep: the result depends on the EP (graph optimization does), so it is made once per EP.
+    :param needs_calibration: static quantization and the like; a function is given the parameters and whether the
+        model has a calibration dataset, and says whether the pass is to get samples.
+    :param per_ep: the result depends on the EP (graph optimization does), so it is made once per EP; a function is
+        given the parameters and says whether it does with these.
+    :param measures: it tries out and times what it makes, on the EP and device of the cell: nothing else of ours runs
+        beside it, it is made anew for each EP, session and device, and its job has ``tolerance`` and ``trial()``.
     :param suffix: ``.onnx`` or ``.ort``.
     :param versions: PEP 440 specifier of the ORT versions it works on.
     :param objection: says why it cannot be used here, or ``""``; asked before anything runs.
@@ -113,10 +178,13 @@ class Pass:
     yet, its folder is its own, so external data can lie beside it), ``parameters`` (a dict), ``samples`` (paths of
     calibration samples, each an ``.npz``), ``feeds()`` (iterates them as dicts, streamed), ``ep``, ``ep_name``,
     ``ep_options``, ``ort_version``, ``cpu_flags`` and ``workdir``. What it returns is kept with the artefact: JSON
-    only. The keys ``warnings`` (a list of sentences), ``stamp`` (conditions that must hold where the artefact runs)
-    and ``file`` (name of the model written beside ``output`` instead of it, for a pass that can write ``.ort`` too)
-    are understood. What the runtime or EP cannot do is raised as ``NotImplementedError`` (the cell is
-    ``unsupported``), any other failure as ``ValueError`` or ``RuntimeError``, with a sentence that says what to do.
+    only. The keys ``warnings`` (a list of sentences), ``stamp`` (conditions that must hold where the artefact runs),
+    ``inputs`` (numpy's name of the new type of each input whose type changed: samples are cast to it when their values
+    fit), ``session`` and ``ep_options`` (session options and provider options to load the artefact with, on top of the
+    cell's own: part of what the artefact is) and ``file`` (name of the model written beside ``output`` instead of it,
+    for a pass that can write ``.ort`` too) are understood. What the runtime or EP cannot do is raised as
+    ``NotImplementedError`` (the cell is ``unsupported``), any other failure as ``ValueError`` or ``RuntimeError``, with
+    a sentence that says what to do.
     """
 
     name: str
@@ -125,9 +193,15 @@ class Pass:
     module: str
     kind: Literal["optimize", "quantize", "convert", "prepare"]
     requires: tuple[str, ...] = ()
-    needs_calibration: bool = False
-    per_ep: bool = False
+    needs_calibration: bool | Callable[[Any, bool], bool] = False
+    per_ep: bool | Callable[[Any], bool] = False
+    measures: bool = False
     suffix: str = ".onnx"
     versions: str = ""
     objection: Callable[[PassUse], str] = _no_objection
     example: Mapping[str, Any] | None = None
+
+    def calibrates(self, parameters: Any, has_calibration: bool) -> bool:
+        """Whether it gets calibration samples when used with these parameters."""
+        asked = self.needs_calibration
+        return asked(parameters, has_calibration) if callable(asked) else asked

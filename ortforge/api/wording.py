@@ -14,6 +14,7 @@ from typing import Any, Final
 __all__ = [
     "STATUSES",
     "TIMES",
+    "TUNING",
     "build_lines",
     "cosine",
     "device_text",
@@ -30,6 +31,7 @@ __all__ = [
     "spread",
     "summary_text",
     "task_drop",
+    "tuning_facts",
 ]
 
 STATUSES: Final = (
@@ -47,6 +49,9 @@ STATUSES: Final = (
 """Every status of a cell, best to worst."""
 
 TIMES: Final = "\N{MULTIPLICATION SIGN}"
+
+TUNING: Final = "tune-session"
+"""The pass whose result is said line by line."""
 
 # C0 and C1 control characters but tab and newline: a log tail may hold escape sequences that move a cursor.
 _CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -305,3 +310,32 @@ def summary_text(report: Mapping[str, Any]) -> str:
     total = sum(tally.values())
     parts = [f"{tally[status]} {status}" for status in STATUSES if tally.get(status)]
     return f"{total} cell{'s' if total != 1 else ''}" + (": " + ", ".join(parts) if parts else "")
+
+
+def tuning_facts(artefact: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """Say how an artefact's session was tuned: named lines, none where it was not.
+
+    What is to be pasted stands alone on its line.
+
+    >>> tuning_facts({"session": {"intra_op_threads": 1}})
+    [('loaded with', 'intra_op_threads: 1')]
+    """
+    artefact = artefact or {}
+    settings = {**(artefact.get("session") or {}), **(artefact.get("ep_options") or {})}
+    found = [("loaded with", ", ".join(f"{name}: {value}" for name, value in settings.items()))] if settings else []
+    told = (artefact.get("changed") or {}).get(TUNING)
+    if not told:
+        return found
+    noise = f"noise floor {spread(told.get('noise'))}"
+    against = f", {_ratio(told)} times the default's speed" if told.get("ratio") is not None else ""
+    found.append(("tuned to", f"{told.get('chosen')} (best: {told.get('best')}{against}; {noise})"))
+    for row in told.get("tried") or ():
+        said = row.get("problem") or f"{_ratio(row)} against {row.get('against')}"
+        found.append(("tried", f"{row.get('setting')}: {row.get('outcome')}, {said}"))
+    found += [("not tried", f"{name}: {why}") for name, why in (told.get("skipped") or {}).items()]
+    places = {"recipe": "for the recipe", "ep": "for the target's EP"}
+    return found + [(places.get(place, place), line) for place, line in (told.get("paste") or {}).items()]
+
+
+def _ratio(numbers: Mapping[str, Any]) -> str:
+    return f"{numbers['ratio']:.2f} [{numbers['low']:.2f}, {numbers['high']:.2f}]"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ortforge.store.atomic import write_json
+from ortforge.worker.session import laid_over
 
-__all__ = ["model_file", "seal", "session_for"]
+__all__ = ["model_file", "providers_for", "seal", "session_for", "settings_of"]
 
 
 def model_file(folder: Path) -> Path:
@@ -18,24 +19,42 @@ def model_file(folder: Path) -> Path:
     return folder / name
 
 
-def seal(folder: Path, name: str, stamp: Mapping[str, Any] | None = None) -> int:
+def settings_of(artefact: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that an artefact is to be loaded with: ``session`` and ``ep_options``, if it has any."""
+    return {name: dict(artefact[name]) for name in ("session", "ep_options") if artefact.get(name)}
+
+
+def seal(
+    folder: Path, name: str, stamp: Mapping[str, Any] | None = None, settings: Mapping[str, Any] | None = None
+) -> int:
     """Write the index of a finished artefact folder; return its size in bytes.
 
     :param stamp: what decides where and how it may be loaded: as part of the folder it is part of the identity.
+    :param settings: what :func:`settings_of` gives: part of the identity, too, so that the same model tuned in another
+        way is another artefact.
     """
     total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    index = {"schema": 1, "file": name, "bytes": total}
+    index: dict[str, Any] = {"schema": 1, "file": name, "bytes": total, **(settings or {})}
     write_json(folder / "index.json", {**index, "stamp": stamp} if stamp else index)
     return total
 
 
 def session_for(session: Mapping[str, Any], artefact: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the session options for an artefact.
+    """Return the session options for an artefact: the cell's, those it was tuned to, and types of changed inputs.
 
     A model that was optimized up to the layout level is loaded as it is: optimizing it again would cost the
     load time that the recipe saved. One saved at a lower level still needs ORT's later optimizations.
     """
     stamp = artefact.get("stamp") or {}
+    made = laid_over(session, artefact.get("session") or {})
+    if artefact.get("inputs"):
+        made["inputs"] = artefact["inputs"]
     if stamp.get("level") in {"layout", "all"}:
-        return {**session, "graph_optimization_level": "disable"}
-    return dict(session)
+        made["graph_optimization_level"] = "disable"
+    return made
+
+
+def providers_for(providers: Sequence[Sequence[Any]], artefact: Mapping[str, Any]) -> list[list[Any]]:
+    """Return the execution providers for an artefact, the first of them with the options it was tuned to."""
+    own = artefact.get("ep_options") or {}
+    return [[name, {**options, **(own if place == 0 else {})}] for place, (name, options) in enumerate(providers)]

@@ -7,11 +7,14 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from ortforge.engine.artefacts import settings_of
 from ortforge.engine.walk import Settled
 from ortforge.plan.graph import Cell
+from ortforge.verdict import data_shift
 from ortforge.verdict.judge import Facts, judge
 from ortforge.verdict.ratios import compose
 from ortforge.verdict.tolerance import Tolerance
+from ortforge.worker.session import laid_over
 
 __all__ = ["defective_cell", "judge_cell"]
 
@@ -38,7 +41,7 @@ def judge_cell(cell: Cell, settled: Mapping[str, Settled], where: Sequence[str])
         timing=timing,
         is_baseline=cell.facts.get("is_baseline", False),
         no_op=bool(artefact and artefact["no_op"]),
-        quantized_static=cell.facts.get("quantized_static", False),
+        quantized_static=cell.facts.get("quantized_static", False) and not _chose_dynamic(artefact),
         random_validation=cell.facts.get("random_validation", False),
         random_calibration=cell.facts.get("random_calibration", False),
         goal=cell.facts.get("goal", "latency"),
@@ -48,7 +51,7 @@ def judge_cell(cell: Cell, settled: Mapping[str, Settled], where: Sequence[str])
         baseline_bytes=steps["fetch"].result["bytes"] if artefact else None,
         tolerance=Tolerance(**cell.facts.get("tolerance", {})),
         warnings=tuple(artefact["warnings"]) if artefact else (),
-        notes=tuple(note for note in (check.get("note"),) if note),
+        notes=tuple(note for note in (check.get("note"), *check.get("remarks", ()), *_data_shift(steps)) if note),
         untimed=_timing_failure(steps),
     )
     verdict = judge(facts)
@@ -72,6 +75,8 @@ def judge_cell(cell: Cell, settled: Mapping[str, Settled], where: Sequence[str])
         "load_s": timing["load_s"] if timing else check.get("load_s"),
         "first_run_s": timing["first_run_s"] if timing else check.get("first_run_s"),
         "peak_rss": timing["peak_rss"] if timing else check.get("peak_rss"),
+        "device_memory": check.get("device_memory"),
+        "ep_options": check.get("ep_options"),
         "bytes": artefact["bytes"] if artefact else None,
         "log": log,
         "command": shlex.join(["ortforge", "repro", cell.id, *where]),
@@ -82,7 +87,8 @@ def judge_cell(cell: Cell, settled: Mapping[str, Settled], where: Sequence[str])
 
 def defective_cell(cell: Cell, error: Exception, where: Sequence[str]) -> dict[str, Any]:
     """Return the entry of a cell that could not be judged: a defect, told as its verdict, and all figures unknown."""
-    unknown = ("artefact", "parity", "placement", "timing", "overall", "load_s", "first_run_s", "peak_rss", "bytes")
+    figures = ("load_s", "first_run_s", "peak_rss", "device_memory", "ep_options", "bytes")
+    unknown = ("artefact", "parity", "placement", "timing", "overall", *figures)
     reason = f"A defect in ortforge or a plugin, met while it was judged: {type(error).__name__}: {error}"
     return {
         "id": cell.id,
@@ -143,17 +149,33 @@ def _parity(steps: Mapping[str, Settled]) -> dict[str, Any] | None:
     return dict(steps["compare"].result) or None if "compare" in steps else None
 
 
+def _chose_dynamic(artefact: Mapping[str, Any] | None) -> bool:
+    """Whether a pass that was ready for calibration data quantized dynamically in the end (``quantize``)."""
+    changed = artefact["changed"] if artefact else {}
+    return any(entry.get("method") == "dynamic" for entry in changed.values())
+
+
+def _data_shift(steps: Mapping[str, Settled]) -> list[str]:
+    """Say where calibration and validation data were prepared differently; a dataset's facts may lack a summary."""
+    sides = [steps[role] for role in ("calibration", "dataset") if role in steps and steps[role].ok]
+    if len(sides) < 2 or not all("inputs" in side.result for side in sides):
+        return []
+    return data_shift.differences(sides[0].result["inputs"], sides[1].result["inputs"])
+
+
 def _artefact(cell: Cell, steps: Mapping[str, Settled]) -> dict[str, Any] | None:
     if "artefact" not in steps or not steps["artefact"].ok:
         return None
     made = steps["artefact"]
+    own = cell.facts.get("session") or {}
     return {
         "digest": made.identity,
         "bytes": made.result["bytes"],
-        "no_op": bool(cell.transforms) and made.identity == steps["fetch"].identity,
+        "no_op": bool(cell.transforms) and made.identity == steps["fetch"].identity and not own,
         "changed": made.result.get("changed", {}),
         "warnings": made.result.get("warnings", []),
         "stamp": made.result.get("stamp"),
+        **settings_of({**made.result, "session": laid_over(own, made.result.get("session") or {})}),
     }
 
 

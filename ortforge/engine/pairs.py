@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any, Final
 
 from ortforge.api import TaskOutcome
-from ortforge.engine.artefacts import model_file, session_for
+from ortforge.engine.artefacts import model_file, providers_for, session_for
 from ortforge.engine.work import Work, failed_job, limits_of
 from ortforge.errors import StoreError
 from ortforge.runtime.device import pressure
@@ -65,7 +65,7 @@ class Side:
             "op": "time",
             "model": str(model_file(work.store.objects.get(model))),
             "ep": how["ep"],
-            "providers": how["providers"],
+            "providers": providers_for(how["providers"], artefact),
             "session": session_for(how["session"], artefact),
         }
         return cls(work.interpreter(runtime["environment"], how["environment"]), job)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ortforge.api import TaskOutcome
-from ortforge.engine.artefacts import model_file, session_for
+from ortforge.engine.artefacts import model_file, providers_for, session_for
 from ortforge.engine.local import LocalExecutor
 from ortforge.engine.walk import Settled, WalkOptions, walk
 from ortforge.plan.graph import Plan
@@ -43,6 +43,9 @@ options.intra_op_num_threads = case["session"].get("intra_op_threads", 0)
 options.inter_op_num_threads = case["session"].get("inter_op_threads", 0)
 if case["session"].get("execution_mode") == "parallel":
     options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
+for name in ("enable_cpu_mem_arena", "enable_mem_pattern"):
+    if name in case["session"]:
+        setattr(options, name, case["session"][name])
 for name, value in case["session"].get("config", {}).items():
     options.add_session_config_entry(name, value)
 print("onnxruntime", ort.__version__, "providers", ort.get_available_providers())
@@ -90,7 +93,7 @@ def _keep(
     shutil.copytree(store.objects.get(data.identity), folder / "samples", dirs_exist_ok=True)
     case = {
         "model": f"model/{model_file(source).name}",
-        "providers": how["providers"],
+        "providers": providers_for(how["providers"], artefact.result),
         "environment": how["environment"],
         "session": session_for(how["session"], artefact.result),
         "packages": runtime.result["environment"]["packages"],

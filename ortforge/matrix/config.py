@@ -13,9 +13,12 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from ortforge.matrix.fields import (
     Bytes,
@@ -40,7 +43,7 @@ from ortforge.matrix.fields import (
 )
 from ortforge.matrix.parameters import parameters_of
 from ortforge.matrix.problems import perhaps, refusal, refuse_all
-from ortforge.matrix.targets import PackageTarget, SourceTarget, WheelTarget
+from ortforge.matrix.targets import PackageTarget, SessionConfig, SourceTarget, WheelTarget
 
 NAMED_SECTIONS: Final = ("datasets", "models", "targets", "recipes", "devices")
 """Sections whose tables have names that the user chooses."""
@@ -219,11 +222,77 @@ def _order(passes: tuple[PassConfig, ...], info: ValidationInfo) -> tuple[PassCo
     return passes
 
 
-class RecipeConfig(Table):
-    """An ordered list of passes."""
+AUTO: Final = "quantize-auto"
+"""The pass that ``quantize = { auto = true }`` stands for."""
 
-    passes: Annotated[tuple[PassUseConfig, ...], Field(min_length=1), AfterValidator(_order)] = Field(
-        description='The passes, in order: [{ use = "preprocess" }, { use = "quantize-static", per_channel = true }].'
+
+class QuantizeTable(Table):
+    """The short form of a search for the best quantization."""
+
+    model_config = ConfigDict(extra="allow")
+
+    auto: Literal[True] = Field(description="Search; the other keys are parameters of the pass quantize-auto.")
+
+
+def _auto_use(value: Any, info: ValidationInfo) -> Any:
+    """Turn the short form into the pass that it stands for."""
+    if not isinstance(value, dict):
+        return value
+    given = dict(value)
+    if given.pop("auto", None) is not True:
+        raise refusal(
+            "must have auto = true: it is the short form of a search. For one kind of quantization write "
+            'passes = [{ use = "quantize-static" }]'
+        )
+    return _pass_use({**given, "use": AUTO}, info)
+
+
+QuantizeUse = Annotated[PassConfig | None, BeforeValidator(_auto_use, json_schema_input_type=QuantizeTable)]
+
+
+def _with_quantize(passes: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    """Put the pass of the short form behind the others; a recipe of session options alone has none."""
+    quantize = info.data.get("quantize")
+    if quantize is not None and isinstance(passes, list | tuple):
+        return handler([*passes, quantize])
+    if passes == () and not {"quantize", "session"} <= info.data.keys():  # refused for a reason of its own
+        return handler([PassConfig.model_construct(use=AUTO)])
+    if passes == () and info.data["session"].given():
+        return ()
+    if passes == ():
+        raise PydanticCustomError("missing", "missing")
+    return handler(passes)
+
+
+def _without_default(schema: dict[str, Any]) -> None:
+    del schema["default"]  # it only says that the key may be left out beside the short form
+
+
+class RecipeConfig(Table):
+    """An ordered list of passes, session options, or both."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [{"required": [name]} for name in ("passes", "quantize", "session")]}
+    )
+
+    session: SessionConfig = Field(
+        default=SessionConfig(),
+        description="Session options of its cells, on top of the target's and the EP's: { intra_op_threads = 1 }. "
+        "The baseline keeps the target's.",
+    )
+
+    quantize: QuantizeUse = Field(
+        default=None,
+        exclude=True,
+        description="{ auto = true }: search for the fastest quantization that holds the tolerance, after the passes.",
+    )
+    passes: Annotated[
+        tuple[PassUseConfig, ...], Field(min_length=1), AfterValidator(_order), WrapValidator(_with_quantize)
+    ] = Field(
+        default=(),
+        validate_default=True,
+        json_schema_extra=_without_default,
+        description='The passes, in order: [{ use = "preprocess" }, { use = "quantize-static", per_channel = true }].',
     )
     goal: Literal["latency", "load", "size", "any"] = Field(
         default="latency", description="What the recipe is for: what it must improve to be worth it."

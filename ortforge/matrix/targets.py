@@ -34,6 +34,7 @@ from ortforge.matrix.fields import (
 )
 from ortforge.matrix.positions import Path
 from ortforge.matrix.problems import refuse_all
+from ortforge.worker.session import laid_over
 
 _FROM: Final = 'Where it comes from: "package" (published wheels), "wheel" (a file) or "source" (built in Docker).'
 
@@ -73,6 +74,22 @@ class SessionConfig(Table):
     graph_optimization_level: Literal["all", "disable", "basic", "extended", "layout"] | None = Field(
         default=None, description="How far ONNX Runtime rewrites the graph when it loads a model. Default: all."
     )
+    enable_cpu_mem_arena: bool | None = Field(
+        default=None,
+        strict=True,
+        description="Keep freed CPU memory in an arena for the next run. Default: true, as ONNX Runtime has it.",
+    )
+    enable_mem_pattern: bool | None = Field(
+        default=None,
+        strict=True,
+        description="Plan memory ahead for inputs of shapes seen before. Default: true, as ONNX Runtime has it.",
+    )
+    io_binding: bool | None = Field(
+        default=None,
+        strict=True,
+        description="Bind inputs and outputs in the EP's memory while it is timed, so that no copies are in the times. "
+        "Default: true for EPs that compute in a GPU's memory.",
+    )
     config: SessionEntries = Field(
         default_factory=dict,
         description='Entries by ONNX Runtime\'s names, e.g. { "session.intra_op.allow_spinning" = false }.',
@@ -84,10 +101,7 @@ class SessionConfig(Table):
 
     def over(self, general: SessionConfig) -> dict[str, Any]:
         """Return ``general``'s options with these on top; configuration entries are merged one by one."""
-        merged = {**general.given(), **self.given()}
-        if config := {**general.config, **self.config}:
-            merged["config"] = config
-        return merged
+        return laid_over(general.given(), self.given())
 
 
 class EpConfig(Table):

@@ -32,6 +32,7 @@ Kind = Literal[
     "compare",
     "noise",
     "time",
+    "differences",
 ]
 
 KIND_VERSIONS: Final[Mapping[str, int]] = {
@@ -51,6 +52,7 @@ KIND_VERSIONS: Final[Mapping[str, int]] = {
     "compare": 2,
     "noise": 4,
     "time": 4,
+    "differences": 1,
 }
 """Raised when a kind's code changes what it finds, so that older results are not taken for new ones."""
 
@@ -85,7 +87,7 @@ class Step:
     @property
     def exclusive(self) -> bool:
         """Whether nothing else of ours may run beside it."""
-        return self.kind in EXCLUSIVE_KINDS
+        return self.kind in EXCLUSIVE_KINDS or "measures" in self.parameters
 
     @property
     def cores(self) -> int:

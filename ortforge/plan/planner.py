@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +17,8 @@ from ortforge.plan.refusals import Refusals
 from ortforge.plugin_manager import Plugins
 from ortforge.runtime import device as devices
 from ortforge.store.hashing import digest_json, sha256_file
+from ortforge.verdict.tolerance import Tolerance
+from ortforge.worker.session import laid_over
 
 __all__ = ["REFERENCE", "TOOLS", "BuildPlan", "make_build_plan", "make_plan"]
 
@@ -82,7 +84,7 @@ class _Planner:
     device_identity: str = ""
     cpu_flags: list[str] = field(default_factory=list)
     refusals: Refusals = field(init=False)
-    sessions: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    sessions: dict[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict)
     builds: dict[str, tuple[str, str]] = field(default_factory=dict)
     codes: dict[str, str] = field(default_factory=dict)
     baselines: dict[str, tuple[str, EpUse]] = field(default_factory=dict)
@@ -293,6 +295,7 @@ class _Planner:
         made: list[str] = []
         model, path = self.fetch(spec.model), spec.model
         backend = self.plugins.backends[spec.ep.name]
+        maker = where = self.maker(spec.target)
         for use in self.matrix.recipes[spec.recipe].passes:
             known = self.plugins.passes[use.use]
             parameters: dict[str, Any] = {
@@ -303,22 +306,26 @@ class _Planner:
                 "suffix": known.suffix,
                 "worker": self.worker,
             }
-            maker = self.maker(spec.target)
-            where = maker
-            if known.per_ep:
-                where = f"{maker}:{spec.ep.label}"
+            if known.per_ep(use.typed) if callable(known.per_ep) else known.per_ep:
+                where = f"{maker}:{spec.ep.label}{self.session_mark(spec)}"  # so is all that is made from it
                 parameters |= {
                     "ep": backend.name,
                     "providers": self.session(spec)["providers"],
                     "cpu_flags": self.cpu_flags,
                 }
+            if known.measures:
+                where = f"{maker}:{spec.ep.label}{self.session_mark(spec)}"
+                tolerance = asdict(Tolerance(**self.tolerance(spec.model)))
+                parameters["measures"] = {**self.session(spec), "tolerance": tolerance}
             path = f"{path}/{use.use}" if not use.parameters else f"{path}/{use.use}-{digest_json(use.parameters)[:10]}"
             name = f"transform:{path}@{where}"
             if name not in self.steps:
                 inputs = [model, self.tools(maker, known.requires)]
-                if known.needs_calibration:
+                if known.calibrates(use.typed, self.matrix.models[spec.model].calibration is not None):
                     inputs.append(self.dataset(spec.model, "calibration"))
-                context = {"limits": self.limits("pass_s"), "module": known.module}
+                context: dict[str, Any] = {"limits": self.limits("pass_s"), "module": known.module}
+                if "providers" in parameters or "measures" in parameters:
+                    context["address_space"] = backend.address_space_limit
                 self.step(name, "transform", parameters, tuple(inputs), context=context)
             model = name
             made.append(name)
@@ -326,16 +333,24 @@ class _Planner:
 
     # Cells
 
+    def session_mark(self, spec: CellSpec) -> str:
+        """Return what tells a recipe's own session options from others', or ``""`` where it has none."""
+        own = self.matrix.recipes[spec.recipe].session.given()
+        return f"+{digest_json(own)[:10]}" if own else ""
+
     def session(self, spec: CellSpec) -> dict[str, Any]:
-        """Return how a session is made for this target and EP: the same dict for all of its cells."""
-        key = (spec.target, spec.ep.label)
+        """Return how a session is made for this target, EP and recipe: the same dict for all cells that share it."""
+        key = (spec.target, spec.ep.label, self.session_mark(spec))
         if key not in self.sessions:
             backend = self.plugins.backends[spec.ep.name]
             options = {name: str(value) for name, value in {**backend.options, **spec.ep.options}.items()}
             providers: list[list[Any]] = [[backend.ep, options]]
             if backend.ep != "CPUExecutionProvider":
                 providers.append(["CPUExecutionProvider", {}])
-            session = {"graph_optimization_level": "all", "intra_op_threads": self.device.cores, **spec.ep.session}
+            given = laid_over(spec.ep.session, self.matrix.recipes[spec.recipe].session.given())
+            session = {"graph_optimization_level": "all", "intra_op_threads": self.device.cores, **given}
+            if session.pop("io_binding", None) is not False and backend.memory:
+                session["io_binding"] = backend.memory
             if backend.threads_option:
                 options.setdefault(backend.threads_option, str(session["intra_op_threads"]))
             if backend.plugin is not None:
@@ -388,6 +403,8 @@ class _Planner:
             if not is_baseline:
                 steps["time"] = self.time(spec, name, artefact, check)
         facts = self.facts(spec, backend, is_baseline)
+        if facts["quantized_static"]:
+            steps["calibration"] = self.dataset(spec.model, "calibration")
         baseline = "" if is_baseline else (plain if spec.recipe != "none" else self.baseline_cell(spec))
         return Cell(
             name,
@@ -414,11 +431,11 @@ class _Planner:
         if name not in self.steps:
             how = self.session(base)
             inputs = (self.fetch(spec.model), self.provision(base.target), self.dataset(spec.model, "validation"))
-            self.step(name, "noise", self.timing(spec, how, how), inputs, context={"limits": self.limits("run_s")})
+            self.step(name, "noise", self.timing(spec, how, how), inputs, context=self.timing_limits(base))
         return name
 
     def time(self, spec: CellSpec, name: str, artefact: str, check: str) -> str:
-        base = spec if spec.recipe != "none" else self.baseline_spec(spec)
+        base = replace(spec, recipe="none") if spec.recipe != "none" else self.baseline_spec(spec)
         inputs = (
             artefact,
             self.provision(spec.target),
@@ -428,7 +445,11 @@ class _Planner:
             self.noise(spec),
         )
         parameters = self.timing(spec, self.session(spec), self.session(base))
-        return self.step(f"time:{name}", "time", parameters, inputs, (check,), {"limits": self.limits("run_s")})
+        return self.step(f"time:{name}", "time", parameters, inputs, (check,), self.timing_limits(spec, base))
+
+    def timing_limits(self, *sides: CellSpec) -> dict[str, Any]:
+        limited = all(self.plugins.backends[side.ep.name].address_space_limit for side in sides)
+        return {"limits": self.limits("run_s"), "address_space": limited}
 
     def baseline_spec(self, spec: CellSpec) -> CellSpec:
         target, ep = self.baseline(spec)
@@ -473,12 +494,14 @@ class _Planner:
         return self.codes[f"metric:{name}"]
 
     def facts(self, spec: CellSpec, backend: Backend, is_baseline: bool) -> dict[str, Any]:
-        recipe, config = self.matrix.recipes[spec.recipe], self.matrix.models[spec.model]
-        passes = [self.plugins.passes[use.use] for use in recipe.passes]
-        static = any(known.kind == "quantize" and known.needs_calibration for known in passes)
+        recipe = self.matrix.recipes[spec.recipe]
+        given = self.matrix.models[spec.model].calibration is not None
+        passes = [(self.plugins.passes[use.use], use.typed) for use in recipe.passes]
+        static = any(known.kind == "quantize" and known.calibrates(typed, given) for known, typed in passes)
         return {
             "goal": recipe.goal,
-            "tolerance": {**self.matrix.tolerance.overrides(), **config.tolerance.overrides()},
+            "session": recipe.session.given(),
+            "tolerance": self.tolerance(spec.model),
             "ep_name": backend.ep,
             "is_baseline": is_baseline,
             "on_baseline": self.is_baseline(spec),
@@ -486,6 +509,10 @@ class _Planner:
             "random_validation": self.is_random(spec.model, "validation"),
             "random_calibration": static and self.is_random(spec.model, "calibration"),
         }
+
+    def tolerance(self, model: str) -> dict[str, Any]:
+        """Return the limits that the file sets for a model."""
+        return {**self.matrix.tolerance.overrides(), **self.matrix.models[model].tolerance.overrides()}
 
     def is_random(self, model: str, split: str) -> bool:
         return self.plugins.datasets[self.data(model, split).source.partition(":")[0]].random

@@ -12,6 +12,7 @@ from ortforge.matrix import CellSpec, Matrix, SourceTarget, TargetConfig
 from ortforge.plugin_manager import Plugins
 from ortforge.runtime import device as devices
 from ortforge.runtime.published import published_problem
+from ortforge.worker.session import laid_over
 
 __all__ = ["Refusals", "stated_version"]
 
@@ -65,6 +66,9 @@ class Refusals:
         answer = backend.availability(self._device)
         if not answer.usable:
             return answer.reason
+        objection = backend.objection({**backend.options, **spec.ep.options}, spec.ep.session, self._device)
+        if objection:
+            return objection
         target = self._matrix.targets[spec.target]
         if isinstance(target, SourceTarget) and target.artifact == "cxx":
             return f"target {spec.target} is a C++ library: it is built and proven, and no Python runs models on it"
@@ -75,6 +79,11 @@ class Refusals:
 
     def _why_not_passes(self, spec: CellSpec) -> str:
         version = _version_of(self._matrix.targets[spec.target])
+        if own := self._matrix.recipes[spec.recipe].session.given():
+            backend = self._plugins.backends[spec.ep.name]
+            options = {**backend.options, **spec.ep.options}
+            if objection := backend.objection(options, laid_over(spec.ep.session, own), self._device):
+                return f"session: {objection}"
         before: list[str] = []
         for use in self._matrix.recipes[spec.recipe].passes:
             known = self._plugins.passes[use.use]

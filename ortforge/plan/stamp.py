@@ -6,7 +6,7 @@ ONNX Runtime writes the graph that it would itself run into the file. What that 
 level    the saved graph holds
 ======== ==========================================================================================================
 basic    ONNX operators alone: constants folded, dead nodes gone. It runs anywhere.
-extended fused operators that only the EP it was made for is sure to have.
+extended fused operators that only the EP it was made for is sure to have, and an older ONNX Runtime may not know.
 layout   weights reordered into blocks of the CPU's vector width (16 with AVX-512, 8 without) for internal operators
          that change between ONNX Runtime versions without notice: elsewhere it fails or computes garbage.
 all      the same as layout.
@@ -15,10 +15,17 @@ all      the same as layout.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
-__all__ = ["MATTERING_CPU_FLAGS", "broken"]
+__all__ = ["KEY", "LEVELS", "MATTERING_CPU_FLAGS", "broken", "joined", "read"]
+
+KEY: Final = "ortforge.stamp"
+"""Name of the stamp in a model's metadata."""
+
+LEVELS: Final = ("basic", "extended", "layout", "all")
+"""What a stamp's level can be, the one that binds a model the least first."""
 
 MATTERING_CPU_FLAGS: Final = frozenset(
     {
@@ -42,6 +49,34 @@ MATTERING_CPU_FLAGS: Final = frozenset(
 """CPU features by which ORT's CPU EP chooses kernels and weight layouts (names as Linux gives them)."""
 
 
+def read(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return the stamp in a model's metadata, or ``{}``.
+
+    One that cannot be read has no level that is known, so :func:`broken` refuses it.
+    """
+    if KEY not in metadata:
+        return {}
+    try:
+        found = json.loads(metadata[KEY])
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"level": metadata[KEY][:40]}
+
+
+def joined(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the stamp of a model that two passes have stamped: optimizing a bound graph again does not set it free."""
+    if not before or not after:
+        found = before or after
+        return dict(found) if found else None
+    stricter = before.get("level") != "basic" and _rank(before) >= _rank(after)
+    return dict(before if stricter else after)
+
+
+def _rank(stamp: Mapping[str, Any]) -> int:
+    level = stamp.get("level")
+    return LEVELS.index(level) if level in LEVELS else len(LEVELS)
+
+
 def broken(stamp: Mapping[str, Any], *, ort_version: str, ep: str, cpu_flags: Collection[str]) -> str:
     """Return why a stamped model must not run here, or ``""`` when its stamp holds.
 
@@ -51,32 +86,53 @@ def broken(stamp: Mapping[str, Any], *, ort_version: str, ep: str, cpu_flags: Co
     :param cpu_flags: all features of the CPU it would run on; those that don't matter are ignored.
     """
     level = stamp.get("level", "all")
-    made_for = stamp.get("ep", "")
     if level == "basic":
         return ""
     again = "Make it again there: run the recipe for this target, or use level = 'basic'."
+    if level not in LEVELS:
+        return (
+            f"The model's stamp ({KEY} in its metadata) names the optimization level {level!r}, which is none of "
+            f"{', '.join(LEVELS)}: nobody can say what it was optimized for. {again}"
+        )
+    made_for, made_by = stamp.get("ep", "(unknown)"), str(stamp.get("ort_version", "(unknown)"))
     if made_for != ep:
         return (
             f"The model was optimized at level {level} for the EP {made_for}, and its fused operators may not exist "
             f"on {ep}. {again}"
         )
     if level == "extended":
-        return ""
-    if stamp.get("ort_version", "") != ort_version:
+        return _older(made_by, ort_version, again)
+    if made_by != ort_version:
         return (
-            f"The model was optimized at level {level} by ONNX Runtime {stamp.get('ort_version', '(unknown)')}, and "
+            f"The model was optimized at level {level} by ONNX Runtime {made_by}, and "
             f"its internal operators change between versions; this runtime is {ort_version}. {again}"
         )
-    had, has = set(stamp.get("cpu_flags", ())), MATTERING_CPU_FLAGS.intersection(cpu_flags)
-    if had != has:
-        lacks, more = ", ".join(sorted(had - has)), ", ".join(sorted(has - had))
-        differs = "; ".join(
-            part
-            for part in (f"this CPU lacks {lacks}" if lacks else "", f"it has {more} besides" if more else "")
-            if part
-        )
-        return (
-            f"The model was optimized at level {level} with weights laid out for another CPU's vector units "
-            f"({differs}). {again}"
-        )
-    return ""
+    return _other_cpu(level, set(stamp.get("cpu_flags", ())), MATTERING_CPU_FLAGS.intersection(cpu_flags), again)
+
+
+def _older(made_by: str, ort_version: str, again: str) -> str:
+    """Return why a runtime may not know the operators of a newer one, or ``""``; patch releases add none."""
+    if _minor(ort_version) >= _minor(made_by):
+        return ""
+    return (
+        f"The model was optimized at level extended by ONNX Runtime {made_by}; this runtime is the older "
+        f"{ort_version}, which may not know its fused operators. {again}"
+    )
+
+
+def _minor(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+
+
+def _other_cpu(level: str, had: set[str], has: Collection[str], again: str) -> str:
+    has = set(has)
+    if had == has:
+        return ""
+    lacks, more = ", ".join(sorted(had - has)), ", ".join(sorted(has - had))
+    differs = "; ".join(
+        part for part in (f"this CPU lacks {lacks}" if lacks else "", f"it has {more} besides" if more else "") if part
+    )
+    return (
+        f"The model was optimized at level {level} with weights laid out for another CPU's vector units "
+        f"({differs}). {again}"
+    )

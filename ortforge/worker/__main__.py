@@ -11,12 +11,14 @@ from .classify import classify
 
 OPS = {
     "apply": "apply",
+    "differences": "differences",
     "inspect": "inspect_model",
     "materialize": "materialize",
     "operators": "operators",
     "probe": "probe",
     "run": "run",
     "time": "timed",
+    "trial": "trial",
 }
 """The module that does each kind of job."""
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import nvidia
 from .module import load_module
 from .protocol import Channel, JobError
 
 if TYPE_CHECKING:
     from .samples import Array
+    from .trials import Trial
 
 __all__ = ["PassJob", "run"]
 
@@ -25,6 +27,8 @@ class PassJob:
     :param samples: calibration samples, each an .npz; prefer :meth:`feeds`.
     :param ep: the EP's short name; :param ep_name: ORT's name of it; :param ep_options: its provider options.
     :param workdir: an empty folder for anything that is not kept.
+    :param tolerance: the model's limits, for a pass that measures; :param providers: and :param session: how the cell's
+        session is made, for :meth:`trial`.
     """
 
     model: Path
@@ -38,6 +42,9 @@ class PassJob:
     ort_version: str
     cpu_flags: tuple[str, ...]
     workdir: Path
+    tolerance: Mapping[str, Any] = field(default_factory=dict)
+    providers: Sequence[Sequence[Any]] = (("CPUExecutionProvider", {}),)
+    session: Mapping[str, Any] = field(default_factory=dict)
 
     def feeds(self) -> Iterator[dict[str, Array]]:
         """Read the calibration samples one at a time, as dicts from input name to array."""
@@ -46,6 +53,39 @@ class PassJob:
         from .samples import Samples
 
         return iter(Samples(self.folder))
+
+    def trial(
+        self,
+        model: Path,
+        samples: Sequence[int],
+        *,
+        reference: bool = False,
+        session: Mapping[str, Any] | None = None,
+        ep_options: Mapping[str, str] | None = None,
+        timeout_s: float = 120.0,
+    ) -> Trial:
+        """Load a model as the cell would, in a process of its own, to answer and to be timed.
+
+        :param samples: numbers of the calibration samples that it is tried on.
+        :param reference: load it as the reference is instead: on the CPU EP, without graph optimizations.
+        :param session: session options, and :param ep_options: provider options, to try on top of the cell's own.
+        :param timeout_s: longest wait for any one answer.
+        :raises RuntimeError: the model does not load or run, or the process died; the text says how.
+        """
+        from .session import laid_over
+        from .trials import REFERENCE, Trial, job_for
+
+        providers, own = (REFERENCE["providers"], REFERENCE["session"]) if reference else (self.providers, self.session)
+        if ep_options:
+            (name, options), *others = providers
+            providers = ((name, {**options, **ep_options}), *others)
+        if self.folder is None:
+            raise ValueError("There are no samples to try a model on. Give the model a calibration dataset.")
+        job = job_for(model, self.folder, samples, providers, laid_over(own, session or {}))
+        number = len(list(self.workdir.glob("trial-*")))
+        while (folder := self.workdir / f"trial-{number}").exists():
+            number += 1
+        return Trial(job, folder, timeout_s)
 
 
 def run(job: Mapping[str, Any], channel: Channel) -> None:
@@ -73,7 +113,14 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
         ort_version=str(job.get("ort_version") or _ort_version()),
         cpu_flags=tuple(job.get("cpu_flags") or ()),
         workdir=workdir,
+        tolerance=dict(job.get("tolerance") or {}),
+        providers=tuple((name, dict(options)) for name, options in job.get("providers") or PassJob.providers),
+        session=dict(job.get("session") or {}),
     )
+    if pass_job.ep_name in nvidia.EPS:
+        import onnxruntime  # the pass's own sessions need its libraries, too
+
+        nvidia.preload(onnxruntime, [(pass_job.ep_name, {})])
     channel.phase("apply")
     details = module.apply(pass_job)
     if not isinstance(details, Mapping):

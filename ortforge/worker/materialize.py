@@ -36,6 +36,7 @@ class DatasetJob:
 
 def run(job: Mapping[str, Any], channel: Channel) -> None:
     """Do a ``materialize`` job and finish it."""
+    from .data_summary import DataSummary
     from .samples import SampleWriter
 
     inputs = list(job.get("inputs") or [])
@@ -46,12 +47,14 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
         shutil.rmtree(output)
     writer = SampleWriter(output, [entry["name"] for entry in inputs])
     limit = int(job.get("limit") or 0)
+    summary = DataSummary()
 
     def write(feeds: Mapping[str, Any], label: Any = None) -> bool:
         if not isinstance(feeds, Mapping):
             raise JobError("input", f"a sample must be a dict from input name to array, not {type(feeds).__name__}")
         if not limit or writer.count < limit:
             writer.write(feeds, label)
+            summary.add(feeds)
         return not limit or writer.count < limit
 
     dataset = DatasetJob(
@@ -67,4 +70,5 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
         raise JobError("input", f"{job['reference']} gave no samples")
     random = bool(details.get("random", job.get("random", False)))
     writer.close(random=random, source=str(details.get("source", job["reference"])))
-    channel.finish({"count": writer.count, "random": random, "labels": writer.labelled})
+    facts = {"count": writer.count, "random": random, "labels": writer.labelled}
+    channel.finish({**facts, "inputs": summary.result()})

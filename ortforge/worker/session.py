@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from . import nvidia
 from .protocol import JobError
 
-__all__ = ["Opened", "describe_device", "open_session", "register_plugin"]
+__all__ = ["Opened", "describe_device", "laid_over", "open_session", "register_plugin"]
 
 _LEVELS = {
     "disable": "ORT_DISABLE_ALL",
@@ -22,7 +23,14 @@ _LEVELS = {
     "layout": "ORT_ENABLE_LAYOUT",
     "all": "ORT_ENABLE_ALL",
 }
-"""GraphOptimizationLevel by the names used in jobs; the layout level exists since ORT 1.22."""
+"""GraphOptimizationLevel by the names used in jobs; the layout level exists since ORT 1.23."""
+
+
+MODEL_FOLDER = "{model_folder}"
+"""Stands, in a provider option that a pass gave, for the folder of the model."""
+
+_SWITCHES = ("enable_cpu_mem_arena", "enable_mem_pattern")
+"""Settings that jobs and ORT's SessionOptions call by the same name, on or off."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,18 @@ class Opened:
 
     session: Any
     ep: str
+
+
+def laid_over(session: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Return session options with others on top; configuration entries are merged one by one.
+
+    >>> laid_over({"intra_op_threads": 2, "config": {"a": "1"}}, {"config": {"b": "1"}})
+    {'intra_op_threads': 2, 'config': {'a': '1', 'b': '1'}}
+    """
+    merged = {**session, **more}
+    if config := {**(session.get("config") or {}), **(more.get("config") or {})}:
+        merged["config"] = config
+    return merged
 
 
 def open_session(
@@ -47,7 +67,8 @@ def open_session(
     :param ort: the onnxruntime module. :param providers: ``[[EP name, {option: value}], …]``, the wanted EP first.
     :param session: the job's session options. :param config: further configuration entries, unless the job sets them.
     :param profile: prefix of the profile's file, or ``""`` not to profile.
-    :raises JobError: kind ``unsupported``, when the runtime lacks an EP or dropped it.
+    :raises JobError: kind ``unsupported``, when the runtime lacks an EP or cannot capture the model as a CUDA graph,
+        and ``failed``, when it dropped an EP that it has.
     """
     options = _session_options(ort, session, config or {})
     if profile:
@@ -55,7 +76,12 @@ def open_session(
         options.profile_file_prefix = profile
     if session.get("library") or session.get("module"):
         return _open_on_plugin(ort, model, providers, session, options)
-    wanted = [(str(name), {str(k): str(v) for k, v in (given or {}).items()}) for name, given in providers]
+    # An artefact's own files, such as a calibration table, lie beside the model, wherever that is.
+    beside = os.path.dirname(os.path.abspath(model))  # noqa: PTH100, PTH120
+    wanted = [
+        (str(name), {str(k): str(v).replace(MODEL_FOLDER, beside) for k, v in (given or {}).items()})
+        for name, given in providers
+    ]
     offered = ort.get_available_providers()
     for name, _ in wanted:
         if name not in offered:
@@ -64,14 +90,22 @@ def open_session(
                 f"this onnxruntime {ort.__version__} has no {name}: it offers {', '.join(offered) or 'nothing'}",
             )
     names, settings = [name for name, _ in wanted], [given for _, given in wanted]
-    made = ort.InferenceSession(model, options, providers=names, provider_options=settings, enable_fallback=0)
+    nvidia.preload(ort, wanted)
+    try:
+        made = ort.InferenceSession(model, options, providers=names, provider_options=settings, enable_fallback=0)
+    except Exception as error:
+        if nvidia.captures(wanted) and (why := nvidia.refused_capture(error)):
+            raise JobError("unsupported", why) from error
+        raise
     in_force = made.get_providers()
     for name in names:
         if name not in in_force:
+            missing = nvidia.missing_library(ort, name)
+            why = f"its library does not load ({missing})" if missing else "its libraries or its device are missing"
             raise JobError(
-                "unsupported",
-                f"{name} fell away when the session was made (left: {', '.join(in_force)}): its libraries or its "
-                "device are missing, see the log",
+                "failed",
+                f"{name} fell away when the session was made, and {', '.join(in_force)} would have done its work: "
+                f"{why}, see the log",
             )
     return Opened(made, names[0] if names else "")
 
@@ -90,6 +124,9 @@ def _session_options(ort: Any, session: Mapping[str, Any], config: Mapping[str, 
         options.inter_op_num_threads = int(session["inter_op_threads"])
     if session.get("execution_mode") == "parallel":
         options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
+    for name in _SWITCHES:
+        if session.get(name) is not None:
+            setattr(options, name, bool(session[name]))
     for name, value in {**config, **(session.get("config") or {})}.items():
         options.add_session_config_entry(str(name), str(value))
     return options

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from .protocol import JobError
 
-__all__ = ["NUMPY_NAMES", "WIDENED", "check_feeds", "flatten", "ort_dtype", "widen"]
+__all__ = ["NUMPY_NAMES", "WIDENED", "cast_feeds", "check_feeds", "flatten", "ort_dtype", "widen"]
 
 Array = NDArray[Any]
 
@@ -39,6 +39,25 @@ def ort_dtype(kind: str) -> str:
         element = kind[len("tensor(") : -1]
         return NUMPY_NAMES.get(element, element)
     return kind
+
+
+def cast_feeds(feeds: Mapping[str, Array], types: Mapping[str, str], sample: int) -> dict[str, Array]:
+    """Give a sample the types that a recipe gave the model's inputs.
+
+    :param types: numpy's name of the type, by input; others are left as they are.
+    :raises JobError: kind ``input``, when an integer does not fit into the new type.
+    """
+    cast = dict(feeds)
+    for name in types.keys() & feeds.keys():
+        given, made = feeds[name], feeds[name].astype(types[name])
+        if made.dtype.kind in "iu" and not np.array_equal(given, made):
+            raise JobError(
+                "input",
+                f"input {name!r} of sample {sample} has values that {types[name]} does not hold: the recipe's "
+                "new type for it fits other data alone",
+            )
+        cast[name] = made
+    return cast
 
 
 def check_feeds(inputs: list[Any], overridable: list[Any], feeds: Mapping[str, Array], sample: int) -> None:

@@ -1,6 +1,6 @@
 """time: a session that takes turns with another one, telling the raw nanoseconds of every iteration.
 
-Only ``session.run`` is inside the clock. Its arrays are dropped before the next iteration, and the garbage
+Only the run itself is inside the clock. Its arrays are dropped before the next iteration, and the garbage
 collector is off: a turn makes no cycles.
 """
 
@@ -10,12 +10,15 @@ import gc
 import resource
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .limits import peak_rss
 from .protocol import Channel, JobError
 
-__all__ = ["run"]
+if TYPE_CHECKING:
+    from .io_binding import Runner
+
+__all__ = ["SPINNING_STOP", "run", "take_turn"]
 
 SPINNING_STOP = "session.force_spinning_stop"
 """ORT's threads spin for a while after a run, waiting for the next. Told to stop, they leave the cores to the other
@@ -30,9 +33,10 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     started = time.perf_counter()
     import onnxruntime as ort
 
+    from .io_binding import runner
     from .samples import Samples
     from .session import open_session
-    from .tensors import check_feeds
+    from .tensors import cast_feeds, check_feeds
 
     import_s = time.perf_counter() - started
     samples = Samples(job["samples"])
@@ -41,37 +45,43 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     opened = open_session(ort, job["model"], job["providers"], job["session"], config={SPINNING_STOP: "1"})
     load_s = time.perf_counter() - started
     session = opened.session
+    timed = runner(ort, session, job["providers"], job["session"])
 
     channel.phase("run")
-    feeds: list[dict[str, Any]] = []
+    feeds: list[Any] = []
+    first_run_s = 0.0
     held = 0
-    for number, sample in enumerate(samples):
+    types = job["session"].get("inputs") or {}
+    for number, given in enumerate(samples):
+        sample = cast_feeds(given, types, number)
         held += sum(array.nbytes for array in sample.values())
         if feeds and held > MOST_FEED_BYTES:
             break
         check_feeds(session.get_inputs(), session.get_overridable_initializers(), sample, number)
-        feeds.append(sample)
+        started = time.perf_counter()
+        feeds.append(timed.hold(sample))
+        if number == 0:
+            timed.prepare(feeds[0])
+            timed.run(None, feeds[0])
+            first_run_s = time.perf_counter() - started
     if not feeds:
         raise JobError("input", "there are no samples to time with")
-    started = time.perf_counter()
-    session.run(None, feeds[0])
-    first_run_s = time.perf_counter() - started
     ready = {"import_s": import_s, "load_s": load_s, "first_run_s": first_run_s, "samples": len(feeds)}
     ready["spinning_stop"] = (job["session"].get("config") or {}).get(SPINNING_STOP, "1") == "1"
     channel.reply({"ready": ready})
     gc.collect()
     gc.disable()
-    _answer_commands(channel, session, feeds)
+    _answer_commands(channel, timed, feeds)
 
 
-def _answer_commands(channel: Channel, session: Any, feeds: list[dict[str, Any]]) -> None:
+def _answer_commands(channel: Channel, timed: Runner, feeds: list[Any]) -> None:
     position = 0
     while True:
         command = channel.read()
         if command.get("op") == "turn":
             start = int(command.get("start", position))
             iterations, discard = int(command["iterations"]), int(command.get("discard", 0))
-            channel.reply(_turn(session, feeds, iterations, discard, start))
+            channel.reply(take_turn(timed, feeds, iterations, discard, start))
             position = (start + iterations) % len(feeds)
         elif command.get("op") == "finish":
             channel.leave()
@@ -81,15 +91,21 @@ def _answer_commands(channel: Channel, session: Any, feeds: list[dict[str, Any]]
             raise JobError("failed", f"a time job knows the commands turn and finish, not {command.get('op')!r}")
 
 
-def _turn(session: Any, feeds: list[dict[str, Any]], iterations: int, discard: int, start: int) -> dict[str, Any]:
-    """Run ``discard + iterations`` iterations; the counted ones begin at sample ``start``."""
+def take_turn(timed: Runner, feeds: list[Any], iterations: int, discard: int, start: int) -> dict[str, Any]:
+    """Run ``discard + iterations`` iterations; the counted ones begin at sample ``start``.
+
+    :param feeds: the samples as ``timed.hold`` returned them.
+    """
     ns: list[int] = []
-    run_model, clock = session.run, time.perf_counter_ns
+    prepare, run_model, clock = timed.prepare, timed.run, time.perf_counter_ns
     for number in range(discard):
-        run_model(None, feeds[(start + number) % len(feeds)])
+        feed = feeds[(start + number) % len(feeds)]
+        prepare(feed)
+        run_model(None, feed)
     before, cpu = resource.getrusage(resource.RUSAGE_SELF), time.process_time_ns()
     for number in range(iterations):
         feed = feeds[(start + number) % len(feeds)]
+        prepare(feed)
         begin = clock()
         out = run_model(None, feed)
         end = clock()

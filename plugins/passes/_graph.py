@@ -33,6 +33,9 @@ __all__ = [
     "opset",
     "quantized_ops",
     "raise_opset",
+    "restore",
+    "sort_nodes",
+    "unmade",
 ]
 
 DEFAULT_DOMAINS: Final = ("", "ai.onnx")
@@ -49,6 +52,7 @@ QUANTIZED_OPS: Final = frozenset(
         "DynamicQuantizeLSTM",
         "DynamicQuantizeLinear",
         "DynamicQuantizeMatMul",
+        "GatherBlockQuantized",
         "MatMulInteger",
         "MatMulIntegerToFloat",
         "MatMulNBits",
@@ -123,6 +127,88 @@ def demote_weight_inputs(model: ModelProto) -> int:
         del model.graph.input[:]
         model.graph.input.extend(kept)
     return dropped
+
+
+def sort_nodes(model: ModelProto) -> bool:
+    """Put the nodes of the main graph into an order in which each comes after what it reads; say whether any moved.
+
+    What branches and loop bodies read from outside counts, which ONNX Runtime's own scripts forget.
+    A graph with a cycle is left as it is.
+    """
+    graph = model.graph
+    made_by = {name: at for at, node in enumerate(graph.node) for name in node.output if name}
+    needs = [{made_by[name] for name in _reads(node) if name in made_by} for node in graph.node]
+    order: list[int] = []
+    placed = set[int]()
+    waiting = list(range(len(graph.node)))
+    while waiting:
+        later = []
+        for at in waiting:
+            if needs[at] <= placed:
+                placed.add(at)
+                order.append(at)
+            else:
+                later.append(at)
+        if len(later) == len(waiting):
+            return False
+        waiting = later
+    if order == sorted(order):
+        return False
+    nodes = [graph.node[at] for at in order]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return True
+
+
+def unmade(model: ModelProto) -> set[str]:
+    """Return the names that nodes of the main graph, or graphs inside them, read and that nothing makes."""
+    graph = model.graph
+    made = {name for node in graph.node for name in node.output}
+    made |= {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    made |= {tensor.values.name for tensor in graph.sparse_initializer}
+    return {name for node in graph.node for name in _reads(node) - _made_inside(node)} - made
+
+
+def restore(model: ModelProto, original: ModelProto) -> int:
+    """Bring back from ``original`` the nodes and weights that branches still read, and all that those need.
+
+    Return how many nodes. Tools that remove what nobody reads, ONNX Runtime's own scripts among them, forget branches.
+    """
+    maker = {name: node for node in original.graph.node for name in node.output if name}
+    weights = {tensor.name: tensor for tensor in original.graph.initializer}
+    restored = 0
+    while missing := {name for name in unmade(model) if name in maker or name in weights}:
+        for name in sorted(missing):
+            if name in weights:
+                model.graph.initializer.add().CopyFrom(weights[name])
+            elif all(node.name != maker[name].name or node.output != maker[name].output for node in model.graph.node):
+                model.graph.node.add().CopyFrom(maker[name])
+                restored += 1
+    return restored
+
+
+def _made_inside(node: NodeProto) -> set[str]:
+    """Return the names that the graphs inside a node make themselves."""
+    found = set[str]()
+    for attribute in node.attribute:
+        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            found.update(value.name for value in graph.input)
+            found.update(tensor.name for tensor in graph.initializer)
+            for inner in graph.node:
+                found.update(inner.output)
+                found |= _made_inside(inner)
+    return found
+
+
+def _reads(node: NodeProto) -> set[str]:
+    """Return the names that a node and the graphs inside it read; those that are made inside do no harm."""
+    found = {name for name in node.input if name}
+    for attribute in node.attribute:
+        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            found.update(value.name for value in graph.output)
+            for inner in graph.node:
+                found |= _reads(inner)
+    return found
 
 
 def name_nodes(model: ModelProto) -> int:

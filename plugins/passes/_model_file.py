@@ -29,10 +29,12 @@ __all__ = [
     "copy",
     "external_files",
     "first_line",
+    "has_external_data",
     "load",
     "load_error",
     "needs_external_data",
     "save",
+    "save_beside",
     "size",
 ]
 
@@ -131,6 +133,31 @@ def save(model: ModelProto, path: Path, *, ir_version: int) -> None:
         onnx.save_model(model, str(path))
 
 
+def save_beside(model: ModelProto, path: Path, *, ir_version: int, convert_attribute: bool = False) -> None:
+    """Write a model as :func:`save` does, with weights of 1 KiB and more in ``<name>.data`` whatever their size.
+
+    :param convert_attribute: tensors in attributes go there, too.
+    """
+    import onnx
+
+    if ir_version < OLDEST_IR:
+        demote_weight_inputs(model)
+        ir_version = RAISED_IR
+    model.ir_version = ir_version
+    fit_imports(model)
+    onnx.save_model(
+        model,
+        str(path),
+        save_as_external_data=True,
+        all_tensors_to_one_file=True,
+        location=f"{path.name}.data",
+        size_threshold=1024,
+        convert_attribute=convert_attribute,
+    )
+    if (path.parent / f"{path.name}.data").is_file():
+        onnx.load_external_data_for_model(model, str(path.parent))
+
+
 def copy(source: Path, target: Path) -> None:
     """Copy a model byte by byte, with the files that hold its external data (their names are part of it)."""
     shutil.copyfile(source, target)
@@ -162,6 +189,11 @@ def _files_beside(path: Path) -> list[str]:
     if path.suffix == ".ort" or all(entry.name in (path.name, "index.json") for entry in path.parent.iterdir()):
         return []
     return external_files(onnx.load(str(path), load_external_data=False))
+
+
+def has_external_data(path: Path) -> bool:
+    """Whether a model keeps weights in files beside it."""
+    return bool(_files_beside(path))
 
 
 def size(path: Path) -> int:

@@ -5,6 +5,7 @@ Runs inside a runtime beside the pass that imports it; only the standard library
 
 from __future__ import annotations
 
+import bisect
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-__all__ = ["Prepared", "finish", "lint_scales", "mask_constants", "prepare", "unchanged"]
+__all__ = [
+    "Prepared",
+    "dropped_nodes",
+    "finish",
+    "lint_scales",
+    "mask_constants",
+    "prepare",
+    "said_of_dropped",
+    "unchanged",
+]
 
 HUGE_SCALE: Final = 1e6
 """A step of a million between two neighbouring values: no trained activation is spread like that."""
@@ -32,6 +42,9 @@ ABSURD_SCALE: Final = 1e10
 """From here on every ordinary value of the tensor becomes zero."""
 
 TINY_SCALE: Final = 1e-30
+REMOVABLE: Final = frozenset({"Clip", "Constant", "Identity", "Relu"})
+"""Operators that quantizers take out rightly: a zero point cuts values off as Relu and Clip do."""
+
 HEAVY_OPS: Final = frozenset({"Conv", "ConvTranspose", "GRU", "Gemm", "LSTM", "MatMul"})
 
 
@@ -64,12 +77,14 @@ def prepare(
     named: Mapping[str, Sequence[str]],
     op_types: Sequence[str],
     takes: Collection[str],
+    name_nodes: bool = False,
 ) -> Prepared:
     """Load a model, raise its opset where a quantizer would otherwise ruin it, and move constants to initializers.
 
     :param least_opset: raise to this one; :param why: what needs it, for the message.
     :param named: node names and globs by the parameter that has them; :param op_types: operators and globs.
     :param takes: the operators that the quantizer knows, which are what globs choose from.
+    :param name_nodes: give names to nodes that have none, so that the pass itself can leave them out.
     :raises ValueError: the model is quantized already, is bound to one CPU, or lacks what is named.
     :raises RuntimeError: its opset cannot be raised.
     """
@@ -89,6 +104,8 @@ def prepare(
         model = _graph.raise_opset(model, least_opset, why)
     if constants and (moved := _graph.constants_to_initializers(model)):
         said["constants_to_initializers"] = moved
+    if name_nodes and (named_now := _graph.name_nodes(model)):
+        said["nodes_named"] = named_now
     fused = any(node.domain == _graph.CONTRIB_DOMAIN for node in model.graph.node)
     if fused and (typed := _type_tensors(model, workdir / "typed.onnx")):
         said["tensors_typed"] = typed
@@ -145,10 +162,13 @@ def finish(source: Path, quantized: ModelProto, output: Path, prepared: Prepared
     """Write the quantizer's model with the input's IR version, check that it loads, and say what changed.
 
     :param advice: what to try when it does not load.
+    :raises NotImplementedError: this runtime has no kernel for an operator of the result.
     :raises RuntimeError: ONNX Runtime does not load what its own quantizer wrote.
     """
     _model_file.save(quantized, output, ir_version=prepared.ir_version)
     if problem := _model_file.load_error(output):
+        if "NOT_IMPLEMENTED" in problem:
+            raise NotImplementedError(f"This runtime has no kernel for what its quantizer wrote: {problem} {advice}")
         raise RuntimeError(f"ONNX Runtime does not load the model that its quantizer wrote: {problem} {advice}")
     before, after = _graph.op_counts(prepared.model), _graph.op_counts(quantized)
     changed = {
@@ -159,11 +179,59 @@ def finish(source: Path, quantized: ModelProto, output: Path, prepared: Prepared
         "bytes_after": _model_file.size(output),
         **prepared.said,
     }
+    if dropped := dropped_nodes(prepared.model, quantized):
+        changed["dropped"] = dropped
     if (opset := _graph.opset(quantized)) != prepared.opset:
         changed["opset"] = f"{prepared.opset} -> {opset}"
     if quantized.ir_version != prepared.ir_version:
         changed["ir_version"] = f"{prepared.ir_version} -> {quantized.ir_version}"
     return changed
+
+
+def dropped_nodes(before: ModelProto, after: ModelProto) -> list[str]:
+    """Name the nodes of the float model that have no counterpart in the quantized one.
+
+    By operator: as many as were lost must have come back in a quantized form. Which of them is missing is told by the
+    tensors that nobody makes any more.
+    """
+    had, has = _graph.op_counts(before), _graph.op_counts(after)
+    gained = {op: n - had.get(op, 0) for op, n in has.items() if n > had.get(op, 0)}
+    made = sorted({name for node in _graph.nodes(after) for name in node.output})
+    found = []
+    for op, count in had.items():
+        lost = count - has.get(op, 0)
+        replaced = sum(gained.get(form, 0) for form in _forms(op))
+        if op in REMOVABLE or lost <= replaced:
+            continue
+        gone = [node for node in _graph.nodes(before) if node.op_type == op and not _is_made(node.output, made)]
+        found += [f"{node.name or node.output[0]} ({op})" for node in gone[: lost - replaced]] or [f"{lost} {op}"]
+    return found
+
+
+def _forms(op: str) -> list[str]:
+    """What the quantizers turn an operator into, as a whole or in part."""
+    forms = [
+        f"QLinear{op}",
+        f"{op}Integer",
+        f"{op}IntegerToFloat",
+        f"DynamicQuantize{op}",
+        f"Q{op}",
+        f"{op}NBits",
+        f"{op}BlockQuantized",
+    ]
+    # Gemm becomes a product and a sum before it is quantized.
+    return [*forms, "MatMul", "MatMulInteger", "MatMulIntegerToFloat", "QLinearMatMul"] if op == "Gemm" else forms
+
+
+def _is_made(names: Sequence[str], made: Sequence[str]) -> bool:
+    """Whether a tensor is still made, under its name or with one of the quantizers' suffixes."""
+    for name in names:
+        place = bisect.bisect_left(made, name)
+        while place < len(made) and made[place].startswith(name):
+            if made[place] == name or made[place].startswith(f"{name}_"):
+                return True
+            place += 1
+    return False
 
 
 def _left_float(model: ModelProto) -> dict[str, int]:
@@ -190,15 +258,18 @@ def mask_constants(model: ModelProto) -> list[str]:
     return found
 
 
-def lint_scales(model: ModelProto, *, masks: Sequence[str]) -> list[str]:
+def lint_scales(model: ModelProto, *, masks: Sequence[str], known: Collection[str] = ()) -> list[str]:
     """Look at every scale of a quantized model; return a sentence for each kind of trouble, naming tensors.
 
-    ``masks`` are the float model's constants of "minus infinity", named as the likely cause.
+    ``masks`` are the float model's constants of "minus infinity", named as the likely cause. Tensors in ``known`` are
+    left out: their trouble was said before.
     """
     import numpy as np
 
     absurd, huge, tiny = [], [], []
     for name, scale in _scales(model):
+        if name in known:
+            continue
         largest, smallest = float(np.max(scale)), float(np.min(scale))
         if not np.isfinite(scale).all() or largest > ABSURD_SCALE:
             absurd.append(f"{name} ({largest:.2g})")
@@ -258,6 +329,14 @@ def _scale_inputs(op_type: str, inputs: int) -> range | tuple[int, ...]:
     if op_type.startswith("QLinear"):
         return tuple(position for position in (1, 3) if position < inputs)
     return ()
+
+
+def said_of_dropped(result: Mapping[str, Any]) -> list[str]:
+    """Return a sentence if nodes were dropped."""
+    dropped = result.get("dropped", [])
+    if not dropped:
+        return []
+    return [f"DROPPED NODES: {_some(dropped)} is in the float model and has no counterpart in the quantized one."]
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:

@@ -6,49 +6,22 @@ depends on (EP, CPU, version) is written into the stamp; see ``ortforge.plan.sta
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING or __package__:
-    from . import _graph, _model_file
+    from . import _graph, _model_file, _ort_graph
 else:
     import _graph
     import _model_file
+    import _ort_graph
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
     from ortforge.api import Pass, PassJob, PassUse
-
-STAMP_KEY: Final = "ortforge.stamp"
-"""Name of the stamp in the model's ``metadata_props``."""
-
-MATTERING_CPU_FLAGS: Final = frozenset(
-    {
-        "amx_bf16",
-        "amx_int8",
-        "amx_tile",
-        "asimddp",
-        "avx",
-        "avx2",
-        "avx512_bf16",
-        "avx512_vnni",
-        "avx512bw",
-        "avx512f",
-        "avx512vl",
-        "avx_vnni",
-        "bf16",
-        "i8mm",
-        "sve",
-    }
-)
-"""The same as in ``ortforge.plan.stamp``, which cannot be imported in a runtime."""
-
-LAYOUT_SINCE: Final = (1, 22)
-"""The first ONNX Runtime that has ORT_ENABLE_LAYOUT as a level of its own; before it, layout came with "all"."""
 
 
 @dataclass(frozen=True)
@@ -87,74 +60,82 @@ def ortforge_passes() -> Iterable[Pass]:
 
 def _objection(use: PassUse) -> str:
     wanted: Parameters = use.parameters
-    if wanted.level == "layout" and use.ort_version and _version(use.ort_version) < LAYOUT_SINCE:
-        return f"ONNX Runtime {use.ort_version} has no level 'layout'; use 'all', which does the same there"
+    if (
+        wanted.level == "layout"
+        and use.ort_version
+        and _ort_graph.version_of(use.ort_version) < _ort_graph.LAYOUT_SINCE
+    ):
+        return (
+            f"ONNX Runtime {use.ort_version} has no level 'layout' (it is there since "
+            f"{'.'.join(map(str, _ort_graph.LAYOUT_SINCE))}); use 'all', which does the same there"
+        )
     return ""
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(".")[:2] if part.isdigit())
 
 
 def apply(job: PassJob) -> dict[str, Any]:
     """Optimize ``job.model`` for ``job.ep`` and save the result with its stamp.
 
-    :raises ValueError: the level does not exist in this ONNX Runtime, or the model cannot be read.
+    :raises ValueError: the model cannot be read.
+    :raises NotImplementedError: this ONNX Runtime lacks the level or the EP, or the EP's graphs cannot be saved.
     :raises RuntimeError: ONNX Runtime cannot load, optimize or save the model for this EP.
     """
     wanted = Parameters(**job.parameters)
     source, output = Path(job.model), Path(job.output)
     model = _model_file.load(source)
-    warnings: list[str] = []
-    stamp = {
-        "ort_version": job.ort_version,
-        "ep": job.ep,
-        "level": wanted.level,
-        "cpu_flags": sorted(MATTERING_CPU_FLAGS.intersection(job.cpu_flags)),
-    }
+    stamp = _ort_graph.stricter(_ort_graph.stamp_in(model), _ort_graph.stamp_of(job, wanted.level))
     saved = output.with_suffix(f".{wanted.format}")
-    split = wanted.format == "onnx" and _model_file.needs_external_data(model)
-    _save_optimized(job, wanted, source, saved, split=split)
-    after: dict[str, int] = {}
-    if wanted.format == "onnx":
-        after = _stamp_onnx(saved, model, stamp)
-    elif wanted.level in ("basic", "extended"):
-        warnings.append(
-            f"A model in ORT format is optimized no further when it is loaded: saved at level {wanted.level}, it stays "
-            "without the CPU's memory layout and can be much slower. Use level = 'all'."
-        )
+    given = source
+    if wanted.format == "ort":
+        given = Path(job.workdir) / "stamped.onnx"
+        _ort_graph.stamped_copy(source, given, stamp)
+    # A session leaves references to the source's own files in what it writes, unless it is told of another one.
+    outside = _model_file.needs_external_data(model) or _model_file.has_external_data(source)
+    _save_optimized(job, wanted, given, saved, split=wanted.format == "onnx" and outside)
     result: dict[str, Any] = {
         "nodes_before": len(list(_graph.nodes(model))),
         "bytes_before": _model_file.size(source),
-        "bytes_after": _model_file.size(saved),
         "stamp": stamp,
-        "warnings": warnings,
+        "warnings": _warnings(wanted, model),
         "file": saved.name,
     }
-    if after:
-        before = _graph.op_counts(model)
+    if wanted.format == "onnx":
+        before, after = _graph.op_counts(model), _finish_onnx(saved, model, stamp)
         result["nodes_after"] = sum(after.values())
         result["added"] = {op: n - before.get(op, 0) for op, n in after.items() if n > before.get(op, 0)}
         result["removed"] = {op: n - after.get(op, 0) for op, n in before.items() if n > after.get(op, 0)}
-    return result
+    return {**result, "bytes_after": _model_file.size(saved)}
+
+
+def _warnings(wanted: Parameters, model: ModelProto) -> list[str]:
+    if wanted.format == "ort" and wanted.level in ("basic", "extended"):
+        return [
+            f"A model in ORT format is optimized no further when it is loaded: saved at level {wanted.level}, it stays "
+            "without the CPU's memory layout and can be much slower. Use level = 'all'."
+        ]
+    return []
 
 
 def _save_optimized(job: PassJob, wanted: Parameters, source: Path, saved: Path, *, split: bool) -> None:
     """Let a session write the graph it made. Basic optimizations that an EP cannot save are made by the CPU EP."""
     import onnxruntime
 
-    named = f"ORT_ENABLE_{wanted.level.upper()}"
-    if not hasattr(onnxruntime.GraphOptimizationLevel, named):
-        raise ValueError(
+    if not hasattr(onnxruntime.GraphOptimizationLevel, f"ORT_ENABLE_{wanted.level.upper()}"):
+        raise NotImplementedError(
             f"ONNX Runtime {job.ort_version} has no level {wanted.level!r}. Use 'all', which does the same there."
         )
     if job.ep_name not in onnxruntime.get_available_providers():
-        raise ValueError(
+        raise NotImplementedError(
             f"This ONNX Runtime has no {job.ep_name}; it has {', '.join(onnxruntime.get_available_providers())}. "
             "Use a target whose runtime holds it."
         )
+
+    def save(ep: str, options: dict[str, str]) -> None:
+        _ort_graph.save_graph(source, saved, level=wanted.level, providers=[(ep, options)], split=split)
+
+    if wanted.level == "basic" and wanted.format == "ort":
+        return save("CPUExecutionProvider", {})
     try:
-        _session(source, saved, named, [(job.ep_name, dict(job.ep_options))], split=split)
+        save(job.ep_name, dict(job.ep_options))
     except Exception as problem:
         why = _model_file.first_line(problem)
         if "compiled nodes" not in str(problem):
@@ -164,47 +145,21 @@ def _save_optimized(job: PassJob, wanted: Parameters, source: Path, saved: Path,
                 f"{job.ep_name} compiles parts of the graph for itself, and such a graph cannot be saved ({why}). "
                 "Use level = 'basic', or leave this pass out for this EP."
             ) from problem
-        _session(source, saved, named, [("CPUExecutionProvider", {})], split=split)
+        save("CPUExecutionProvider", {})
     else:
-        if wanted.level == "basic" and job.ep != "cpu" and wanted.format == "onnx" and _bound_to_ep(saved):
-            _session(source, saved, named, [("CPUExecutionProvider", {})], split=split)
+        if wanted.level == "basic" and job.ep != "cpu" and _ort_graph.holds_device_copies(saved):
+            save("CPUExecutionProvider", {})
+    return None
 
 
-def _session(
-    source: Path, saved: Path, level: str, providers: list[tuple[str, dict[str, str]]], *, split: bool
-) -> None:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
-    options.optimized_model_filepath = str(saved)
-    if saved.suffix == ".ort":
-        options.add_session_config_entry("session.save_model_format", "ORT")
-    if split:
-        options.add_session_config_entry(
-            "session.optimized_model_external_initializers_file_name", f"{saved.name}.data"
-        )
-    onnxruntime.InferenceSession(str(source), options, providers=providers)
-
-
-def _bound_to_ep(path: Path) -> bool:
-    """Whether a graph holds copies between devices, which ORT adds for an EP that is not the CPU's."""
-    import onnx
-
-    model = onnx.load(str(path), load_external_data=False)
-    return any(node.op_type.startswith("Memcpy") for node in _graph.nodes(model))
-
-
-def _stamp_onnx(saved: Path, before: ModelProto, stamp: dict[str, Any]) -> dict[str, int]:
+def _finish_onnx(saved: Path, before: ModelProto, stamp: dict[str, Any]) -> dict[str, int]:
     """Write the stamp into the file, with the input's IR version and only the imports it needs; count its operators."""
     import onnx
 
     # External data stays where it is: only the file that names it is written again.
     model = onnx.load(str(saved), load_external_data=False)
-    for entry in [entry for entry in model.metadata_props if entry.key == STAMP_KEY]:
-        model.metadata_props.remove(entry)
-    model.metadata_props.add(key=STAMP_KEY, value=json.dumps(stamp, sort_keys=True))
+    _ort_graph.put_stamp(model, stamp)
     model.ir_version = max(before.ir_version, _model_file.OLDEST_IR)
     _graph.fit_imports(model)
-    onnx.save_model(model, str(saved))
+    _ort_graph.save_all_but_graph(model, saved)
     return _graph.op_counts(model)

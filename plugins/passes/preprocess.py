@@ -113,7 +113,7 @@ def _with_fallbacks(
         "onnx shape inference": wanted.onnx_shapes,
     }
     skipped: dict[str, str] = {}
-    attempt = 0
+    attempt, auto_merge = 0, wanted.auto_merge
     while any(steps.values()):
         attempt += 1
         written = workdir / f"preprocessed-{attempt}.onnx"
@@ -126,7 +126,7 @@ def _with_fallbacks(
                     skip_optimization=not steps["graph optimization"],
                     skip_onnx_shape=not steps["onnx shape inference"],
                     skip_symbolic_shape=not steps["symbolic shape inference"],
-                    auto_merge=wanted.auto_merge,
+                    auto_merge=auto_merge,
                     int_max=wanted.int_max,
                     guess_output_rank=wanted.guess_output_rank,
                     save_as_external_data=large,
@@ -138,6 +138,11 @@ def _with_fallbacks(
             # It logs that its optimization failed, and goes on as if it had not been asked for.
             step, why = "graph optimization", complaints.optimization
         except Exception as problem:
+            if not auto_merge and steps["symbolic shape inference"] and not complaints.optimization:
+                # Symbols that must be equal and are not merged are what it most often stops at.
+                auto_merge = True
+                skipped["leaving symbols apart (auto_merge = false)"] = _model_file.first_line(problem)
+                continue
             # The step that failed is not told: leave out the first that is still on, in the order they run.
             step = "graph optimization" if complaints.optimization else next(name for name, on in steps.items() if on)
             why = complaints.optimization or _model_file.first_line(problem)

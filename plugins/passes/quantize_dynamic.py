@@ -1,18 +1,23 @@
-"""``quantize-dynamic``: weights to int8 ahead of time, activations when the model runs. Needs no calibration data."""
+"""``quantize-dynamic``: weights to int8 ahead of time, activations when the model runs. Needs no calibration data.
+
+Where the runtime has no ConvInteger for signed weights (ONNX Runtime 1.21 and others), Conv gets unsigned ones and all
+else stays as asked for.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING or __package__:
-    from . import _graph, _model_file, _quantizing
+    from . import _graph, _model_file, _quantizing, _type_support
 else:
     import _graph
     import _model_file
     import _quantizing
+    import _type_support
 
 if TYPE_CHECKING:
     from ortforge.api import Pass, PassJob, PassUse
@@ -24,7 +29,10 @@ ExtraOption = bool | int | float | str
 class Parameters:
     """What ``quantize-dynamic`` can be told."""
 
-    weight_type: Literal["QInt8", "QUInt8"] = field(default="QInt8", metadata={"doc": "type of the quantized weights"})
+    weight_type: Literal["QInt8", "QUInt8", "QInt4", "QUInt4"] = field(
+        default="QInt8",
+        metadata={"doc": "type of the quantized weights; for 4 bits there is quantize-weights, as the refusal says"},
+    )
     per_channel: bool = field(
         default=False, metadata={"doc": "one scale per output channel: closer, a little slower; raises the opset to 13"}
     )
@@ -77,6 +85,16 @@ def ortforge_passes() -> Iterable[Pass]:
 def _objection(use: PassUse) -> str:
     if "quantize" in use.before:
         return "the recipe has quantized the model already; quantize once, from the float model"
+    return contradiction(use.parameters)
+
+
+def contradiction(wanted: Parameters) -> str:
+    """Say which parameters cannot work on any runtime, or return ``""``."""
+    if wanted.weight_type in ("QInt4", "QUInt4"):
+        return (
+            f"ONNX Runtime has no dynamic quantization to {wanted.weight_type}: its 4-bit weights go with float "
+            "activations (MatMulNBits); use the pass quantize-weights"
+        )
     return ""
 
 
@@ -84,13 +102,19 @@ def apply(job: PassJob) -> dict[str, Any]:
     """Quantize ``job.model`` into ``job.output``.
 
     :raises ValueError: the model is quantized already, or a parameter names what it does not have.
+    :raises NotImplementedError: this runtime has no kernel for the result.
     :raises RuntimeError: the opset cannot be raised, or the result does not load.
     """
-    import onnxruntime.quantization as quantization
+    return quantize(job, Parameters(**job.parameters))
+
+
+def quantize(job: PassJob, wanted: Parameters) -> dict[str, Any]:
+    """Do what :func:`apply` does, with parameters of one's own: for passes that choose them."""
     from onnxruntime.quantization.registry import IntegerOpsRegistry
 
-    wanted = Parameters(**job.parameters)
     source, output, workdir = Path(job.model), Path(job.output), Path(job.workdir)
+    if refused := contradiction(wanted):
+        raise NotImplementedError(f"{refused}.")
     prepared = _quantizing.prepare(
         source,
         workdir,
@@ -107,18 +131,65 @@ def apply(job: PassJob) -> dict[str, Any]:
             output,
             "NO-OP: the model has only operators of ai.onnx.ml (trees and the like); none can be quantized.",
         )
+    model, warnings = _quantized(wanted, prepared, workdir, job.ort_version)
+    if not _graph.quantized_ops(model):
+        return _quantizing.unchanged(source, output, _why_nothing(prepared, wanted))
+    result = _quantizing.finish(
+        source,
+        model,
+        output,
+        prepared,
+        advice="Put preprocess before this pass, or limit op_types (for example to MatMul).",
+    )
+    warnings += _quantizing.said_of_dropped(result)
+    if convs := result["quantized"].get("ConvInteger", 0):
+        warnings.append(
+            f"{convs} Conv were quantized dynamically: ConvInteger is usually slower than Conv in float on a CPU. "
+            "Use quantize-static for them, or op_types = ['MatMul']."
+        )
+    return {**result, "warnings": warnings}
+
+
+def _quantized(
+    wanted: Parameters, prepared: _quantizing.Prepared, workdir: Path, ort_version: str
+) -> tuple[Any, list[str]]:
+    """Return the quantized model; Conv in a step of its own where it needs another type than asked for."""
+    ops = prepared.op_types
+    convs = _graph.op_counts(prepared.model).get("Conv", 0) if not ops or "Conv" in ops else 0
+    written = workdir / "quantized.onnx"
+    if not convs or wanted.weight_type != "QInt8" or _type_support.has_int8_conv():
+        _quantize(wanted, prepared, prepared.path, written, ops or None)
+        return _model_file.load(written), []
+    from onnxruntime.quantization.registry import IntegerOpsRegistry
+
+    between = workdir / "quantized-conv.onnx"
+    _quantize(replace(wanted, weight_type="QUInt8"), prepared, prepared.path, between, ["Conv"])
+    others = [op for op in ops or IntegerOpsRegistry if op != "Conv"]
+    if others:
+        _quantize(wanted, prepared, between, written, others)
+    made = _model_file.load(written if others else between)
+    return made, [
+        f"Conv got QUInt8 weights: ONNX Runtime {ort_version} has no ConvInteger for QInt8 on the CPU. "
+        "The other operators have QInt8."
+    ]
+
+
+def _quantize(
+    wanted: Parameters, prepared: _quantizing.Prepared, source: Path, written: Path, op_types: list[str] | None
+) -> None:
+    import onnxruntime.quantization as quantization
+
     options: dict[str, Any] = dict(wanted.extra_options)
     if wanted.subgraphs and len(list(_graph.graphs(prepared.model))) > 1:
         options.setdefault("EnableSubgraph", True)
-    written = workdir / "quantized.onnx"
     try:
         quantization.quantize_dynamic(
-            str(prepared.path),
+            str(source),
             str(written),
-            op_types_to_quantize=prepared.op_types or None,
+            op_types_to_quantize=op_types,
             per_channel=wanted.per_channel,
             reduce_range=wanted.reduce_range,
-            weight_type=getattr(quantization.QuantType, wanted.weight_type),
+            weight_type=quantization.QuantType[wanted.weight_type],
             nodes_to_quantize=prepared.names["nodes_to_include"] or None,
             nodes_to_exclude=prepared.names["nodes_to_exclude"] or None,
             use_external_data_format=_model_file.needs_external_data(prepared.model),
@@ -129,20 +200,6 @@ def apply(job: PassJob) -> dict[str, Any]:
             f"ONNX Runtime's quantizer failed: {_model_file.first_line(problem)} "
             "Put preprocess before this pass, or limit op_types (for example to MatMul)."
         ) from problem
-    model = _model_file.load(written)
-    if not _graph.quantized_ops(model):
-        return _quantizing.unchanged(source, output, _why_nothing(prepared, wanted))
-    result = _quantizing.finish(source, model, output, prepared, advice=_advice(wanted, job.ort_version))
-    return {**result, "warnings": []}
-
-
-def _advice(wanted: Parameters, ort_version: str) -> str:
-    if wanted.weight_type == "QInt8":
-        return (
-            f"ONNX Runtime {ort_version} may lack ConvInteger for int8 weights on the CPU: use weight_type = 'QUInt8', "
-            "or op_types = ['MatMul']."
-        )
-    return "Put preprocess before this pass, or limit op_types (for example to MatMul)."
 
 
 def _why_nothing(prepared: _quantizing.Prepared, wanted: Parameters) -> str:

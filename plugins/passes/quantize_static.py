@@ -2,29 +2,59 @@
 
 from __future__ import annotations
 
-import hashlib
+import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 if TYPE_CHECKING or __package__:
-    from . import _graph, _model_file, _quantizing
+    from . import (
+        _bias,
+        _calibration,
+        _data_guards,
+        _float8,
+        _graph,
+        _model_file,
+        _quantizing,
+        _range_guards,
+        _self_check,
+        _type_support,
+    )
 else:
+    import _bias
+    import _calibration
+    import _data_guards
+    import _float8
     import _graph
     import _model_file
     import _quantizing
+    import _range_guards
+    import _self_check
+    import _type_support
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ortforge.api import Pass, PassJob, PassUse
-
-FEW_SAMPLES: Final = 8
-"""Below this, ranges depend on which samples happened to be taken."""
 
 SYMMETRY: Final = {"symmetric": True, "asymmetric": False}
 
+FLOAT8: Final = "QFLOAT8E4M3FN"
+ENTROPY_BINS: Final = 1024
+"""With the 128 of ONNX Runtime's calibrator there is one cut to choose from, which is the whole range: MinMax."""
+
+OWN_OPTIONS: Final = frozenset(
+    {
+        "CalibMaxIntermediateOutputs",
+        "CalibMovingAverage",
+        "CalibMovingAverageConstant",
+        "CalibStridedMinMax",
+        "CalibTensorRangeSymmetric",
+    }
+)
+"""Options of ONNX Runtime's calibrators, which are followed or, where they are about memory, need not be."""
+
+ActivationType = Literal["QUInt8", "QInt8", "QUInt16", "QInt16", "QUInt4", "QInt4", "QFLOAT8E4M3FN"]
+WeightType = Literal["QInt8", "QUInt8", "QInt16", "QUInt16", "QInt4", "QUInt4", "QFLOAT8E4M3FN"]
 ExtraOption = bool | int | float | str
 
 
@@ -36,10 +66,12 @@ class Parameters:
         default="QDQ",
         metadata={"doc": "QDQ: pairs around float operators, which every EP reads; QOperator: integer operators"},
     )
-    activation_type: Literal["QUInt8", "QInt8", "QUInt16", "QInt16"] = field(
+    activation_type: ActivationType = field(
         default="QUInt8", metadata={"doc": "type of the activations; on x86 QUInt8 is several times faster than QInt8"}
     )
-    weight_type: Literal["QInt8", "QUInt8"] = field(default="QInt8", metadata={"doc": "type of the weights"})
+    weight_type: WeightType = field(
+        default="QInt8", metadata={"doc": "type of the weights; others than 8 bits where the runtime has them"}
+    )
     per_channel: bool = field(
         default=False, metadata={"doc": "one weight scale per output channel; raises the opset to 13"}
     )
@@ -50,6 +82,7 @@ class Parameters:
         default="MinMax", metadata={"doc": "how ranges are taken from the data; Distribution is for 8-bit floats"}
     )
     percentile: float = field(default=99.999, metadata={"doc": "share of values inside the range, for Percentile"})
+    bins: int = field(default=0, metadata={"doc": "bins of the histograms; 0: 1024 for Entropy, 2048 for Percentile"})
     activation_symmetry: Literal["auto", "symmetric", "asymmetric"] = field(
         default="auto", metadata={"doc": "whether activation ranges are centred on zero; auto: no"}
     )
@@ -65,11 +98,20 @@ class Parameters:
     nodes_to_include: tuple[str, ...] = field(
         default=(), metadata={"doc": "the only nodes to quantize, by name or glob; empty: all"}
     )
+    float_outputs: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "doc": "operators whose outputs stay float, e.g. MatMul: closer for transformers, and fused to one kernel"
+        },
+    )
     constants_to_initializers: bool = field(
         default=True,
         metadata={
             "doc": "move weights out of Constant nodes first: the quantizer looks for them among initializers only"
         },
+    )
+    fix: bool = field(
+        default=False, metadata={"doc": "leave out the nodes whose ranges would ruin the model, such as masks'"}
     )
     extra_options: dict[str, ExtraOption] = field(
         default_factory=dict,
@@ -96,76 +138,36 @@ def ortforge_passes() -> Iterable[Pass]:
 
 
 def _objection(use: PassUse) -> str:
-    wanted: Parameters = use.parameters
     if "quantize" in use.before:
         return "the recipe has quantized the model already; quantize once, from the float model"
     if not use.has_calibration:
         return "it needs calibration data; give the model a calibration dataset"
-    if wanted.calibrate_method == "Distribution":
+    return contradiction(use.parameters)
+
+
+def contradiction(wanted: Parameters) -> str:
+    """Say which parameters cannot go together, whatever the runtime, or return ``""``."""
+    activation, weight = wanted.activation_type, wanted.weight_type
+    if FLOAT8 in (activation, weight) and activation != weight:
+        return f"8-bit floats are for activations and weights alike; set both types to {FLOAT8!r}"
+    if wanted.calibrate_method == "Distribution" and activation != FLOAT8:
         return "Distribution calibration is made for 8-bit floats; use MinMax, Entropy or Percentile"
-    if wanted.activation_type == "QInt8" and wanted.weight_type == "QUInt8":
+    if activation == "QInt8" and weight == "QUInt8":
         return "ONNX Runtime has no kernels for QInt8 activations with QUInt8 weights; use weight_type = 'QInt8'"
-    if wanted.format == "QOperator" and wanted.activation_type in ("QUInt16", "QInt16"):
-        return "16-bit activations exist in the QDQ format only; use format = 'QDQ'"
+    if wanted.format == "QOperator" and not {activation, weight} <= {"QInt8", "QUInt8"}:
+        other = activation if activation not in ("QInt8", "QUInt8") else weight
+        return f"{other} exists in the QDQ format only; use format = 'QDQ'"
+    if wanted.format == "QOperator" and wanted.float_outputs:
+        return "float_outputs is for the QDQ format; QOperator's operators put out integers"
+    if wanted.reduce_range and weight not in ("QInt8", "QUInt8"):
+        return f"reduce_range makes 7 bits of 8, and weight_type is {weight}; leave it out"
+    if not 50 < wanted.percentile <= 100:
+        return f"percentile is {wanted.percentile:g}; it is a share in per cent, such as 99.99"
+    if wanted.bins and not 256 <= wanted.bins <= 65536:
+        return f"bins is {wanted.bins}; give 256 to 65536, or 0 for the default"
+    if wanted.extra_options.get("SmoothQuant"):
+        return "ONNX Runtime's SmoothQuant needs neural-compressor; put the pass smooth-quant before this one instead"
     return ""
-
-
-class Samples:
-    """Calibration samples one at a time, in the form that ONNX Runtime's calibrators read.
-
-    The calibrators keep what every sample gave until they are told to merge it. Asked for with a stride of one
-    (``set_range``), they merge after each, so memory does not grow with the number of samples. ``read`` counts the
-    samples taken; ``running`` is true while one is read or
-    the model runs on it.
-    """
-
-    def __init__(self, feeds: Iterator[dict[str, Any]], count: int, inputs: set[str]) -> None:
-        self._feeds = feeds
-        self._count = count
-        self._inputs = inputs
-        self._left = 0
-        self.running = False
-        self._digests: set[bytes] = set()
-        self.read = 0
-
-    def __len__(self) -> int:
-        return self._count
-
-    def set_range(self, start_index: int, end_index: int) -> None:
-        """Allow the samples of one stride to be read."""
-        self._left = end_index - start_index
-
-    def get_next(self) -> dict[str, Any] | None:
-        """Return the next sample, or ``None`` at the end of the stride.
-
-        :raises ValueError: it has other inputs than the model.
-        """
-        self.running = bool(self._left)
-        if not self._left or (feed := next(self._feeds, None)) is None:
-            self.running = False
-            return None
-        if missing := self._inputs - feed.keys():
-            raise ValueError(
-                f"Calibration sample {self.read} lacks the model's input {', '.join(sorted(missing))} "
-                f"(it has {', '.join(sorted(feed))}). Give the dataset the model's input names."
-            )
-        self._left -= 1
-        self.read += 1
-        digest = hashlib.blake2b(digest_size=16)
-        for name in sorted(feed):
-            digest.update(name.encode() + feed[name].tobytes())
-        self._digests.add(digest.digest())
-        return {name: feed[name] for name in feed if name in self._inputs}
-
-    def complaints(self) -> list[str]:
-        """Say what is wrong with the data as calibration data."""
-        if self.read > 1 and len(self._digests) == 1:
-            return [f"All {self.read} calibration samples are identical, so the ranges are those of one input."]
-        if self.read < FEW_SAMPLES:
-            return [
-                f"Only {self.read} calibration samples: ranges depend on which they are. Give {FEW_SAMPLES} or more."
-            ]
-        return []
 
 
 class BiasScaleError(Exception):
@@ -176,103 +178,212 @@ def apply(job: PassJob) -> dict[str, Any]:
     """Calibrate and quantize ``job.model`` into ``job.output``.
 
     :raises ValueError: no calibration data, data that does not fit, or a model that is quantized already.
+    :raises NotImplementedError: the runtime lacks the types, or kernels for them.
     :raises RuntimeError: the opset cannot be raised, calibration fails, or the result does not load.
     """
-    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+    return quantize(job, Parameters(**job.parameters))
 
-    wanted = Parameters(**job.parameters)
+
+def quantize(job: PassJob, wanted: Parameters) -> dict[str, Any]:
+    """Do what :func:`apply` does, with parameters of one's own: for passes that choose them."""
     source, output, workdir = Path(job.model), Path(job.output), Path(job.workdir)
     if not job.samples:
         raise ValueError("There are no calibration samples. Give the model a calibration dataset with real inputs.")
-    prepared = _quantizing.prepare(
-        source,
-        workdir,
-        constants=wanted.constants_to_initializers,
-        least_opset=13 if wanted.per_channel else 11,
-        why="quantization per channel" if wanted.per_channel else "static quantization",
-        named={"nodes_to_exclude": wanted.nodes_to_exclude, "nodes_to_include": wanted.nodes_to_include},
-        op_types=wanted.op_types,
-        takes={*QLinearOpsRegistry, *QDQRegistry},
-    )
+    _type_support.refuse_types(wanted.activation_type, wanted.weight_type, wanted.format, workdir, job.ort_version)
+    prepared = _prepare(source, workdir, wanted)
+    chosen = _graph.op_types_of(prepared.model, wanted.float_outputs, _quantizable(), "float_outputs")
+    wanted = replace(wanted, float_outputs=tuple(chosen))
+    watch = _data_guards.DataWatch()
     weights = {tensor.name for tensor in prepared.model.graph.initializer}
     inputs = {value.name for value in prepared.model.graph.input} - weights
-    samples = Samples(job.feeds(), len(job.samples), inputs)
+    reader = _calibration.SampleReader(job.feeds, len(job.samples), inputs, watch.see)
+    op_types = prepared.op_types or sorted(_quantizable())
+    ranges = _calibration.measure(
+        prepared.path,
+        op_types,
+        _method(wanted),
+        reader,
+        scratch=workdir / "augmented.onnx",
+        external=_model_file.needs_external_data(prepared.model),
+    )
     masks = _quantizing.mask_constants(prepared.model)
-    written = workdir / "quantized.onnx"
-    adjusting = ""
-    try:
-        _quantize(wanted, prepared, samples, written)
-    except BiasScaleError:
-        # The quantizer widens the scales of weights whose bias would not fit into 32 bits, and compares a whole
-        # channel axis with one number while doing so. Without that step the result is the usual one.
-        adjusting = "Weight scales were not widened for 32-bit biases: ONNX Runtime fails at that for this model."
-        samples = Samples(job.feeds(), len(job.samples), inputs)
-        options = {**wanted.extra_options, "QDQDisableWeightAdjustForInt32Bias": True}
-        _quantize(replace(wanted, extra_options=options), prepared, samples, written)
-    model = _model_file.load(written)
+    absurd = _range_guards.absurd_ranges(
+        prepared.model,
+        ranges,
+        _chosen(prepared, op_types),
+        levels=_type_support.levels(wanted.activation_type),
+        masks=masks,
+    )
+    excluded = sorted({name for one in absurd for name in one.nodes}) if wanted.fix else []
+    warnings = [_range_guards.sentence(absurd, masks, fixed=wanted.fix)] if absurd else []
+    model, adjusting = _quantized(wanted, prepared, ranges, excluded, workdir / "quantized.onnx")
+    warnings += _repair(model, prepared, wanted)
     if not _graph.quantized_ops(model):
-        what = " or ".join(prepared.op_types) or "operators that the quantizer takes"
-        where = " outside the branches of If and Loop" if len(list(_graph.graphs(model))) > 1 else ""
-        return _quantizing.unchanged(source, output, f"NO-OP: nothing was quantized; the model has no {what}{where}.")
+        return _quantizing.unchanged(source, output, " ".join([_why_nothing(prepared), *warnings]))
     result = _quantizing.finish(
         source, model, output, prepared, advice="Put preprocess before this pass, or use format = 'QDQ'."
     )
-    warnings = [*_quantizing.lint_scales(model, masks=masks), *samples.complaints()]
-    warnings += [adjusting] if adjusting else []
-    return {**result, "calibration_samples": samples.read, "warnings": warnings}
+    checked, ruined = _self_check.against_float(prepared.path, output, reader)
+    named = {one.tensor for one in absurd}
+    warnings += [*_quantizing.said_of_dropped(result), *([ruined] if ruined else [])]
+    warnings += _quantizing.lint_scales(model, masks=masks, known=named)
+    random = _data_guards.declared_random(job.samples)
+    warnings += [random, *(text for text in watch.complaints() if not (random and text.startswith("RANDOM")))]
+    warnings += _type_support.x86_remarks(wanted.activation_type, wanted.weight_type, reduce_range=wanted.reduce_range)
+    facts = {"calibration_samples": len(job.samples), "against_float": checked, "nodes_excluded": excluded}
+    return {**result, **facts, "warnings": [text for text in [*warnings, adjusting] if text]}
 
 
-def _quantize(wanted: Parameters, prepared: _quantizing.Prepared, samples: Samples, written: Path) -> None:
-    import onnxruntime.quantization as quantization
+def _prepare(source: Path, workdir: Path, wanted: Parameters) -> _quantizing.Prepared:
+    from onnxruntime.quantization import quant_utils
 
-    options: dict[str, Any] = {"CalibStridedMinMax": 1, **wanted.extra_options}
+    least, why = 11, "static quantization"
+    if wanted.per_channel:
+        least, why = 13, "quantization per channel"
+    if FLOAT8 in (wanted.activation_type, wanted.weight_type):
+        least, why = 19, "quantization to 8-bit floats"
+    sixteen = {"QInt16", "QUInt16"} & {wanted.activation_type, wanted.weight_type}
+    # Later versions write ONNX's own 16-bit operators and raise the opset in the midst of their work; earlier ones
+    # write com.microsoft's.
+    raising = getattr(quant_utils, "update_opset_version", None)
+    if sixteen and raising is not None and len(inspect.signature(raising).parameters) > 2:
+        least, why = 21, "quantization to 16 bits"
+    return _quantizing.prepare(
+        source,
+        workdir,
+        constants=wanted.constants_to_initializers,
+        least_opset=least,
+        why=why,
+        named={"nodes_to_exclude": wanted.nodes_to_exclude, "nodes_to_include": wanted.nodes_to_include},
+        op_types=wanted.op_types,
+        takes=_quantizable(),
+        name_nodes=wanted.fix or FLOAT8 in (wanted.activation_type, wanted.weight_type),
+    )
+
+
+def _quantizable() -> set[str]:
+    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+    return {*QLinearOpsRegistry, *QDQRegistry}
+
+
+def _chosen(prepared: _quantizing.Prepared, op_types: Iterable[str]) -> set[str]:
+    """Return the names of the nodes that would be quantized."""
+    wanted = set(op_types)
+    nodes = {node.name for node in prepared.model.graph.node if node.op_type in wanted and node.name}
+    if prepared.names["nodes_to_include"]:
+        nodes &= set(prepared.names["nodes_to_include"])
+    return nodes - set(prepared.names["nodes_to_exclude"])
+
+
+def _method(wanted: Parameters) -> _calibration.Method:
+    options, name = wanted.extra_options, wanted.calibrate_method
+    smoothing = float(options.get("CalibMovingAverageConstant", 0.01)) if options.get("CalibMovingAverage") else 0.0
+    return _calibration.Method(
+        name,
+        percentile=wanted.percentile,
+        bins=wanted.bins or (ENTROPY_BINS if name == "Entropy" else 2048),
+        symmetric=bool(options.get("CalibTensorRangeSymmetric", name == "Percentile")),
+        smoothing=smoothing,
+    )
+
+
+def _why_nothing(prepared: _quantizing.Prepared) -> str:
+    what = " or ".join(prepared.op_types) or "operators that the quantizer takes"
+    where = " outside the branches of If and Loop" if len(list(_graph.graphs(prepared.model))) > 1 else ""
+    return f"NO-OP: nothing was quantized; the model has no {what}{where}."
+
+
+def _repair(model: Any, prepared: _quantizing.Prepared, wanted: Parameters) -> list[str]:
+    """Mend what ONNX Runtime's quantizer does wrong with these types; return sentences about what cannot be."""
+    if wanted.activation_type == FLOAT8:
+        _float8.shield_activations(model)
+        _float8.rescale_weights(model, prepared.model)
+    biases = _bias.cut_off(model, prepared.model)
+    if biases and {"QInt8", "QUInt8"}.isdisjoint({wanted.activation_type, wanted.weight_type}):
+        _bias.widen(model, biases)
+    elif biases:
+        return [
+            f"BIASES CUT OFF: {len(biases)} ({', '.join(sorted(biases)[:4])}) lie outside of 32 bits, since the scales "
+            "of their inputs are tiny. Leave those nodes out with nodes_to_exclude, or set per_channel = false."
+        ]
+    return []
+
+
+def _quantized(
+    wanted: Parameters,
+    prepared: _quantizing.Prepared,
+    ranges: dict[str, _calibration.Range],
+    excluded: list[str],
+    written: Path,
+) -> tuple[Any, str]:
+    """Return the quantized model, and a sentence if ONNX Runtime could not do a part of it."""
+    try:
+        _quantize(wanted, prepared, ranges, excluded, written)
+        return _model_file.load(written), ""
+    except BiasScaleError:
+        # The quantizer widens the scales of weights whose bias would not fit into 32 bits, and compares a whole
+        # channel axis with one number while doing so. Without that step the result is the usual one.
+        options = {**wanted.extra_options, "QDQDisableWeightAdjustForInt32Bias": True}
+        _quantize(replace(wanted, extra_options=options), prepared, ranges, excluded, written)
+        return _model_file.load(written), (
+            "Weight scales were not widened for 32-bit biases: ONNX Runtime fails at that for this model."
+        )
+
+
+def _options(wanted: Parameters) -> dict[str, Any]:
+    """Return what ONNX Runtime's quantizer takes as extra options."""
+    options: dict[str, Any] = {name: value for name, value in wanted.extra_options.items() if name not in OWN_OPTIONS}
     if wanted.activation_symmetry in SYMMETRY:
         options["ActivationSymmetric"] = SYMMETRY[wanted.activation_symmetry]
     if wanted.weight_symmetry in SYMMETRY:
         options["WeightSymmetric"] = SYMMETRY[wanted.weight_symmetry]
-    if wanted.calibrate_method == "Percentile":
-        options["CalibPercentile"] = wanted.percentile
+    if wanted.float_outputs:
+        options["OpTypesToExcludeOutputQuantization"] = list(wanted.float_outputs)
+    if wanted.activation_type == FLOAT8:
+        # ONNX Runtime takes Relu and Clip out, since a zero point cuts values off as they do. 8-bit floats have none.
+        options.setdefault("QDQKeepRemovableActivations", True)
+        # A bias in 8-bit floats, with the product of two scales for its own, lies outside of what they hold.
+        options.setdefault("QuantizeBias", False)
+    return options
+
+
+def _quantize(
+    wanted: Parameters,
+    prepared: _quantizing.Prepared,
+    ranges: dict[str, _calibration.Range],
+    excluded: list[str],
+    written: Path,
+) -> None:
+    import onnxruntime.quantization as quantization
+
+    float8 = wanted.activation_type == FLOAT8
+    left_out = [*prepared.names["nodes_to_exclude"], *excluded, *(_float8.left_out(prepared.model) if float8 else ())]
+    # ONNX Runtime insists on this method for 8-bit floats; the ranges are ours all the same.
+    method = "Distribution" if float8 else wanted.calibrate_method
     try:
-        quantization.quantize_static(
-            str(prepared.path),
-            str(written),
-            samples,
-            quant_format=quantization.QuantFormat[wanted.format],
-            op_types_to_quantize=prepared.op_types or None,
-            per_channel=wanted.per_channel,
-            reduce_range=wanted.reduce_range,
-            activation_type=getattr(quantization.QuantType, wanted.activation_type),
-            weight_type=getattr(quantization.QuantType, wanted.weight_type),
-            nodes_to_quantize=prepared.names["nodes_to_include"] or None,
-            nodes_to_exclude=prepared.names["nodes_to_exclude"] or None,
-            use_external_data_format=_model_file.needs_external_data(prepared.model),
-            calibrate_method=quantization.CalibrationMethod[wanted.calibrate_method],
-            extra_options=options,
-        )
-    except ValueError as problem:
-        if str(problem).startswith("Calibration sample"):
-            raise
-        already = "QDQDisableWeightAdjustForInt32Bias" in wanted.extra_options
-        if "truth value of an array" in str(problem) and not samples.running and not already:
-            raise BiasScaleError from problem
-        raise _failed(problem, samples) from problem
+        with _calibration.given(ranges, method, float8=float8):
+            quantization.quantize_static(
+                str(prepared.path),
+                str(written),
+                _calibration.SampleReader(list, 0, ()),
+                quant_format=quantization.QuantFormat[wanted.format],
+                op_types_to_quantize=prepared.op_types or None,
+                per_channel=wanted.per_channel,
+                reduce_range=wanted.reduce_range,
+                activation_type=quantization.QuantType[wanted.activation_type],
+                weight_type=quantization.QuantType[wanted.weight_type],
+                nodes_to_quantize=prepared.names["nodes_to_include"] or None,
+                nodes_to_exclude=left_out or None,
+                use_external_data_format=_model_file.needs_external_data(prepared.model),
+                calibrate_method=quantization.CalibrationMethod[method],
+                extra_options=_options(wanted),
+            )
     except Exception as problem:
-        raise _failed(problem, samples) from problem
-
-
-def _failed(problem: Exception, samples: Samples) -> RuntimeError:
-    if "bins" in str(problem):
-        return RuntimeError(
-            f"A histogram of some tensor's values cannot be made ({_model_file.first_line(problem)}): the tensor has a "
-            "constant or an infinite range, as masks have. Use calibrate_method = 'MinMax' or 'Entropy', or limit "
-            "op_types."
-        )
-    if samples.running:
-        return RuntimeError(
-            f"Calibration stopped at sample {samples.read} of {len(samples)}: {_model_file.first_line(problem)} "
-            "Check that the calibration data has the shapes and types of the model's inputs."
-        )
-    return RuntimeError(
-        f"ONNX Runtime's quantizer failed: {_model_file.first_line(problem)} "
-        "Put preprocess before this pass, or limit op_types (for example to Conv and MatMul)."
-    )
+        already = "QDQDisableWeightAdjustForInt32Bias" in wanted.extra_options
+        if isinstance(problem, ValueError) and "truth value of an array" in str(problem) and not already:
+            raise BiasScaleError from problem
+        raise RuntimeError(
+            f"ONNX Runtime's quantizer failed: {_model_file.first_line(problem)} "
+            "Put preprocess before this pass, or limit op_types (for example to Conv and MatMul)."
+        ) from problem

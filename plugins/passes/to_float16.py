@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING or __package__:
-    from . import _graph, _model_file
+    from . import _graph, _half_repairs, _model_file
 else:
     import _graph
+    import _half_repairs
     import _model_file
 
 if TYPE_CHECKING:
@@ -87,6 +88,17 @@ def apply(job: PassJob) -> dict[str, Any]:
     if not _float32_tensors(model):
         _model_file.copy(source, output)
         return {"float16_weights": 0, "warnings": ["NO-OP: the model has no float32 weights to convert."]}
+    made, said = converted(model, wanted, workdir)
+    _model_file.save(made, output, ir_version=model.ir_version)
+    return {**said, "bytes_before": _model_file.size(source), "bytes_after": _model_file.size(output), "warnings": []}
+
+
+def converted(model: ModelProto, wanted: Parameters, workdir: Path) -> tuple[ModelProto, dict[str, Any]]:
+    """Return a model in half precision that loads, and what is to be said of it; for passes that try several.
+
+    :param wanted: ``node_block_list`` holds names, no globs.
+    :raises RuntimeError: neither converter makes a model that loads.
+    """
     prepared, masks, kept = _make_room(model, wanted)
     failures: list[str] = []
     for name, convert in (
@@ -96,6 +108,9 @@ def apply(job: PassJob) -> dict[str, Any]:
         trial = workdir / f"{name}.onnx"
         try:
             made = convert(_copied(prepared), wanted, kept)
+            _half_repairs.pass_by_round_trips(made, model)
+            if wanted.keep_io_types:
+                _half_repairs.restore_outputs(made, model)
             _model_file.save(made, trial, ir_version=model.ir_version)
         except Exception as problem:
             failures.append(f"{name}: {type(problem).__name__}: {_model_file.first_line(problem)}")
@@ -103,18 +118,14 @@ def apply(job: PassJob) -> dict[str, Any]:
         if problem_text := _model_file.load_error(trial, kernels=False):
             failures.append(f"{name}: its model does not load: {problem_text}")
             continue
-        _model_file.save(made, output, ir_version=model.ir_version)
-        return {
+        return made, {
             "converter": name,
             "converters_failed": failures,
             "float16_weights": _float16_tensors(made),
             "float32_weights": _float32_tensors(made),
             "casts_added": _graph.op_counts(made).get("Cast", 0) - _graph.op_counts(model).get("Cast", 0),
-            "bytes_before": _model_file.size(source),
-            "bytes_after": _model_file.size(output),
             "nodes_kept_float32": kept,
             "masks_changed": masks,
-            "warnings": [],
         }
     raise RuntimeError(
         f"The model cannot be converted to float16 as a whole. {' | '.join(failures)} | "

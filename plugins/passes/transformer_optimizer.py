@@ -2,69 +2,39 @@
 
 Those scripts know the graphs of certain exporters by their patterns. A pattern that is not found changes nothing and
 says nothing; this pass counts, and says it. torch is not needed: the one step that imports it (ONNX Runtime's own
-optimizations before the fusions) is done here with a session.
+optimizations before the fusions) is done here with a session. Parameters have the names of the options of
+onnxruntime/transformers/optimizer.py, and their meaning.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING or __package__:
-    from . import _graph, _model_file
+    from . import _attention, _graph, _model_file, _ort_graph, _transformer_fusion, _transformer_objections
+    from ._transformer_complaints import Attempt, complaints
+    from ._transformer_types import LEVEL_NAMES, MODEL_TYPES, PROVIDERS
 else:
+    import _attention
     import _graph
     import _model_file
+    import _ort_graph
+    import _transformer_fusion
+    import _transformer_objections
+    from _transformer_complaints import Attempt, complaints
+    from _transformer_types import LEVEL_NAMES, MODEL_TYPES, PROVIDERS
 
 if TYPE_CHECKING:
-    from ortforge.api import Pass, PassJob, PassUse
+    from onnx import ModelProto
 
-ATTENTION: Final = (
-    "Attention",
-    "DecoderMaskedMultiHeadAttention",
-    "GroupQueryAttention",
-    "MultiHeadAttention",
-    "PackedAttention",
-)
-FUSED: Final = frozenset(
-    {
-        *ATTENTION,
-        "BiasAdd",
-        "BiasGelu",
-        "BiasSplitGelu",
-        "EmbedLayerNormalization",
-        "FastGelu",
-        "Gelu",
-        "GemmFastGelu",
-        "GroupNorm",
-        "LayerNormalization",
-        "NhwcConv",
-        "QuickGelu",
-        "RMSNormalization",
-        "RotaryEmbedding",
-        "SimplifiedLayerNormalization",
-        "SkipGroupNorm",
-        "SkipLayerNormalization",
-        "SkipSimplifiedLayerNormalization",
-    }
-)
-"""Operators that the fusions make."""
+    from ortforge.api import Pass, PassJob
 
-WITHOUT_ATTENTION_FUSION: Final = frozenset({"vae"})
-ALWAYS_NEEDS_HEADS: Final = frozenset({"bert_keras", "bert_tf", "gpt2", "gpt2_tf", "gpt_neox", "phi", "tnlr", "vit"})
 
-FUSION_SWITCHES: Final = (
-    "attention",
-    "bias_gelu",
-    "bias_skip_layer_norm",
-    "embed_layer_norm",
-    "gelu",
-    "layer_norm",
-    "rotary_embeddings",
-    "skip_layer_norm",
-)
+def _switch(doc: str) -> Any:
+    return field(default=False, metadata={"doc": doc})
 
 
 @dataclass(frozen=True)
@@ -73,30 +43,58 @@ class Parameters:
 
     model_type: Literal[
         "bart", "bert", "bert_keras", "bert_tf", "clip", "conformer", "gpt2", "gpt2_tf", "gpt_neox", "mmdit", "phi",
-        "sam2", "swin", "t5", "tnlr", "unet", "vae", "vit",
+        "qwen3", "sam2", "swin", "t5", "tnlr", "unet", "vae", "vit",
     ] = field(default="bert", metadata={"doc": "the architecture whose patterns to look for"})  # fmt: skip
-    num_heads: int = field(default=0, metadata={"doc": "attention heads; 0: detect (works on few exports)"})
-    hidden_size: int = field(default=0, metadata={"doc": "hidden size; 0: detect (works on few exports)"})
-    opt_level: Literal[0, 1] = field(
-        default=0, metadata={"doc": "1: ONNX Runtime's basic optimizations before the fusions"}
+    num_heads: int = field(default=0, metadata={"doc": "attention heads; 0: read from the graph"})
+    hidden_size: int = field(default=0, metadata={"doc": "width of all heads together; 0: read from the graph"})
+    opt_level: Literal[0, 1, 2, 3, 99] | None = field(
+        default=None,
+        metadata={
+            "doc": "ONNX Runtime's own optimizations before the fusions: 0 none, 1 basic, 2 extended, 3 layout, "
+            "99 all; left out: as ONNX Runtime has it for the model type (1 for most)"
+        },
     )
-    float16: bool = field(default=False, metadata={"doc": "convert to float16 after the fusions (for GPUs)"})
+    only_onnxruntime: bool = _switch("those optimizations alone, and no fusions")
+    use_gpu: bool = _switch("make those optimizations with the cell's EP, which must be a GPU's")
+    provider: Literal["", "cuda", "dml", "migraphx", "tensorrt"] = field(
+        default="", metadata={"doc": "with use_gpu: the EP that the model is meant for, as a check"}
+    )
+    input_int32: bool = _switch("integer inputs become int32: no casts before an embedding")
+    float16: bool = _switch("convert to float16 after the fusions (for GPUs)")
     keep_io_types: bool = field(default=True, metadata={"doc": "with float16: inputs and outputs stay float32"})
-    attention: bool = field(default=True, metadata={"doc": "fuse attention"})
-    multi_head_attention: bool = field(default=False, metadata={"doc": "make MultiHeadAttention instead of Attention"})
-    layer_norm: bool = field(default=True, metadata={"doc": "fuse layer normalization"})
-    skip_layer_norm: bool = field(default=True, metadata={"doc": "fuse the addition before it as well"})
-    bias_skip_layer_norm: bool = field(default=True, metadata={"doc": "and the bias before that"})
-    embed_layer_norm: bool = field(default=True, metadata={"doc": "fuse embeddings with their normalization"})
-    gelu: bool = field(default=True, metadata={"doc": "fuse GELU"})
-    bias_gelu: bool = field(default=True, metadata={"doc": "fuse the bias before it as well"})
-    gelu_approximation: bool = field(
-        default=False, metadata={"doc": "replace GELU by FastGelu: quicker, not the same values"}
-    )
-    rotary_embeddings: bool = field(default=True, metadata={"doc": "fuse rotary embeddings"})
-    attention_mask: Literal["auto", "index", "raw", "none"] = field(
-        default="auto", metadata={"doc": "form of the mask in fused attention; none drops it: for full sequences alone"}
-    )
+    disable_attention: bool = _switch("leave attention as it is")
+    disable_layer_norm: bool = _switch("leave layer normalization as it is")
+    disable_skip_layer_norm: bool = _switch("leave the addition before layer normalization as it is")
+    disable_bias_skip_layer_norm: bool = _switch("leave the bias before that addition as it is")
+    disable_embed_layer_norm: bool = _switch("leave embeddings and their normalization as they are")
+    disable_gelu: bool = _switch("leave GELU as it is")
+    disable_bias_gelu: bool = _switch("leave the bias before GELU as it is")
+    disable_rotary_embeddings: bool = _switch("leave rotary embeddings as they are")
+    disable_shape_inference: bool = _switch("no symbolic shape inference in the fusions")
+    enable_gelu_approximation: bool = _switch("replace GELU by FastGelu: quicker, not the same values")
+    enable_gemm_fast_gelu: bool = _switch("fuse MatMul and FastGelu (ROCm has the kernel)")
+    use_multi_head_attention: bool = _switch("make MultiHeadAttention instead of Attention")
+    use_mask_index: bool = _switch("attention's mask as a length: needs padding on the right (default for bert)")
+    use_raw_attention_mask: bool = _switch("attention's mask as it is: right for any padding")
+    no_attention_mask: bool = _switch("drop the mask: for full sequences alone")
+    disable_group_norm: bool = _switch("leave group normalization as it is (unet, vae, clip)")
+    disable_skip_group_norm: bool = _switch("leave the addition before it as it is (unet, vae, clip)")
+    disable_packed_kv: bool = _switch("no packed keys and values in cross attention (unet, vae, clip)")
+    disable_packed_qkv: bool = _switch("no packed projections in self attention (unet, vae, clip)")
+    disable_bias_add: bool = _switch("leave additions of a bias and a residual as they are (unet, vae, clip)")
+    disable_bias_splitgelu: bool = _switch("leave split GELU as it is (unet, vae, clip)")
+    disable_nhwc_conv: bool = _switch("leave convolutions as they are (unet, vae, clip)")
+    use_group_norm_channels_first: bool = _switch("group normalization in NCHW (unet, vae, clip)")
+    convert_to_packing_mode: bool = _switch("no computing on padding: PackedAttention, which CUDA alone has (bert)")
+    disable_symbolic_shape_infer: bool = _switch("with convert_to_packing_mode: no symbolic shape inference")
+    use_external_data_format: bool = _switch("weights in a file beside the model (above 1.9 GB they always are)")
+    convert_attribute: bool = _switch("with external data: tensors in attributes go there, too")
+    verbose: bool = _switch("write what the patterns met into the step's log")
+
+    @property
+    def level(self) -> int:
+        """The level of ONNX Runtime's own optimizations that is in force."""
+        return MODEL_TYPES[self.model_type].opt_level if self.opt_level is None else self.opt_level
 
 
 def ortforge_passes() -> Iterable[Pass]:
@@ -111,48 +109,56 @@ def ortforge_passes() -> Iterable[Pass]:
             module=__file__,
             kind="optimize",
             requires=("sympy",),
-            objection=_objection,
+            per_ep=lambda wanted: wanted.level > 1 or wanted.use_gpu,
+            objection=_transformer_objections.objection,
             example={"model_type": "bert", "num_heads": 12, "hidden_size": 768},
         )
     ]
 
 
-def _objection(use: PassUse) -> str:
-    wanted: Parameters = use.parameters
-    if "quantize" in use.before:
-        return "its patterns are those of float models; put it before quantization"
-    if bool(wanted.num_heads) != bool(wanted.hidden_size):
-        return "num_heads and hidden_size go together; give both or none"
-    if wanted.num_heads and wanted.hidden_size % wanted.num_heads:
-        return f"hidden_size {wanted.hidden_size} is no multiple of num_heads {wanted.num_heads}"
-    return ""
-
-
 def apply(job: PassJob) -> dict[str, Any]:
     """Fuse what the patterns of ``model_type`` find in ``job.model``; write ``job.output``.
 
-    :raises ValueError: the model cannot be read.
+    :raises ValueError: the model cannot be read, or a parameter contradicts it.
+    :raises NotImplementedError: the runtime lacks the model type, the level or the EP.
     :raises RuntimeError: the scripts fail on this graph, or the result does not load.
     """
     wanted = Parameters(**job.parameters)
-    source, output, workdir = Path(job.model), Path(job.output), Path(job.workdir)
+    source, output = Path(job.model), Path(job.output)
+    _check_runtime(job, wanted)
     before = _model_file.load(source)
-    start = _basic(source, workdir) if wanted.opt_level else source
-    fused = _fuse(start, wanted)
-    counts = _fusions(before, fused)
-    warnings = _complaints(wanted, before, counts)
-    if not any(counts.values()) and not wanted.float16:
+    heads = _heads(wanted, before)
+    _check_inputs(wanted, before)
+    start = _optimized(job, wanted, source, before)
+    fused, hints = _fused(start, wanted, heads, before)
+    counts = _attention.fused_since(before, fused)
+    warnings: list[str] = []
+    if not wanted.only_onnxruntime:
+        attempt = Attempt(asdict(wanted), wanted.level, source, start, Path(job.workdir), before, heads)
+        warnings = complaints(attempt, counts)
+    result: dict[str, Any] = {"fused": counts, "num_heads": heads.num_heads, "hidden_size": heads.hidden_size}
+    if hints:
+        result["onnxruntime_said"] = list(hints)
+    changes = wanted.only_onnxruntime or wanted.float16 or wanted.input_int32 or wanted.use_external_data_format
+    if not any(counts.values()) and not changes:
         _model_file.copy(source, output)
-        why = "NO-OP: no pattern was found, so the model was left as it is."
-        return {"fused": {}, "warnings": [why, *warnings]}
-    _model_file.save(fused, output, ir_version=before.ir_version)
+        why = "NO-OP: no pattern was found, so the model was left as it was."
+        return {**result, "warnings": [why, *warnings]}
+    warnings += _keep_inputs(before, fused)
+    stamp = _stamp(job, wanted, before)
+    if stamp:
+        _ort_graph.put_stamp(fused, stamp)
+        result["stamp"] = stamp
+    if changed := _changed_inputs(before, fused):
+        result["inputs"] = changed
+    _save(fused, output, wanted, ir_version=before.ir_version)
     if problem := _model_file.load_error(output, kernels=False):
         raise RuntimeError(
             f"The fused model does not load: {problem} Check model_type, num_heads and hidden_size, or switch off the "
             "fusion that it names."
         )
     return {
-        "fused": counts,
+        **result,
         "nodes_before": len(list(_graph.nodes(before))),
         "nodes_after": len(list(_graph.nodes(fused))),
         "bytes_before": _model_file.size(source),
@@ -161,102 +167,135 @@ def apply(job: PassJob) -> dict[str, Any]:
     }
 
 
-def _basic(source: Path, workdir: Path) -> Path:
-    """Save ORT's basic optimizations, without the one that hides constants from the patterns."""
+def _check_runtime(job: PassJob, wanted: Parameters) -> None:
+    """Refuse what the installed ONNX Runtime does not have, where the plan could not know its version.
+
+    :raises NotImplementedError: the model type, the level or the EP is not there.
+    """
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    saved = workdir / "basic.onnx"
-    options.optimized_model_filepath = str(saved)
-    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "basic.onnx.data")
-    try:
-        onnxruntime.InferenceSession(
-            str(source), options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantSharing"]
+    known = _transformer_fusion.known_types()
+    if wanted.model_type not in known:
+        since = ".".join(map(str, MODEL_TYPES[wanted.model_type].since))
+        raise NotImplementedError(
+            f"ONNX Runtime {job.ort_version} does not know model_type {wanted.model_type!r}: it is there since "
+            f"{since}. This one knows {', '.join(sorted(known))}."
         )
-    except Exception as problem:
-        raise RuntimeError(
-            f"ONNX Runtime's basic optimizations failed: {_model_file.first_line(problem)} Use opt_level = 0."
-        ) from problem
+    if wanted.level == 3 and not hasattr(onnxruntime.GraphOptimizationLevel, "ORT_ENABLE_LAYOUT"):
+        since = ".".join(map(str, _ort_graph.LAYOUT_SINCE))
+        raise NotImplementedError(
+            f"ONNX Runtime {job.ort_version} has no level 3 (layout): it is there since {since}. Use opt_level = 99."
+        )
+    if wanted.use_gpu and job.ep_name not in onnxruntime.get_available_providers():
+        raise NotImplementedError(
+            f"use_gpu needs {job.ep_name}, and this ONNX Runtime has "
+            f"{', '.join(onnxruntime.get_available_providers())}."
+        )
+
+
+def _heads(wanted: Parameters, model: ModelProto) -> _attention.Heads:
+    """Return the heads to use: as given, or as the graph has them when all of its attention has the same.
+
+    :raises ValueError: what is given contradicts the graph.
+    """
+    found = _attention.heads_in(model)
+    given = _attention.Heads(wanted.num_heads, wanted.hidden_size)
+    if not wanted.num_heads:
+        return found[0] if len(found) == 1 else given
+    if len(found) == 1 and found[0] != given:
+        raise ValueError(
+            f"num_heads = {given.num_heads} and hidden_size = {given.hidden_size} were given, and the graph splits its "
+            f"projections into {found[0].num_heads} heads, {found[0].hidden_size} wide together. "
+            "Leave both out: they are read from the graph."
+        )
+    return given
+
+
+def _check_inputs(wanted: Parameters, model: ModelProto) -> None:
+    """Refuse ``input_int32`` for inputs that are no integers: the scripts turn those into integers as well.
+
+    :raises ValueError: there is one.
+    """
+    from onnx import TensorProto
+
+    whole = (TensorProto.INT32, TensorProto.INT64)
+    other = [value.name for value in model.graph.input if value.type.tensor_type.elem_type not in whole]
+    if wanted.input_int32 and other:
+        raise ValueError(
+            f"input_int32 makes every input an int32, and {', '.join(other)} holds no integers: its values would be "
+            "cut off. Leave input_int32 out."
+        )
+
+
+def _optimized(job: PassJob, wanted: Parameters, source: Path, model: ModelProto) -> Path:
+    """Return the file that the fusions start from: ``source``, or what ONNX Runtime's own optimizations make of it."""
+    if not wanted.level:
+        return source
+    cpu = ("CPUExecutionProvider", dict[str, str]())
+    providers = [(job.ep_name, dict(job.ep_options)), cpu] if wanted.use_gpu else [cpu]
+    level = LEVEL_NAMES[wanted.level]
+    # A session leaves references to the source's own files in what it writes, unless it is told of another one.
+    split = _model_file.needs_external_data(model) or _model_file.has_external_data(source)
+    saved = Path(job.workdir) / "optimized.onnx"
+    arguments: dict[str, Any] = {"level": level, "only": wanted.only_onnxruntime, "split": split}
+    _transformer_fusion.optimized_first(source, saved, providers=providers, **arguments)
+    if wanted.use_gpu and level == "basic" and _ort_graph.holds_device_copies(saved):
+        # Copies between devices are no part of what "basic" promises, and hide the patterns.
+        _transformer_fusion.optimized_first(source, saved, providers=[cpu], **arguments)
     return saved
 
 
-def _fuse(start: Path, wanted: Parameters) -> Any:
-    from onnxruntime.transformers import optimizer
-    from onnxruntime.transformers.fusion_options import FusionOptions
-
-    options = FusionOptions(wanted.model_type)
-    for switch in FUSION_SWITCHES:
-        if not getattr(wanted, switch):
-            setattr(options, f"enable_{switch}", False)
-    options.enable_gelu_approximation = wanted.gelu_approximation
-    options.use_multi_head_attention = wanted.multi_head_attention
-    if wanted.attention_mask == "none":
-        options.disable_attention_mask()
-    elif wanted.attention_mask != "auto":
-        options.use_raw_attention_mask(wanted.attention_mask == "raw")
+def _fused(
+    start: Path, wanted: Parameters, heads: _attention.Heads, before: ModelProto
+) -> tuple[ModelProto, Iterable[str]]:
+    if wanted.only_onnxruntime:
+        return _model_file.load(start), ()
     try:
-        made = optimizer.optimize_model(
-            str(start),
-            model_type=wanted.model_type,
-            num_heads=wanted.num_heads,
-            hidden_size=wanted.hidden_size,
-            optimization_options=options,
-            opt_level=0,
-        )
-        if wanted.float16:
-            made.convert_float_to_float16(keep_io_types=wanted.keep_io_types)
-    except Exception as problem:
+        made = _transformer_fusion.fuse(start, asdict(wanted), num_heads=heads.num_heads, hidden_size=heads.hidden_size)
+    except RuntimeError as problem:
+        if not _attention.dynamo_exported(before):
+            raise
         raise RuntimeError(
-            f"The fusions for {wanted.model_type} failed on this model: {type(problem).__name__}: "
-            f"{_model_file.first_line(problem)} Is model_type right?"
+            f"{problem} More likely: torch's dynamo exporter wrote the model, whose graphs the scripts do not know. "
+            "Export with dynamo=False and attn_implementation='eager'."
         ) from problem
-    return made.model
+    # The scripts forget what branches read when they remove and order nodes; a decoder in an If ends up invalid by it.
+    if _graph.unmade(made.model):
+        _graph.restore(made.model, _model_file.load(start))
+    _graph.sort_nodes(made.model)
+    return made.model, made.hints
 
 
-def _fusions(before: Any, after: Any) -> dict[str, int]:
-    """How many fused operators of each kind there are now that were not there before."""
-    old, new = _graph.op_counts(before), _graph.op_counts(after)
-    return {op: new[op] - old.get(op, 0) for op in sorted(FUSED) if new.get(op, 0) > old.get(op, 0)}
+def _keep_inputs(before: ModelProto, fused: ModelProto) -> list[str]:
+    """Put back inputs that the scripts dropped with their last reader, so that who calls the model need not change."""
+    there = {value.name for value in fused.graph.input}
+    lost = [value for value in before.graph.input if value.name not in there]
+    read_by_branches = _graph.unmade(fused) if lost else set()
+    fused.graph.input.extend(lost)
+    names = ", ".join(value.name for value in lost if value.name not in read_by_branches)
+    return [f"Nothing reads the input {names} any more: right for full sequences alone."] if names else []
 
 
-def _attention_softmaxes(model: Any) -> int:
-    """Count the Softmax nodes whose result is multiplied with something: the mark of attention, however exported."""
-    found = 0
-    for graph in _graph.graphs(model):
-        reached = {node.output[0] for node in graph.node if node.op_type == "Softmax"}
-        made_by = {name: name for name in reached}
-        for node in graph.node:
-            if node.op_type in ("Cast", "Dropout", "Identity", "Where") and (names := reached.intersection(node.input)):
-                made_by[node.output[0]] = made_by[next(iter(names))]
-                reached.add(node.output[0])
-        multiplied = {name for node in graph.node if node.op_type == "MatMul" for name in node.input}
-        found += len({made_by[name] for name in reached & multiplied})
-    return found
+def _changed_inputs(before: ModelProto, fused: ModelProto) -> dict[str, str]:
+    """Return numpy's name of the new type of each input whose type changed."""
+    from onnx import helper
+
+    old = {value.name: value.type.tensor_type.elem_type for value in before.graph.input}
+    new = {value.name: value.type.tensor_type.elem_type for value in fused.graph.input}
+    changed = {name: kind for name, kind in new.items() if old.get(name, kind) != kind}
+    return {name: str(helper.tensor_dtype_to_np_dtype(kind)) for name, kind in changed.items()}
 
 
-def _complaints(wanted: Parameters, before: Any, counts: dict[str, int]) -> list[str]:
-    """Say which fusion was to be expected and did not happen, with the likely cause."""
-    ops = _graph.op_counts(before)
-    softmaxes = _attention_softmaxes(before)
-    attentions = sum(counts.get(op, 0) for op in ATTENTION)
-    expected = wanted.attention and wanted.model_type not in WITHOUT_ATTENTION_FUSION
-    if not expected or any(op in ops for op in ATTENTION):
-        return []
-    if not softmaxes:
-        return [
-            "0 Attention fused: no Softmax of the model feeds a MatMul, so it has no attention. Is it a transformer?"
-        ]
-    if attentions:
-        left = softmaxes - attentions
-        return [f"{attentions} of {softmaxes} attentions were fused; {left} have another form."] if left > 0 else []
-    causes = [
-        "the export holds scaled_dot_product_attention, or was made by torch's dynamo exporter: no pattern knows either"
-    ]
-    if not wanted.num_heads:
-        causes.append("num_heads and hidden_size are not given and could not be detected")
-    return [
-        f"0 Attention fused, though the model has {softmaxes} Softmax before a MatMul. Likely cause: "
-        f"{', or '.join(causes)}. Export with "
-        "attn_implementation='eager' and dynamo=False, and give num_heads and hidden_size."
-    ]
+def _stamp(job: PassJob, wanted: Parameters, before: ModelProto) -> dict[str, Any]:
+    """Return the conditions that ONNX Runtime's own optimizations put on the model; basic ones put none."""
+    if wanted.level <= 1:
+        return {}
+    ep = (PROVIDERS.get(wanted.provider) or job.ep) if wanted.use_gpu else "cpu"
+    return _ort_graph.stricter(_ort_graph.stamp_in(before), _ort_graph.stamp_of(job, LEVEL_NAMES[wanted.level], ep))
+
+
+def _save(model: ModelProto, output: Path, wanted: Parameters, *, ir_version: int) -> None:
+    if wanted.use_external_data_format:
+        _model_file.save_beside(model, output, ir_version=ir_version, convert_attribute=wanted.convert_attribute)
+    else:
+        _model_file.save(model, output, ir_version=ir_version)

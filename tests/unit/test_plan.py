@@ -104,6 +104,30 @@ def test_recipes_that_begin_alike_share_steps(tmp_path: Path, plugins: Plugins) 
     assert first["dynamic"][1] != first["static"][1]
 
 
+def test_what_follows_a_pass_that_is_made_for_an_ep_is_made_for_it_too(tmp_path: Path, plugins: Plugins) -> None:
+    text = """
+[models.m]
+path = "path:small.onnx"
+[targets.a]
+from = "package"
+requires = ["onnxruntime==1.32.0"]
+eps = [{ name = "cpu", label = "one" }, { name = "cpu", label = "two", options = { x = "1" } }]
+[recipes.chain]
+passes = [{ use = "optimize", level = "basic" }, { use = "quantize-dynamic" }]
+[recipes.fused]
+passes = [{ use = "transformer-optimizer" }]
+[recipes.bound]
+passes = [{ use = "transformer-optimizer", opt_level = 2 }]
+"""
+    plan = planned(tmp_path, plugins, text)
+    made = {cell.id: cell.transforms for cell in plan.cells}
+    one, two = (made[f"m/chain@a:{label}/here"] for label in ("one", "two"))
+    assert one[1] != two[1]
+    assert [plan.steps[name].inputs[0] for name in (one[1], two[1])] == [one[0], two[0]]
+    assert made["m/fused@a:one/here"] == made["m/fused@a:two/here"], "basic optimizations are nobody's in particular"
+    assert made["m/bound@a:one/here"] != made["m/bound@a:two/here"]
+
+
 def test_an_ep_with_threads_of_its_own_gets_the_sessions_number(tmp_path: Path, plugins: Plugins) -> None:
     target = """
 [models.m]

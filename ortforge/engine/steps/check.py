@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from ortforge.api import Task, TaskOutcome
-from ortforge.engine.artefacts import model_file, session_for
+from ortforge.engine.artefacts import model_file, providers_for, session_for
 from ortforge.engine.work import Work, failed_job, limits_of
-from ortforge.plan.stamp import broken
+from ortforge.plan.stamp import broken, read
 from ortforge.runtime.supervisor import run_job
 
 
@@ -17,10 +16,10 @@ def run(task: Task, work: Work) -> TaskOutcome:
     """Run the cell over all validation samples; the identity is the digest of its outputs."""
     (_, model, artefact), (_, _, runtime), (_, data, _), (_, _, inspected) = task.inputs
     how = task.parameters
-    stamp = artefact.get("stamp") or json.loads(inspected["metadata"].get("ortforge.stamp", "null"))
-    if stamp:
-        version = runtime["probe"]["ort_version"]
-        why = broken(stamp, ort_version=version, ep=how["ep"], cpu_flags=frozenset(task.context["cpu_flags"]))
+    # The artefact's, and that of the model as it came, which no pass of ours need have made.
+    for stamp in (artefact.get("stamp") or {}, read(inspected.get("metadata") or {})):
+        version, flags = runtime["probe"]["ort_version"], frozenset(task.context["cpu_flags"])
+        why = broken(stamp, ort_version=version, ep=how["ep"], cpu_flags=flags) if stamp else ""
         if why:
             return TaskOutcome("unsupported", reason=why)
     return run_model(task, work, model, artefact, runtime, data, placement=True)
@@ -45,7 +44,7 @@ def run_model(
             "model": str(model_file(objects.get(model))),
             "samples": str(objects.get(data)),
             "ep": how.get("ep", "cpu"),
-            "providers": how.get("providers", [["CPUExecutionProvider", {}]]),
+            "providers": providers_for(how.get("providers", [["CPUExecutionProvider", {}]]), artefact),
             "session": session_for(how["session"], artefact),
             "output": str(output),
             "placement": placement,

@@ -125,8 +125,7 @@ def _failed(what: str, tail: Sequence[str]) -> OrtforgeError:
     return BuildError(
         "\n".join([what, *tail[-10:]]),
         meant="ortforge does not know this failure.",
-        todo="If there is no auditwheel in the toolchain image: "
-        "dockerfiles/debian.Dockerfile shows how it gets there.",
+        todo="If there is no auditwheel in the toolchain image: dockerfiles/debian.Dockerfile shows how it gets there.",
     )
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 from ortforge.api import Task, TaskOutcome
-from ortforge.engine.artefacts import model_file, seal
+from ortforge.engine.artefacts import model_file, providers_for, seal, session_for, settings_of
+from ortforge.engine.pairs import alone
 from ortforge.engine.work import Work, failed_job, limits_of
+from ortforge.plan.stamp import joined
 from ortforge.runtime.supervisor import run_job
+from ortforge.worker.session import laid_over
 
 
 def run(task: Task, work: Work) -> TaskOutcome:
@@ -34,29 +38,44 @@ def run(task: Task, work: Work) -> TaskOutcome:
             "ort_version": tools["probe"]["ort_version"],
             "cpu_flags": parameters.get("cpu_flags", []),
         }
+        how = parameters.get("measures")
+        if how is not None:
+            session = session_for(how["session"], before)
+            providers = providers_for(how["providers"], before)
+            job |= {"providers": providers, "session": session, "tolerance": how["tolerance"]}
         jobdir = scratch / "job"
         jobdir.mkdir()
-        interpreter = work.interpreter(tools["environment"])
-        outcome = run_job(interpreter, job, limits=limits_of(task.context), workdir=jobdir, cancel=work.cancel)
+        interpreter = work.interpreter(tools["environment"], how and how["environment"])
+        with alone(work) if how is not None else nullcontext():
+            outcome = run_job(interpreter, job, limits=limits_of(task.context), workdir=jobdir, cancel=work.cancel)
         if outcome.status != "ok":
             return failed_job(outcome, f"pass {parameters['pass']}")
         details = dict(outcome.result["details"])
         target = output / details.pop("file", target.name)
-        if _same_bytes(source, target):
+        tuned = {name: details.pop(name, None) or {} for name in ("session", "ep_options")}
+        settings = settings_of(
+            {
+                "session": laid_over(before.get("session") or {}, tuned["session"]),
+                "ep_options": {**(before.get("ep_options") or {}), **tuned["ep_options"]},
+            }
+        )
+        if _same_bytes(source, target) and settings == settings_of(before):
             # Nothing changed: keep the input's own folder, so that the artefact is the same object.
             shutil.rmtree(output)
             shutil.copytree(source.parent, output)
             size, stamp = before["bytes"], before.get("stamp")
         else:
-            stamp = details.pop("stamp", None) or before.get("stamp")
-            size = seal(output, target.name, stamp)
+            stamp = joined(before.get("stamp"), details.pop("stamp", None))
+            size = seal(output, target.name, stamp, settings)
         details.pop("stamp", None)
         facts = {
             "bytes": size,
             "warnings": [*before.get("warnings", []), *details.pop("warnings", [])],
             "stamp": stamp,
+            "inputs": {**before.get("inputs", {}), **details.pop("inputs", {})},
             "changed": {**before.get("changed", {}), parameters["pass"]: details},
             "note": outcome.note,
+            **settings,
         }
         return TaskOutcome("ok", objects.put(output), facts, log=outcome.log)
 

@@ -1,0 +1,80 @@
+"""trial: a model that a pass tries out, in a process of its own, so that a crash ends the trial and not the pass.
+
+The session is the cell's own, made as its ``run`` and ``time`` jobs make it. It answers samples and takes turns with
+other trials until it is told to finish. The pass's side is :mod:`.trials`.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .protocol import Channel, JobError
+from .timed import SPINNING_STOP, take_turn
+
+__all__ = ["run"]
+
+
+def run(job: Mapping[str, Any], channel: Channel) -> None:
+    """Do a ``trial`` job: load the model, then answer commands until told to finish."""
+    import onnxruntime as ort
+
+    from .io_binding import runner
+    from .samples import Samples
+    from .session import open_session
+    from .tensors import check_feeds
+
+    samples = Samples(job["samples"])
+    channel.phase("load")
+    started = time.perf_counter()
+    opened = open_session(ort, job["model"], job["providers"], job["session"], config={SPINNING_STOP: "1"})
+    load_s = time.perf_counter() - started
+    session = opened.session
+    timed = runner(ort, session, job["providers"], job["session"])
+
+    channel.phase("run")
+    feeds = [samples[int(number)] for number in job["numbers"]]
+    for number, sample in zip(job["numbers"], feeds, strict=True):
+        check_feeds(session.get_inputs(), session.get_overridable_initializers(), sample, int(number))
+    if not feeds:
+        raise JobError("input", "there are no samples to try the model on")
+    started = time.perf_counter()
+    held = [timed.hold(feeds[0])]
+    timed.prepare(held[0])
+    timed.run(None, held[0])
+    channel.reply({"load_s": load_s, "first_run_s": time.perf_counter() - started})
+    gc.collect()
+    gc.disable()
+    while True:
+        command = channel.read()
+        if command.get("op") == "answer":
+            _answer(session, feeds, Path(command["output"]))
+            channel.reply({})
+        elif command.get("op") == "turn":
+            held += [timed.hold(sample) for sample in feeds[len(held) :]]
+            iterations, discard = int(command["iterations"]), int(command.get("discard", 0))
+            channel.reply(take_turn(timed, held, iterations, discard, int(command.get("start", 0))))
+        elif command.get("op") == "finish":
+            channel.leave()
+            channel.reply({})
+            return
+        else:
+            raise JobError("failed", f"a trial knows the commands answer, turn and finish, not {command.get('op')!r}")
+
+
+def _answer(session: Any, feeds: list[dict[str, Any]], output: Path) -> None:
+    """Write the outputs for all samples to a samples folder."""
+    from .samples import SampleWriter
+    from .tensors import flatten
+
+    outputs = session.get_outputs()
+    writer = SampleWriter(output, [entry.name for entry in outputs if entry.type.startswith("tensor(")])
+    for sample in feeds:
+        answered: dict[str, Any] = {}
+        for entry, value in zip(outputs, session.run(None, sample), strict=True):
+            answered.update(flatten(entry.name, value))
+        writer.write(answered)
+    writer.close()

@@ -1,0 +1,138 @@
+"""``bfloat16``: products, and what stands between them, in the upper half of a float32, where the EP has kernels.
+
+Own code: onnxconverter-common and ONNX Runtime's tools convert to float16 alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING or __package__:
+    from . import _bfloat16, _graph, _model_file
+else:
+    import _bfloat16
+    import _graph
+    import _model_file
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from ortforge.api import Pass, PassJob, PassUse
+
+LEAST_OPSET: Final = 13
+"""ONNX operator set from which products take bfloat16 (Conv from 22 on)."""
+
+WITHOUT: Final[Mapping[str, str]] = {
+    "cpu": "the CPU EP moves bfloat16 about and computes nothing in it (asked of 1.21.1, 1.23.2 and 1.32.0)",
+    "xnnpack": "XNNPACK's EP has float32 and 8-bit kernels",
+}
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What ``bfloat16`` can be told."""
+
+    op_block_list: tuple[str, ...] = field(default=(), metadata={"doc": "operators that stay float32"})
+    node_block_list: tuple[str, ...] = field(default=(), metadata={"doc": "nodes that stay float32, by name or glob"})
+
+
+def ortforge_passes() -> Iterable[Pass]:
+    """Give the pass."""
+    from ortforge.api import Pass
+
+    return [
+        Pass(
+            name="bfloat16",
+            summary="products in bfloat16, where the EP has kernels for it",
+            parameters=Parameters,
+            module=__file__,
+            kind="convert",
+            per_ep=True,
+            objection=_objection,
+            example={"op_block_list": ["Gemm"]},
+        )
+    ]
+
+
+def _objection(use: PassUse) -> str:
+    if reason := WITHOUT.get(use.ep):
+        return f"it needs an EP that computes in bfloat16 (CUDA, TensorRT): {reason}"
+    if "quantize" in use.before:
+        return "the recipe has quantized the model already, and bfloat16 would break its scales; use one of the two"
+    if "convert" in use.before:
+        return "the recipe has converted the model to half precision already; convert once, from the float32 model"
+    return ""
+
+
+def apply(job: PassJob) -> dict[str, Any]:
+    """Convert ``job.model`` into ``job.output``.
+
+    :raises NotImplementedError: the EP has no bfloat16 kernel for the products of the model.
+    :raises ValueError: the model cannot be read, is quantized, or lacks a named node.
+    :raises RuntimeError: the opset cannot be raised, or the result does not load.
+    """
+    wanted = Parameters(**job.parameters)
+    source, output = Path(job.model), Path(job.output)
+    model = _model_file.load(source)
+    if _graph.quantized_ops(model):
+        raise ValueError(
+            "The model is quantized, and bfloat16 would break its scales. Convert the float model instead."
+        )
+    blocked = _graph.names_of(model, wanted.node_block_list, "node_block_list")
+    counts = _graph.op_counts(model)
+    candidates = {op for op in _bfloat16.OPERATORS if counts.get(op) and op not in wanted.op_block_list}
+    heavy = [op for op in _bfloat16.HEAVY if op in candidates]
+    if not heavy or not any(True for _ in _graph.float_weights(model)):
+        _model_file.copy(source, output)
+        listed = ", ".join(_bfloat16.HEAVY)
+        return {"nodes_converted": 0, "warnings": [f"NO-OP: the model has no float32 {listed} to convert."]}
+    ir_version = model.ir_version
+    model = _graph.raise_opset(model, LEAST_OPSET, "bfloat16")
+    able, refused = _bfloat16.kernels(candidates, _graph.opset(model), job.ep_name, job.ep_options)
+    if able.isdisjoint(heavy):
+        raise NotImplementedError(
+            f"{job.ep_name} of ONNX Runtime {job.ort_version} has no bfloat16 kernel for {', '.join(heavy)}: "
+            f"{refused[heavy[0]]} Use float16, or a quantizing pass."
+        )
+    _graph.constants_to_initializers(model)
+    _graph.name_nodes(model)
+    done = _bfloat16.convert(model, able, blocked)
+    _model_file.save(model, output, ir_version=ir_version)
+    if problem := _load_error(output, job):
+        raise RuntimeError(
+            f"The converted model does not load: {problem} Keep the operators that are named in float32 with "
+            "op_block_list."
+        )
+    missing = {op: reason for op, reason in refused.items() if op in heavy}
+    return {
+        **done,
+        "operators": sorted(able),
+        "operators_without_kernel": refused,
+        "float32_weights": _float32_weights(model),
+        "bytes_before": _model_file.size(source),
+        "bytes_after": _model_file.size(output),
+        "warnings": [f"{op} stays float32: no bfloat16 kernel here ({reason})" for op, reason in missing.items()],
+    }
+
+
+def _float32_weights(model: ModelProto) -> int:
+    return sum(1 for _ in _graph.float_weights(model))
+
+
+def _load_error(path: Path, job: PassJob) -> str:
+    """Say why the cell's EP, with the CPU EP behind it, does not take the model, or return ``""``."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    providers: list[Any] = [(job.ep_name, dict(job.ep_options))]
+    if job.ep_name != "CPUExecutionProvider":
+        providers.append("CPUExecutionProvider")
+    try:
+        onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except Exception as problem:
+        return _model_file.first_line(problem)
+    return ""

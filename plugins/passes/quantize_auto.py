@@ -1,0 +1,245 @@
+"""``quantize-auto``: the fastest quantization of a model that holds its tolerance on this runtime, found by search.
+
+Which way of quantizing is correct and fast is a property of model, runtime and device together: what is 2.2 times as
+fast on one is ruined or slower on the next. This pass tries the ways there are on the cell's own EP, keeps as few nodes
+in float as the tolerance asks for, and hands on the float model when nothing is better.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING or __package__:
+    from . import _auto_bench, _auto_candidates, _auto_schemes, _auto_search, _graph, _model_file
+else:
+    import _auto_bench
+    import _auto_candidates
+    import _auto_schemes
+    import _auto_search
+    import _graph
+    import _model_file
+
+if TYPE_CHECKING:
+    from ortforge.api import Pass, PassJob, PassUse
+
+LEAST_BUDGET_S: Final = 30.0
+"""What a search may take at least when its time is chosen for it: process starts alone take most of a small one's."""
+
+BUDGET: Final = 8.0
+"""How many static quantizations of the model a search may take otherwise."""
+
+FEWEST_SAMPLES: Final = 4
+"""Below this nothing is held apart: candidates are judged on what they were calibrated on, and that is said."""
+
+STRICTER: Final[Mapping[str, Any]] = {"agreement": max, "cosine": max, "max_rel_range": min, "sqnr_db": max}
+"""The limits that a recipe may set for its search, and which of two values is the stricter one."""
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What ``quantize-auto`` can be told."""
+
+    schemes: tuple[str, ...] = field(
+        default=(), metadata={"doc": "schemes to try, by name or glob (static*, dynamic-smooth); empty: all that fit"}
+    )
+    budget_s: float = field(
+        default=0.0, metadata={"doc": "seconds to search; 0: eight static quantizations of the model, at least 30 s"}
+    )
+    max_candidates: int = field(default=40, metadata={"doc": "models to build and try at most"})
+    margin: float = field(
+        default=0.1, metadata={"doc": "share of the allowed error that is left unused, for inputs that were not seen"}
+    )
+    tolerance: dict[str, float] = field(
+        default_factory=dict,
+        metadata={"doc": "limits stricter than the model's: cosine, sqnr_db, max_rel_range, agreement"},
+    )
+    nodes_to_exclude: tuple[str, ...] = field(
+        default=(), metadata={"doc": "nodes that stay float in every candidate, by name or glob"}
+    )
+
+
+def ortforge_passes() -> Iterable[Pass]:
+    """Give the pass."""
+    from ortforge.api import Pass
+
+    return [
+        Pass(
+            name="quantize-auto",
+            summary="the fastest quantization that holds the tolerance on this runtime, found by search",
+            parameters=Parameters,
+            module=__file__,
+            kind="quantize",
+            needs_calibration=True,
+            requires=("onnxconverter-common",),
+            per_ep=True,
+            measures=True,
+            objection=_objection,
+            example={"tolerance": {"cosine": 0.995}},
+        )
+    ]
+
+
+def _objection(use: PassUse) -> str:
+    wanted: Parameters = use.parameters
+    if "quantize" in use.before:
+        return "the recipe has quantized the model already; let the search begin from the float model"
+    if not use.has_calibration:
+        return "it calibrates and judges candidates on calibration data; give the model a calibration dataset"
+    if not 0.0 <= wanted.margin < 1.0:
+        return f"margin {wanted.margin:g} is no share: give one from 0 to below 1"
+    if wanted.budget_s < 0.0 or wanted.max_candidates < 1:
+        return "a search needs time and candidates: budget_s is 0 or more, max_candidates 1 or more"
+    if unknown := sorted(set(wanted.tolerance) - set(STRICTER)):
+        return f"tolerance has {unknown[0]!r}; a search can hold {', '.join(sorted(STRICTER))}"
+    return _unknown_scheme(wanted.schemes)
+
+
+def _unknown_scheme(wanted: Iterable[str]) -> str:
+    known = list(_auto_schemes.SCHEMES)
+    for text in wanted:
+        if not any(fnmatchcase(name, text) for name in known):
+            return f"there is no scheme {text!r}; there are {', '.join(known)}"
+    return ""
+
+
+def apply(job: PassJob) -> dict[str, Any]:
+    """Search, and write what is best on this runtime, or the float model, to ``job.output``.
+
+    :raises ValueError: the model cannot be read or is quantized, there are no samples, or a node is not there.
+    :raises NotImplementedError: the float model itself does not load or run on the cell's EP.
+    """
+    wanted = Parameters(**job.parameters)
+    if reason := _unknown_scheme(wanted.schemes):
+        raise ValueError(reason)
+    if not job.samples:
+        raise ValueError("There are no calibration samples. Give the model a calibration dataset with real inputs.")
+    began = time.monotonic()
+    source, output, workdir = Path(job.model), Path(job.output), Path(job.workdir)
+    calibrated_on, judged_on = _split(len(job.samples))
+    feeds = list(job.feeds())
+    bench = _auto_bench.ready(source, [feeds[number] for number in calibrated_on], workdir)
+    excluded = _graph.names_of(bench.model, wanted.nodes_to_exclude, "nodes_to_exclude")
+    tolerance = _tolerance(job.tolerance, wanted.tolerance)
+    judged = [feeds[number] for number in judged_on]
+    try:
+        begun = _auto_search.Search(
+            job,
+            bench,
+            judged,
+            judged_on,
+            tolerance,
+            margin=wanted.margin,
+            excluded=excluded,
+            most_candidates=wanted.max_candidates,
+        )
+    except RuntimeError as problem:
+        raise NotImplementedError(
+            f"The float model itself does not run on {job.ep_name}, so there is nothing to be better than: "
+            f"{_model_file.first_line(problem)}"
+        ) from problem
+    with closing(begun) as search:
+        _run(search, bench, wanted)
+        chosen = search.final()
+    if chosen is None or chosen.path is None:
+        _model_file.copy(source, output)
+    else:
+        _model_file.copy(chosen.path, output)
+    told = {
+        "calibrated_on": len(calibrated_on),
+        "judged_on": len(judged_on),
+        "tolerance": {name: value for name, value in tolerance.items() if value is not None},
+        "margin": wanted.margin,
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    return {**told, **_result(search, chosen), "warnings": _warnings(search, chosen, calibrated_on, judged_on)}
+
+
+def _run(search: _auto_search.Search, bench: _auto_bench.Bench, wanted: Parameters) -> None:
+    """Screen all schemes, then refine those that are worth it, the fastest first."""
+    schemes = [
+        scheme
+        for scheme in _auto_schemes.in_order(bench)
+        if not wanted.schemes or any(fnmatchcase(scheme.name, text) for text in wanted.schemes)
+    ]
+    search.allow(wanted.budget_s or LEAST_BUDGET_S)
+    for number, scheme in enumerate(schemes):
+        search.screen(scheme)
+        if number == 0 and not wanted.budget_s and search.candidates:
+            search.allow(max(LEAST_BUDGET_S, BUDGET * search.candidates[0].seconds))
+    whole = {c.scheme: c for c in search.candidates}
+    for candidate in sorted(whole.values(), key=lambda c: -_promise(c)):
+        best = search.best.speed if search.best else 1.0
+        if candidate.holds or candidate.problem or search.over:
+            continue
+        if candidate.may_reach <= max(best, _auto_search.PROMISING):
+            continue  # giving nodes back makes it slower still
+        search.refine(candidate, _auto_schemes.SCHEMES[candidate.scheme])
+    best_found, blocks = search.best, whole.get("weights-8")
+    if best_found and best_found.kept and blocks and not blocks.problem and blocks.speed > 1.0 and not search.over:
+        search.in_blocks(best_found)
+
+
+def _promise(candidate: _auto_candidates.Candidate) -> float:
+    """Return how much is to be expected of giving nodes back: the speed that it surely has, over the noise to go."""
+    return (candidate.ratio.low if candidate.ratio else 0.0) / max(1.0, candidate.excess)
+
+
+def _split(count: int) -> tuple[list[int], list[int]]:
+    """Return the samples to calibrate on and those to judge on: every other one, or all for both when there are few."""
+    numbers = list(range(count))
+    if count < FEWEST_SAMPLES:
+        return numbers, numbers
+    return numbers[0::2], numbers[1::2]
+
+
+def _tolerance(model: Mapping[str, Any], recipe: Mapping[str, float]) -> dict[str, Any]:
+    """Return the model's limits, made stricter by the recipe's."""
+    found = dict(model)
+    for name, value in recipe.items():
+        old = found.get(name)
+        found[name] = value if old is None else STRICTER[name](old, value)
+    return found
+
+
+def _result(search: _auto_search.Search, chosen: _auto_candidates.Candidate | None) -> dict[str, Any]:
+    best: dict[str, Any] = {"chosen": chosen.name if chosen else "none: the float model"}
+    if chosen:
+        best |= {"summary": _auto_schemes.SCHEMES[chosen.scheme].summary, "speed": round(chosen.speed, 3)}
+        best |= {"kept_nodes": list(chosen.kept), "kept_as": chosen.kept_as, "parity": chosen.as_json()["parity"]}
+        best["bytes_after"] = chosen.bytes
+    return {
+        **best,
+        "bytes_before": search.float_bytes,
+        "float_run_s": float(f"{search.run_s:.4g}"),
+        "candidates": [candidate.as_json() for candidate in search.candidates],
+        "rankings": {name: ranking.as_json() for name, ranking in search.rankings.items()},
+        "skipped": search.skipped,
+    }
+
+
+def _warnings(
+    search: _auto_search.Search,
+    chosen: _auto_candidates.Candidate | None,
+    calibrated_on: list[int],
+    judged_on: list[int],
+) -> list[str]:
+    said = []
+    if chosen is None:
+        tried = len(search.candidates)
+        able = sum(candidate.holds for candidate in search.candidates)
+        said.append(
+            f"NO-OP: {tried} candidates were tried, {able} of them hold the tolerance, and none of those is faster "
+            "than the float model on this runtime (or smaller and as fast): the float model ships."
+        )
+    if calibrated_on == judged_on:
+        said.append(
+            f"With {len(judged_on)} calibration samples nothing could be held apart: candidates were judged on what "
+            f"they were calibrated on, which flatters them. Give {FEWEST_SAMPLES} or more, better 32."
+        )
+    return said
