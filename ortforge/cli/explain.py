@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import glob
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from ortforge.cli.shared import Json, MatrixRun, StoreFolder, echo_json, existing_store, saved_report
-from ortforge.errors import UsageError, nearest
+from ortforge.cli.shared import Json, MatrixRun, StoreFolder, echo_json, existing_store, prepare, saved_report
+from ortforge.errors import OrtforgeError, UsageError, nearest
 
 
 def register(app: typer.Typer) -> None:
@@ -21,12 +23,20 @@ def explain(
     run: Annotated[str, typer.Option("--run", help="A run's id, or 'latest'.")] = "latest",
     matrix: MatrixRun = None,
     store: StoreFolder = None,
+    tensors: Annotated[
+        bool, typer.Option("--tensors/--no-tensors", help="Compare its tensors with the model's before the recipe.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
-    """Show one cell's verdict with its reasons, numbers, placement and log."""
+    """Show one cell's verdict with its reasons, numbers, placement and log.
+
+    Where a recipe changed the model, every tensor is compared with what it was before: which are worst, where it
+    begins, and a list of nodes to leave out that can be pasted into the recipe. That is done once and kept.
+    """
     from ortforge.report.cell import show_cell
 
-    report = saved_report(existing_store(ctx, store).ledger, run, matrix)
+    ledger = existing_store(ctx, store).ledger
+    report = saved_report(ledger, run, matrix)
     cells = {entry["id"]: entry for entry in report["cells"]}
     if cell not in cells:
         close = nearest(cell, cells)
@@ -35,7 +45,39 @@ def explain(
             meant=f"Perhaps you meant {close!r}." if close else "",
             todo="'ortforge report' lists the cells.",
         )
+    if tensors and not cells[cell].get("differences"):
+        _compare(ctx, cells[cell], report, store)
+        # The report of the run shows it from now on, too.
+        if cells[cell].get("differences") and ledger.run(report["run"]["id"]) is not None:
+            ledger.amend_report(report["run"]["id"], report)
     if as_json:
         echo_json(cells[cell])
     else:
         show_cell(cells[cell], report)
+
+
+def _compare(ctx: typer.Context, cell: dict[str, Any], report: dict[str, Any], store: Path | None) -> None:
+    """Put what :func:`compare_tensors` finds into ``cell["differences"]``; say on stderr why it finds nothing."""
+    matrix = Path(report["run"].get("matrix") or "")
+    changed = (cell.get("artefact") or {}).get("changed")
+    if not changed:
+        if cell.get("recipe") == "none":
+            typer.echo("note: this cell has no recipe, so there are no tensors to compare.", err=True)
+        return
+    if not matrix.is_file():
+        typer.echo(f"note: tensors were not compared: the run's matrix file {matrix} is not there.", err=True)
+        return
+    from ortforge.engine.explaining import compare_tensors
+    from ortforge.store.store import RUN_LOCK
+
+    try:
+        prepared = prepare(ctx, matrix, store, [glob.escape(cell["id"])])
+        with prepared.store.lock(RUN_LOCK, shared=True):
+            done = compare_tensors(prepared.plan, cell["id"], prepared.plugins, prepared.store)
+    except OrtforgeError as error:
+        typer.echo(f"note: tensors were not compared: {error}", err=True)
+        return
+    if done.status == "ok":
+        cell["differences"] = dict(done.result)
+    else:
+        typer.echo(f"note: tensors were not compared: {done.status}: {done.reason}", err=True)

@@ -9,7 +9,20 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ortforge.api.wording import cosine, latency, marks, percent, placement_text, size, speed, spread, task_drop
+from ortforge.api.wording import (
+    TUNING,
+    cosine,
+    latency,
+    marks,
+    percent,
+    placement_text,
+    size,
+    speed,
+    spread,
+    task_drop,
+    tuning_facts,
+)
+from ortforge.report.differences import show_differences
 from ortforge.report.screen import Screen
 
 __all__ = ["show_cell"]
@@ -43,6 +56,7 @@ def show_cell(cell: Facts, report: Facts, console: Console | None = None) -> Non
         if said:
             screen.line(screen.text(name.ljust(width), "bright_black"), "  ", said, indent=2)
     _show_parity(screen, cell.get("parity") or {})
+    show_differences(screen, cell.get("differences") or {})
     if cell.get("log"):
         screen.line()
         screen.line("Log (its end)", style="bold")
@@ -61,8 +75,13 @@ def _timing(cell: Facts) -> Iterator[tuple[str, str]]:
     overall = cell.get("overall") or {}
     if overall.get("ratio") is not None:
         yield "overall", f"{speed(overall)} against the matrix's baseline"
-    yield "load, first run", ", ".join(filter(None, (latency(cell.get("load_s")), latency(cell.get("first_run_s")))))
+    starts = ", ".join(filter(None, (latency(cell.get("load_s")), latency(cell.get("first_run_s")))))
+    base = [latency(timing.get(f"baseline_{name}")) for name in ("load_s", "first_run_s")]
+    yield "load, first run", f"{starts} (its baseline: {', '.join(base)})" if all(base) else starts
     yield "peak RSS", size(cell.get("peak_rss"))
+    if held := cell.get("device_memory"):
+        growth = "" if held["source"] == "process" else " (growth of what is used on the whole GPU)"
+        yield "GPU memory", size(held["bytes"]) + growth
 
 
 def _artefact(cell: Facts) -> Iterator[tuple[str, str]]:
@@ -70,8 +89,9 @@ def _artefact(cell: Facts) -> Iterator[tuple[str, str]]:
     if artefact:
         yield "model", f"{size(artefact.get('bytes'))}, {artefact.get('digest')}"
         changed = artefact.get("changed") or {}
-        yield "changed", ", ".join(f"{name}: {value}" for name, value in changed.items())
+        yield "changed", ", ".join(f"{name}: {value}" for name, value in changed.items() if name != TUNING)
         yield "stamp", ", ".join(f"{name}: {value}" for name, value in (artefact.get("stamp") or {}).items())
+        yield from tuning_facts(artefact)
 
 
 def _runtime(cell: Facts, report: Facts) -> Iterator[tuple[str, str]]:

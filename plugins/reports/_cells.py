@@ -10,6 +10,7 @@ from typing import Any, Final
 from ortforge.api.wording import (
     STATUSES,
     TIMES,
+    TUNING,
     cosine,
     latency,
     marks,
@@ -19,8 +20,10 @@ from ortforge.api.wording import (
     speed,
     spread,
     task_drop,
+    tuning_facts,
 )
 
+from ._differences import differences
 from ._markup import Markup, join, tag
 
 __all__ = ["matrix", "status_of", "whisker"]
@@ -193,6 +196,8 @@ def _detail(cell: Cell, report: Mapping[str, Any], anchors: Mapping[str, str]) -
         _section("Notes", _list(cell.get("notes", ()))),
         tag("div", *(tag("div", fact) for fact in facts if fact), class_="columns"),
         _section("Parity with the reference", _parity_table(cell.get("parity") or {})),
+        _section("Session tuning", _facts(iter(tuning_facts(cell.get("artefact"))))),
+        _section("Tensors, against the model before the recipe", differences(cell.get("differences") or {})),
         _section("Placement", _placement_table(cell.get("placement") or {})),
         _section("Log, its end", tag("pre", log) if log else ""),
         _section("Run it again", tag("div", tag("pre", tag("code", command)), class_="command") if command else ""),
@@ -247,8 +252,10 @@ def _link(name: str, anchors: Mapping[str, str]) -> Markup | str:
 
 
 def _start_facts(cell: Cell) -> Iterator[tuple[str, object]]:
-    yield "load", latency(cell.get("load_s"))
-    yield "first run", latency(cell.get("first_run_s"))
+    timing = cell.get("timing") or {}
+    for name, said in (("load_s", "load"), ("first_run_s", "first run")):
+        base = latency(timing.get(f"baseline_{name}"))
+        yield said, latency(cell.get(name)) + (f" (its baseline: {base})" if base else "")
     yield "peak RSS", size(cell.get("peak_rss"))
 
 
@@ -257,10 +264,15 @@ def _artefact_facts(cell: Cell) -> Iterator[tuple[str, object]]:
     if not artefact:
         return
     yield "size", size(artefact.get("bytes"))
-    yield "changed", "nothing: the recipe was a no-op" if artefact.get("no_op") else _pairs(artefact.get("changed"))
+    yield "changed", "nothing: the recipe was a no-op" if artefact.get("no_op") else _pairs(_told_here(artefact))
     yield "stamp", _pairs(artefact.get("stamp"))
     yield "warnings", _list(artefact.get("warnings") or ())
     yield "digest", tag("span", artefact.get("digest") or "", class_="hash")
+
+
+def _told_here(artefact: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what passes changed, but for the one that has a section of its own."""
+    return {name: value for name, value in (artefact.get("changed") or {}).items() if name != TUNING}
 
 
 def _pairs(values: Mapping[str, Any] | None) -> str:
