@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from ortforge.api import BuildContext, BuildContribution, ConfigurationError
+from collections.abc import Mapping
+from typing import Any
+
+from ortforge.api import BuildContext, BuildContribution, ConfigurationError, Device
 
 from ._building import CUSTOM, library, release
+from ._needs import gpus_of
 
 PROVIDERS = ("libonnxruntime_providers_cuda.so", "libonnxruntime_providers_shared.so")
 
@@ -17,6 +21,28 @@ _CUDA = {
     13: ("libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13", "libcufft.so.12", "libnvrtc.so.13"),
 }
 """Sonames by CUDA's major version, as each toolkit has them."""
+
+
+_GRAPHS = ("enable_cuda_graph", "trt_cuda_graph_enable")
+
+
+def objection(options: Mapping[str, str], session: Mapping[str, Any], device: Device) -> str:
+    """Refuse provider options that an EP on NVIDIA's GPUs cannot follow, as far as that is known before anything runs.
+
+    ONNX Runtime captures a CUDA graph of unbound tensors too, and then replays it on memory that holds something else.
+    """
+    graphs = [name for name in _GRAPHS if str(options.get(name, "")).lower() in ("1", "true")]
+    if graphs and session.get("io_binding") is False:
+        return (
+            f"{graphs[0]} replays fixed addresses, so inputs and outputs must be bound: remove io_binding = false from "
+            "its session"
+        )
+    gpus, wanted = len(gpus_of(device, "nvidia")), str(options.get("device_id", "0"))
+    if not wanted.isdigit():
+        return f'device_id must be the number of a GPU, from "0" on, and is "{wanted}"'
+    if int(wanted) >= gpus:
+        return f'device_id = "{wanted}" asks for GPU number {int(wanted) + 1}, and this device has {gpus} of NVIDIA\'s'
+    return ""
 
 
 def cuda_majors(version: str) -> tuple[int, ...]:

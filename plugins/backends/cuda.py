@@ -12,7 +12,7 @@ from ortforge.api import Availability, Backend, BuildContext, BuildContribution,
 
 from ._building import need_image
 from ._needs import on_nvidia
-from ._nvidia import cuda_part
+from ._nvidia import cuda_part, objection
 
 
 def ortforge_backends() -> Iterable[Backend]:
@@ -25,6 +25,8 @@ def ortforge_backends() -> Iterable[Backend]:
         availability=_availability,
         build=_build,
         address_space_limit=False,
+        memory="cuda",
+        objection=objection,
     )
 
 

@@ -13,7 +13,7 @@ from ortforge.api import Availability, Backend, BuildContext, BuildContribution,
 
 from ._building import CUSTOM, library, need_image
 from ._needs import on_nvidia
-from ._nvidia import cuda_part, tensorrt_libraries
+from ._nvidia import cuda_part, objection, tensorrt_libraries
 
 
 def ortforge_backends() -> Iterable[Backend]:
@@ -26,6 +26,8 @@ def ortforge_backends() -> Iterable[Backend]:
         availability=_availability,
         build=_build,
         address_space_limit=False,
+        memory="cuda",
+        objection=objection,
     )
 
 
