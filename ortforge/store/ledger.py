@@ -134,6 +134,14 @@ class Ledger:
         with self._database() as database:
             database.execute("UPDATE runs SET finished = ?, exit_code = ?, report = ? WHERE id = ?", facts)
 
+    def amend_report(self, run_id: str, report: Mapping[str, Any]) -> None:
+        """Keep another report of a run that has ended; when and how it ended stays as it was.
+
+        :raises TypeError: the report has no JSON form; the message says where.
+        """
+        with self._database() as database:
+            database.execute("UPDATE runs SET report = ? WHERE id = ?", (_json(report), run_id))
+
     def runs(self) -> list[RunRecord]:
         """Return all runs, latest first, without their reports."""
         query = f"SELECT {_RUN}, CASE WHEN report IS NULL THEN NULL ELSE '{{}}' END FROM runs ORDER BY number DESC"  # noqa: S608
