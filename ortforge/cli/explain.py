@@ -45,10 +45,12 @@ def explain(
             meant=f"Perhaps you meant {close!r}." if close else "",
             todo="'ortforge report' lists the cells.",
         )
-    if tensors and not cells[cell].get("differences"):
+    if tensors:
+        known = cells[cell].get("differences")
         _compare(ctx, cells[cell], report, store)
         # The report of the run shows it from now on, too.
-        if cells[cell].get("differences") and ledger.run(report["run"]["id"]) is not None:
+        found = cells[cell].get("differences")
+        if found and found != known and ledger.run(report["run"]["id"]) is not None:
             ledger.amend_report(report["run"]["id"], report)
     if as_json:
         echo_json(cells[cell])
@@ -59,8 +61,8 @@ def explain(
 def _compare(ctx: typer.Context, cell: dict[str, Any], report: dict[str, Any], store: Path | None) -> None:
     """Put what :func:`compare_tensors` finds into ``cell["differences"]``; say on stderr why it finds nothing."""
     matrix = Path(report["run"].get("matrix") or "")
-    changed = (cell.get("artefact") or {}).get("changed")
-    if not changed:
+    artefact = cell.get("artefact") or {}
+    if not artefact.get("changed"):
         if cell.get("recipe") == "none":
             typer.echo("note: this cell has no recipe, so there are no tensors to compare.", err=True)
         return
@@ -73,7 +75,9 @@ def _compare(ctx: typer.Context, cell: dict[str, Any], report: dict[str, Any], s
     try:
         prepared = prepare(ctx, matrix, store, [glob.escape(cell["id"])])
         with prepared.store.lock(RUN_LOCK, shared=True):
-            done = compare_tensors(prepared.plan, cell["id"], prepared.plugins, prepared.store)
+            done = compare_tensors(
+                prepared.plan, cell["id"], prepared.plugins, prepared.store, artefact=str(artefact.get("digest"))
+            )
     except OrtforgeError as error:
         typer.echo(f"note: tensors were not compared: {error}", err=True)
         return

@@ -57,8 +57,12 @@ def differences_step(plan: Plan, cell: Cell, plugins: Plugins) -> Step | str:
     return Step(f"differences:{cell.id}", "differences", parameters, inputs, context=check.context)
 
 
-def compare_tensors(plan: Plan, cell_id: str, plugins: Plugins, store: Store) -> TaskOutcome:
-    """Settle a cell's ``differences`` step and all that it needs; status ``unsupported`` where there is nothing."""
+def compare_tensors(plan: Plan, cell_id: str, plugins: Plugins, store: Store, *, artefact: str) -> TaskOutcome:
+    """Settle a cell's ``differences`` step and all that it needs; status ``unsupported`` where there is nothing.
+
+    :param artefact: digest of the model that the verdict is on. A matrix that has changed since gives another one, of
+        which nothing is said under that verdict.
+    """
     cell = next(cell for cell in plan.cells if cell.id == cell_id)
     step = differences_step(plan, cell, plugins)
     if isinstance(step, str):
@@ -69,5 +73,9 @@ def compare_tensors(plan: Plan, cell_id: str, plugins: Plugins, store: Store) ->
     executor = LocalExecutor(1)
     settled = walk(wanted, store, executor, run_id)
     executor.shutdown(cancel=False)
+    made = settled[cell.steps["artefact"]]
+    if made.ok and made.identity != artefact:
+        why = "the matrix gives another model now than the one of that run; 'ortforge run' judges it anew"
+        return TaskOutcome("unsupported", reason=why)
     done = settled[step.id]
     return TaskOutcome(done.status, done.identity, done.result, done.reason, done.log, done.seconds)
