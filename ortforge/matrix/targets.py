@@ -88,7 +88,7 @@ class SessionConfig(Table):
         default=None,
         strict=True,
         description="Bind inputs and outputs in the EP's memory while it is timed, so that no copies are in the times. "
-        "Default: true for EPs that compute in a GPU's memory.",
+        "Default: true for EPs on NVIDIA's GPUs; the others have nothing to bind.",
     )
     config: SessionEntries = Field(
         default_factory=dict,

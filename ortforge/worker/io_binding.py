@@ -49,7 +49,7 @@ class Plain:
 
     def __init__(self, session: Any) -> None:
         self.run = session.run
-        self.place = ""
+        self.place, self.captured = "", False
 
     def hold(self, feeds: Mapping[str, Any]) -> Any:
         """Return the sample as :meth:`run` wants it."""
@@ -173,8 +173,8 @@ def runner(ort: Any, session: Any, providers: Sequence[Sequence[Any]], how: Mapp
     if captured and strange:
         raise JobError(
             "unsupported",
-            f"input {strange[0]!r} is no tensor of numbers, and a CUDA graph takes nothing else: turn enable_cuda_graph "
-            "off",
+            f"input {strange[0]!r} is no tensor of numbers, and a CUDA graph takes nothing else: turn "
+            "enable_cuda_graph off",
         )
     if device and not strange:  # ORT binds neither strings nor sequences
         return Bound(ort, session, device, int(options.get("device_id", 0)), captured=captured)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CUDA", "EPS", "captures", "missing_library", "preload", "refused_capture", "remarks"]
+__all__ = ["CUDA", "EPS", "captures", "missing_library", "preload", "refused_capture", "remarks", "without_time"]
 
 CUDA = "CUDAExecutionProvider"
 
@@ -68,6 +68,11 @@ def refused_capture(error: Exception) -> str:
     else:
         why = text.strip().splitlines()[-1][:300]
     return f"this model cannot be captured as a CUDA graph: {why}. Turn enable_cuda_graph off for it"
+
+
+def without_time(placement: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a placement without its share of time: the profile has how long kernels took to launch, not to run."""
+    return {**placement, "time_share": {}}
 
 
 def remarks(ep: str, options: Mapping[str, str], place: str, captured: bool) -> Iterator[str]:

@@ -156,11 +156,12 @@ def _flat(outputs: list[Any], answered: list[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _placed(ep: str, session: Any, profile: Path) -> dict[str, Any]:
+    from . import nvidia
     from .placement import assigned, executed, placement
 
     found = placement(ep, executed(profile), assigned(session))
     profile.unlink()
-    return found
+    return nvidia.without_time(found) if ep in nvidia.EPS else found
 
 
 def described(entries: list[Any]) -> list[dict[str, Any]]:

@@ -10,10 +10,13 @@ import gc
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .protocol import Channel, JobError
 from .timed import SPINNING_STOP, take_turn
+
+if TYPE_CHECKING:
+    from .io_binding import Runner
 
 __all__ = ["run"]
 
@@ -25,7 +28,7 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     from .io_binding import runner
     from .samples import Samples
     from .session import open_session
-    from .tensors import check_feeds
+    from .tensors import cast_feeds, check_feeds
 
     samples = Samples(job["samples"])
     channel.phase("load")
@@ -36,7 +39,8 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     timed = runner(ort, session, job["providers"], job["session"])
 
     channel.phase("run")
-    feeds = [samples[int(number)] for number in job["numbers"]]
+    types = job["session"].get("inputs") or {}
+    feeds = [cast_feeds(samples[int(number)], types, int(number)) for number in job["numbers"]]
     for number, sample in zip(job["numbers"], feeds, strict=True):
         check_feeds(session.get_inputs(), session.get_overridable_initializers(), sample, int(number))
     if not feeds:
@@ -51,10 +55,14 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     while True:
         command = channel.read()
         if command.get("op") == "answer":
-            _answer(session, feeds, Path(command["output"]))
+            _answer(session, timed, feeds, Path(command["output"]))
             channel.reply({})
         elif command.get("op") == "turn":
-            held += [timed.hold(sample) for sample in feeds[len(held) :]]
+            for sample in feeds[len(held) :]:
+                held.append(timed.hold(sample))
+                if timed.captured:  # each shape's graph is captured before anything counts
+                    timed.prepare(held[-1])
+                    timed.run(None, held[-1])
             iterations, discard = int(command["iterations"]), int(command.get("discard", 0))
             channel.reply(take_turn(timed, held, iterations, discard, int(command.get("start", 0))))
         elif command.get("op") == "finish":
@@ -65,8 +73,9 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
             raise JobError("failed", f"a trial knows the commands answer, turn and finish, not {command.get('op')!r}")
 
 
-def _answer(session: Any, feeds: list[dict[str, Any]], output: Path) -> None:
+def _answer(session: Any, timed: Runner, feeds: list[dict[str, Any]], output: Path) -> None:
     """Write the outputs for all samples to a samples folder."""
+    from .io_binding import Bound
     from .samples import SampleWriter
     from .tensors import flatten
 
@@ -74,7 +83,10 @@ def _answer(session: Any, feeds: list[dict[str, Any]], output: Path) -> None:
     writer = SampleWriter(output, [entry.name for entry in outputs if entry.type.startswith("tensor(")])
     for sample in feeds:
         answered: dict[str, Any] = {}
-        for entry, value in zip(outputs, session.run(None, sample), strict=True):
+        # A plain run of a session with CUDA graphs would be captured at addresses that are gone by the next.
+        graph = timed if isinstance(timed, Bound) and timed.captured else None
+        values = graph.answer(graph.hold(sample)) if graph else session.run(None, sample)
+        for entry, value in zip(outputs, values, strict=True):
             answered.update(flatten(entry.name, value))
         writer.write(answered)
     writer.close()

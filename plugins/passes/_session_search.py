@@ -45,7 +45,11 @@ PATIENCE: Final = 20.0
 
 @dataclass(frozen=True)
 class Tried:
-    """One setting that was tried, and what came of it: ``adopted``, ``no gain``, or ``failed`` with the reason."""
+    """One setting that was tried, and what came of it.
+
+    :param outcome: ``promising`` (the search went on from it), ``beaten by another value``, ``no gain``, or ``failed``,
+        with the reason in ``problem``.
+    """
 
     knob: str
     setting: str
@@ -171,7 +175,7 @@ def _turn(knob: str, now: Situation, bench: _Bench, clock: _Clock, found: Found)
             continue
         tried = _try(knob, value, now.chosen, bench, clock)
         found.tried.append(tried)
-        if tried.ratio is not None and tried.outcome == "adopted":
+        if tried.ratio is not None and tried.outcome == "promising":
             candidates.append((tried.ratio.ratio, value, len(found.tried) - 1))
     if not candidates:
         return now.chosen
@@ -193,7 +197,7 @@ def _try(knob: str, value: Settings, chosen: Settings, bench: _Bench, clock: _Cl
         return replace(row, outcome="failed", problem=_first_line(died))
     each = [ratio_of([one]).ratio for one in pairs]
     agreed = len(each) == 2 and min(each) > PROMISING
-    return replace(row, ratio=ratio_of(pairs), outcome="adopted" if agreed else "no gain")
+    return replace(row, ratio=ratio_of(pairs), outcome="promising" if agreed else "no gain")
 
 
 def _first_line(died: BaseException) -> str:

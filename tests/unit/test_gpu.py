@@ -13,6 +13,7 @@ import pytest
 
 from ortforge.api import Device, Gpu
 from ortforge.cli.shared import known
+from ortforge.errors import ConfigurationError
 from ortforge.matrix import load
 from ortforge.plan.planner import make_plan
 from ortforge.plugin_manager import Plugins
@@ -77,6 +78,11 @@ def test_timing_a_gpu_does_not_limit_address_space(tmp_path: Path, gpu: Device) 
     plan = plan_of(tmp_path, gpu)
     assert plan.steps["time:m/none@gpu:cuda/here"].context["address_space"] is False
     assert plan.steps["noise:m@gpu:cpu/here"].context["address_space"] is True
+
+
+def test_whether_to_bind_is_true_or_false(tmp_path: Path, gpu: Device) -> None:
+    with pytest.raises(ConfigurationError, match='io_binding = "cuda": must be true or false'):
+        plan_of(tmp_path, gpu, MATRIX.replace("io_binding = false", 'io_binding = "cuda"'))
 
 
 @pytest.mark.parametrize(
@@ -155,6 +161,12 @@ def test_a_library_that_is_not_there_is_named() -> None:
     """The CPU wheel has no CUDA EP: what the linker says of it is what a user needs to know."""
     assert "libonnxruntime_providers" in nvidia.missing_library(ort, CUDA)
     assert nvidia.missing_library(ort, "CPUExecutionProvider") == ""
+
+
+def test_a_time_share_that_is_none_is_left_out() -> None:
+    """ORT's profile has the host's time: 0.1 ms to launch what the GPU computes for 2 ms."""
+    found = {"nodes": {CUDA: 64, "CPUExecutionProvider": 3}, "time_share": {CUDA: 0.3, "CPUExecutionProvider": 0.7}}
+    assert nvidia.without_time(found) == {"nodes": found["nodes"], "time_share": {}}
 
 
 # Memory

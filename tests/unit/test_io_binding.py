@@ -13,10 +13,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from ortforge.runtime.supervisor import Interpreter, JobOutcome, Limits, WorkerSession
-from ortforge.worker import io_binding
+from ortforge.worker import io_binding, trials
 from ortforge.worker.io_binding import Bound, Plain, runner
 from ortforge.worker.protocol import JobError
-from ortforge.worker.samples import SampleWriter
+from ortforge.worker.samples import Samples, SampleWriter
 
 Supervise = Callable[..., JobOutcome]
 CPU: list[list[Any]] = [["CPUExecutionProvider", {}]]
@@ -158,8 +158,8 @@ def job_of(op: str, folder: Path, **session: Any) -> dict[str, Any]:
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(folder / "m.onnx")
     )
     writer = SampleWriter(folder / "samples")
-    for rows in (1, 5, 5):
-        writer.write({"x": np.full((rows, 64), float(rows), np.float32)})
+    for rows, number in ((1, 1.0), (5, 5.0), (5, 6.0)):
+        writer.write({"x": np.full((rows, 64), number, np.float32)})
     writer.close()
     return {
         "op": op,
@@ -181,6 +181,37 @@ def test_a_timing_takes_turns_either_way(interpreter: Interpreter, tmp_path: Pat
         assert len(turn["ns"]) == 7
         assert min(turn["ns"]) > 0
         assert session.ask({"op": "finish"}, timeout=20)["peak_rss"] > 1 << 20
+
+
+GRAPHS = [["CPUExecutionProvider", {"enable_cuda_graph": "1"}]]
+"""The CPU EP captures nothing and takes no offence; all that ortforge does for graphs is done."""
+
+
+def test_a_run_with_graphs_answers_each_sample_with_its_own_numbers(supervise: Supervise, tmp_path: Path) -> None:
+    job = job_of("run", tmp_path, io_binding="cpu") | {"providers": GRAPHS}
+    outcome = supervise({**job, "output": str(tmp_path / "outputs"), "placement": True})
+    assert outcome.status == "ok", outcome.reason
+    answers = [sample["y"] for sample in Samples(tmp_path / "outputs")]
+    assert [answer.shape for answer in answers] == [(1, 64), (5, 64), (5, 64)]
+    assert [float(answer[0, 0]) for answer in answers] == [1.0, 5.0, 6.0]
+    assert outcome.result["placement"]["ops"]["CPUExecutionProvider"]["MatMul"] == 1
+    assert outcome.result["first_run_s"] > 0
+
+
+def test_a_timing_with_graphs_takes_turns(interpreter: Interpreter, tmp_path: Path) -> None:
+    job = job_of("time", tmp_path, io_binding="cpu") | {"providers": GRAPHS}
+    with WorkerSession(interpreter, job, limits=Limits(memory=2 << 30), workdir=tmp_path) as session:
+        assert len(session.ask({"op": "turn", "iterations": 6, "discard": 1}, timeout=20)["ns"]) == 6
+        session.ask({"op": "finish"}, timeout=20)
+
+
+@pytest.mark.parametrize("providers", [CPU, GRAPHS])
+def test_a_trial_answers_and_takes_turns_bound(tmp_path: Path, providers: list[list[Any]]) -> None:
+    job_of("trial", tmp_path)
+    job = trials.job_for(tmp_path / "m.onnx", tmp_path / "samples", [0, 1, 2], providers, {"io_binding": "cpu"})
+    with trials.Trial(job, tmp_path / "trial", timeout_s=60) as trial:
+        assert [float(answer["y"][0, 0]) for answer in trial.answers()] == [1.0, 5.0, 6.0]
+        assert len(trial.turn(4, start=1, discard=1)) == 4
 
 
 def test_a_run_says_where_its_tensors_lie_while_they_are_timed(supervise: Supervise, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import random
-import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
@@ -33,7 +32,7 @@ from ortforge.plugins.reports._cells import _detail
 from pass_jobs import FOLDER, job_for, picture_model, pictures, samples_folder
 from rich.console import Console
 
-from ortforge.api import Device, PassUse, Task, TaskOutcome
+from ortforge.api import Device, Gpu, PassUse, Task, TaskOutcome
 from ortforge.cli.shared import known
 from ortforge.engine.artefacts import providers_for, session_for, settings_of
 from ortforge.engine.pairs import Side
@@ -267,6 +266,17 @@ def test_a_trial_has_the_threads_that_its_settings_say(job: Callable[..., PassJo
     assert threads_of(made) == one + 1  # the cell's own 2
 
 
+def test_samples_are_cast_to_inputs_that_an_earlier_pass_changed(job: Callable[..., PassJob]) -> None:
+    made = job()
+    changed = onnx.load(made.model)
+    changed.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    changed.graph.node.insert(0, helper.make_node("Cast", ["x"], ["wide"], to=TensorProto.FLOAT))
+    changed.graph.node[1].input[0] = "wide"
+    onnx.save(changed, made.model)
+    with replace(made, session={**SESSION, "inputs": {"x": "float16"}}).trial(made.model, [0]) as trial:
+        assert trial.turn(1)
+
+
 def test_a_session_has_the_options_of_its_job(tmp_path: Path) -> None:
     onnx.save(picture_model(), tmp_path / "m.onnx")
     config = {"session.dynamic_block_base": "4"}
@@ -286,9 +296,9 @@ def test_a_search_leaves_the_model_alone_and_says_what_it_tried(job: Callable[..
     told = tune_session.apply(made)
     json.dumps(told)
     assert made.output.read_bytes() == made.model.read_bytes()
-    by_knob = {row["knob"] for row in told["tried"]}
-    assert "intra_op_threads" in by_knob
-    assert by_knob <= {"intra_op_threads", "mem_arena", "mem_pattern", "spinning"}
+    # On a machine that is busy enough the time is used up before the last of them.
+    accounted = {row["knob"] for row in told["tried"]} | {name.partition(":")[0] for name in told["skipped"]}
+    assert accounted == {"intra_op_threads", "mem_arena", "mem_pattern", "spinning"}
     assert all(row["low"] <= row["ratio"] <= row["high"] for row in told["tried"])
     assert told["noise"] >= 0.03 and told["default"] == SESSION
     # What wins depends on the machine; that nothing is kept without having won does not.
@@ -373,10 +383,8 @@ def test_the_best_is_kept_only_when_it_beats_the_default_beyond_the_noise() -> N
     told = found(final=ratio_of(ONE_THREAD), outcome="can't tell", tried=tried)
     assert told.kept == Settings()
     [warning] = tune_session._warnings(told, 0.0, ())
-    assert re.search(
-        r"NO-OP: the best of 2 settings .intra_op_threads = 1\) runs at 1.03 times .*noise floor of 5.0%: it cannot be told",
-        warning,
-    )
+    assert "NO-OP: the best of 2 settings (intra_op_threads = 1) runs at 1.03 times the default's speed" in warning
+    assert "not beyond the noise floor of 5.0%: it cannot be told apart" in warning
     assert found(final=ratio_of(ONE_THREAD), outcome="faster").kept == Settings({"intra_op_threads": 1})
     died = found(outcome="failed", problem="it crashed (SIGSEGV)")
     assert died.kept == Settings()
@@ -594,6 +602,29 @@ def test_wrong_settings_are_refused_where_they_stand(tmp_path: Path, plugins: Pl
     assert "one problem" in str(refused.value)
 
 
+GPU = """
+[models.m]
+path = "path:m.onnx"
+validation = "random:"
+[targets.gpu]
+from = "package"
+requires = ["onnxruntime-gpu==1.31.1"]
+eps = [{ name = "cuda", options = { enable_cuda_graph = 1 } }]
+[recipes.copied]
+session = { io_binding = false }
+"""
+
+
+def test_settings_that_an_ep_cannot_follow_are_refused_before_anything_runs(tmp_path: Path, plugins: Plugins) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"\x08\x08m")
+    (tmp_path / "matrix.toml").write_text(GPU, encoding="utf-8")
+    device = replace(DEVICE, gpus=(Gpu("nvidia", "H200", "580.1", 1 << 37, "9.0"),))
+    plan = make_plan(load(tmp_path / "matrix.toml", known(plugins)), plugins, device, worker="w")
+    why = {cell.recipe: cell.unsupported for cell in plan.cells}
+    assert why["none"] == ""
+    assert why["copied"].startswith("session: enable_cuda_graph replays fixed addresses")
+
+
 # In the report
 
 TUNED = {
@@ -605,7 +636,7 @@ TUNED = {
     "high": 1.38,
     "noise": 0.03,
     "tried": [
-        {"setting": "intra_op_threads = 1", "against": "the default session", "outcome": "adopted", "ratio": 1.3}
+        {"setting": "intra_op_threads = 1", "against": "the default session", "outcome": "promising", "ratio": 1.3}
         | {"low": 1.1, "high": 1.5},
         {"setting": "intra_op_threads = 64", "against": "the default session", "outcome": "failed"}
         | {"problem": "it crashed (SIGABRT)"},
@@ -624,7 +655,7 @@ def test_the_report_shows_what_was_tried_and_the_line_to_paste() -> None:
     for said in (
         "intra_op_threads: 1",
         "1.31 [1.22, 1.38] times the default",
-        "intra_op_threads = 1: adopted, 1.30 [1.10, 1.50] against the default session",
+        "intra_op_threads = 1: promising, 1.30 [1.10, 1.50] against the default session",
         "intra_op_threads = 64: failed, it crashed (SIGABRT)",
         "spinning: there is one thread only",
         "session = { intra_op_threads = 1 }",
