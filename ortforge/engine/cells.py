@@ -175,6 +175,8 @@ def _artefact(cell: Cell, steps: Mapping[str, Settled]) -> dict[str, Any] | None
         "changed": made.result.get("changed", {}),
         "warnings": made.result.get("warnings", []),
         "stamp": made.result.get("stamp"),
+        "session": None,
+        "ep_options": None,
         **settings_of({**made.result, "session": laid_over(own, made.result.get("session") or {})}),
     }
 
