@@ -19,23 +19,28 @@ _IMPORT: Final = re.compile(
 
 
 def module_digest(module: str) -> str:
-    """Digest a plugin's module with the ``.py`` files beside it that it imports, and those that they import in turn.
+    """Digest a plugin's module with the ``.py`` files of its folder that it imports, and those that they import.
 
-    Files that begin with an underscore are a folder's helpers and always count. What is imported from installed
-    distributions is not seen: it belongs to the environment that the module runs in.
+    Files beside it that begin with an underscore are the folder's helpers and always count; those in packages that do
+    (``_models/graph.py``) count where an import names them. What is imported from installed distributions is not seen:
+    it belongs to the environment that the module runs in.
 
     :raises OSError: the module cannot be read.
     """
     first = Path(module)
-    beside = {path.stem.encode(): path for path in first.parent.glob("*.py") if path.name != "__init__.py"}
-    helpers = [path for path in beside.values() if path.name.startswith("_")]
-    found, waiting = {first}, [first, *helpers]
+    beside = [path for path in first.parent.glob("*.py") if path.name != "__init__.py"]
+    packaged = [path for package in first.parent.glob("_*/") for path in package.rglob("*.py")]
+    named: dict[bytes, list[Path]] = {}
+    for path in (*beside, *packaged):
+        stem = path.parent.name if path.name == "__init__.py" else path.stem
+        named.setdefault(stem.encode(), []).append(path)
+    found, waiting = {first}, [first, *(path for path in beside if path.name.startswith("_"))]
     while waiting:
         path = waiting.pop()
         found.add(path)
         words = {word for line in _IMPORT.findall(path.read_bytes()) for word in re.findall(rb"\w+", line)}
-        waiting += [beside[word] for word in words & beside.keys() if beside[word] not in found]
-    return digest_json([[path.name, digest_file(path)] for path in sorted(found)])
+        waiting += [other for word in words & named.keys() for other in named[word] if other not in found]
+    return digest_json([[str(path.relative_to(first.parent)), digest_file(path)] for path in sorted(found)])
 
 
 def code_of(function: Callable[..., Any]) -> str:

@@ -10,12 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-if TYPE_CHECKING or __package__:
-    from . import _bfloat16, _graph, _model_file
-else:
-    import _bfloat16
-    import _graph
-    import _model_file
+from ._half import bfloat16_graph
+from ._models import model_file, onnx_graph
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -76,31 +72,31 @@ def apply(job: PassJob) -> dict[str, Any]:
     """
     wanted = Parameters(**job.parameters)
     source, output = Path(job.model), Path(job.output)
-    model = _model_file.load(source)
-    if _graph.quantized_ops(model):
+    model = model_file.load(source)
+    if onnx_graph.quantized_ops(model):
         raise ValueError(
             "The model is quantized, and bfloat16 would break its scales. Convert the float model instead."
         )
-    blocked = _graph.names_of(model, wanted.node_block_list, "node_block_list")
-    counts = _graph.op_counts(model)
-    candidates = {op for op in _bfloat16.OPERATORS if counts.get(op) and op not in wanted.op_block_list}
-    heavy = [op for op in _bfloat16.HEAVY if op in candidates]
-    if not heavy or not any(True for _ in _graph.float_weights(model)):
-        _model_file.copy(source, output)
-        listed = ", ".join(_bfloat16.HEAVY)
+    blocked = onnx_graph.names_of(model, wanted.node_block_list, "node_block_list")
+    counts = onnx_graph.op_counts(model)
+    candidates = {op for op in bfloat16_graph.OPERATORS if counts.get(op) and op not in wanted.op_block_list}
+    heavy = [op for op in bfloat16_graph.HEAVY if op in candidates]
+    if not heavy or not any(True for _ in onnx_graph.float_weights(model)):
+        model_file.copy(source, output)
+        listed = ", ".join(bfloat16_graph.HEAVY)
         return {"nodes_converted": 0, "warnings": [f"NO-OP: the model has no float32 {listed} to convert."]}
     ir_version = model.ir_version
-    model = _graph.raise_opset(model, LEAST_OPSET, "bfloat16")
-    able, refused = _bfloat16.kernels(candidates, _graph.opset(model), job.ep_name, job.ep_options)
+    model = onnx_graph.raise_opset(model, LEAST_OPSET, "bfloat16")
+    able, refused = bfloat16_graph.kernels(candidates, onnx_graph.opset(model), job.ep_name, job.ep_options)
     if able.isdisjoint(heavy):
         raise NotImplementedError(
             f"{job.ep_name} of ONNX Runtime {job.ort_version} has no bfloat16 kernel for {', '.join(heavy)}: "
             f"{refused[heavy[0]]} Use float16, or a quantizing pass."
         )
-    _graph.constants_to_initializers(model)
-    _graph.name_nodes(model)
-    done = _bfloat16.convert(model, able, blocked)
-    _model_file.save(model, output, ir_version=ir_version)
+    onnx_graph.constants_to_initializers(model)
+    onnx_graph.name_nodes(model)
+    done = bfloat16_graph.convert(model, able, blocked)
+    model_file.save(model, output, ir_version=ir_version)
     if problem := _load_error(output, job):
         raise RuntimeError(
             f"The converted model does not load: {problem} Keep the operators that are named in float32 with "
@@ -112,14 +108,14 @@ def apply(job: PassJob) -> dict[str, Any]:
         "operators": sorted(able),
         "operators_without_kernel": refused,
         "float32_weights": _float32_weights(model),
-        "bytes_before": _model_file.size(source),
-        "bytes_after": _model_file.size(output),
+        "bytes_before": model_file.size(source),
+        "bytes_after": model_file.size(output),
         "warnings": [f"{op} stays float32: no bfloat16 kernel here ({reason})" for op, reason in missing.items()],
     }
 
 
 def _float32_weights(model: ModelProto) -> int:
-    return sum(1 for _ in _graph.float_weights(model))
+    return sum(1 for _ in onnx_graph.float_weights(model))
 
 
 def _load_error(path: Path, job: PassJob) -> str:
@@ -134,5 +130,5 @@ def _load_error(path: Path, job: PassJob) -> str:
     try:
         onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as problem:
-        return _model_file.first_line(problem)
+        return model_file.first_line(problem)
     return ""

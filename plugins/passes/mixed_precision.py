@@ -1,7 +1,7 @@
 """``mixed-precision``: float16 wherever the model's tolerance allows it on the cell's EP, float32 where it does not.
 
 The converters are those of the pass ``float16``, the second one where the first makes a model that does not load; which
-nodes stay is found by trying (``_mixed_search.py``). Inputs and outputs stay float32, so that a cell's data fits.
+nodes stay is found by trying (``mixed_search.py``). Inputs and outputs stay float32, so that a cell's data fits.
 """
 
 from __future__ import annotations
@@ -12,14 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-if TYPE_CHECKING or __package__:
-    from . import _graph, _mixed_search, _model_file, _parity, to_float16
-else:
-    import _graph
-    import _mixed_search
-    import _model_file
-    import _parity
-    import to_float16
+from . import to_float16
+from ._half import mixed_search
+from ._measuring import closeness
+from ._models import model_file, onnx_graph
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -129,22 +125,22 @@ def apply(job: PassJob) -> dict[str, Any]:
 def convert(job: PassJob, wanted: Parameters) -> dict[str, Any]:
     """Do what :func:`apply` does, wherever the job runs."""
     source, output = Path(job.model), Path(job.output)
-    model = _model_file.load(source)
-    if _graph.quantized_ops(model):
+    model = model_file.load(source)
+    if onnx_graph.quantized_ops(model):
         raise ValueError("The model is quantized, and float16 would break its scales. Convert the float model instead.")
     if not job.samples:
         raise ValueError("There are no calibration samples. Give the model a calibration dataset with real inputs.")
-    if not any(True for _ in _graph.float_weights(model)):
-        _model_file.copy(source, output)
+    if not any(True for _ in onnx_graph.float_weights(model)):
+        model_file.copy(source, output)
         return {"float16_weights": 0, "warnings": ["NO-OP: the model has no float32 weights to convert."]}
-    _graph.name_nodes(model)
-    always = _graph.names_of(model, wanted.node_block_list, "node_block_list")
+    onnx_graph.name_nodes(model)
+    always = onnx_graph.names_of(model, wanted.node_block_list, "node_block_list")
     names = [node.name for node in model.graph.node if node.name not in always and node.op_type != "Constant"]
     bench = _Bench(job, wanted, model, always)
     ended = time.monotonic() + wanted.budget_s
     delicate = [node.name for node in model.graph.node if node.op_type in DELICATE and node.name not in always]
     guesses: list[list[str]] = [[], delicate] if delicate else [[]]
-    found = _mixed_search.search(
+    found = mixed_search.search(
         names, guesses, bench.attempt, most=wanted.max_attempts, over=lambda: time.monotonic() > ended
     )
     tried = {
@@ -154,7 +150,7 @@ def convert(job: PassJob, wanted: Parameters) -> dict[str, Any]:
         "judged_on": len(bench.numbers),
     }
     if len(found.kept) == len(names):
-        _model_file.copy(source, output)
+        model_file.copy(source, output)
         warning = (
             f"NO-OP: none of {len(found.attempts)} attempts holds the model's tolerance in float16 on {job.ep}: the "
             "float32 model ships. Loosen the tolerance, or lower margin"
@@ -162,14 +158,14 @@ def convert(job: PassJob, wanted: Parameters) -> dict[str, Any]:
         )
         return {**tried, "float16_weights": 0, "warnings": [warning]}
     made, said = bench.made(found.kept)
-    _model_file.save(made, output, ir_version=model.ir_version)
+    model_file.save(made, output, ir_version=model.ir_version)
     said["nodes_kept_float32"] = sorted({*said["nodes_kept_float32"], *always, *found.kept})
     unfinished = f"The search ended after {len(found.attempts)} attempts: nodes that it did not decide stay float32."
     return {
         **said,
         **tried,
-        "bytes_before": _model_file.size(source),
-        "bytes_after": _model_file.size(output),
+        "bytes_before": model_file.size(source),
+        "bytes_after": model_file.size(output),
         "warnings": [] if found.complete else [f"{unfinished} Raise max_attempts or budget_s to go on."],
     }
 
@@ -200,17 +196,17 @@ class _Bench:
         )
         return to_float16.converted(self._model, half, folder)
 
-    def attempt(self, kept: Sequence[str]) -> _mixed_search.Attempt:
+    def attempt(self, kept: Sequence[str]) -> mixed_search.Attempt:
         """Try a model; one that cannot be made, loaded or run does not hold."""
         count = len(self._model.graph.node) - len(kept) - len(self._always)
         path = Path(self._job.workdir) / "attempt.onnx"
         try:
             made, _ = self.made(kept)
-            _model_file.save(made, path, ir_version=self._model.ir_version)
+            model_file.save(made, path, ir_version=self._model.ir_version)
             with self._job.trial(path, self.numbers) as trial:
                 answers = trial.answers()
         except RuntimeError as problem:
-            return _mixed_search.Attempt(count, False, {"problem": _model_file.first_line(problem)})
-        parity = _parity.compare(self._reference, answers)
-        ratio = _parity.excess(parity, self._job.tolerance, self._wanted.margin)
-        return _mixed_search.Attempt(count, ratio <= 1.0, {"parity": parity.as_json()})
+            return mixed_search.Attempt(count, False, {"problem": model_file.first_line(problem)})
+        parity = closeness.compare(self._reference, answers)
+        ratio = closeness.excess(parity, self._job.tolerance, self._wanted.margin)
+        return mixed_search.Attempt(count, ratio <= 1.0, {"parity": parity.as_json()})

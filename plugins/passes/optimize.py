@@ -11,12 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-if TYPE_CHECKING or __package__:
-    from . import _graph, _model_file, _ort_graph
-else:
-    import _graph
-    import _model_file
-    import _ort_graph
+from ._models import model_file, onnx_graph, ort_graph
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -60,14 +55,10 @@ def ortforge_passes() -> Iterable[Pass]:
 
 def _objection(use: PassUse) -> str:
     wanted: Parameters = use.parameters
-    if (
-        wanted.level == "layout"
-        and use.ort_version
-        and _ort_graph.version_of(use.ort_version) < _ort_graph.LAYOUT_SINCE
-    ):
+    if wanted.level == "layout" and use.ort_version and ort_graph.version_of(use.ort_version) < ort_graph.LAYOUT_SINCE:
         return (
             f"ONNX Runtime {use.ort_version} has no level 'layout' (it is there since "
-            f"{'.'.join(map(str, _ort_graph.LAYOUT_SINCE))}); use 'all', which does the same there"
+            f"{'.'.join(map(str, ort_graph.LAYOUT_SINCE))}); use 'all', which does the same there"
         )
     return ""
 
@@ -81,29 +72,29 @@ def apply(job: PassJob) -> dict[str, Any]:
     """
     wanted = Parameters(**job.parameters)
     source, output = Path(job.model), Path(job.output)
-    model = _model_file.load(source)
-    stamp = _ort_graph.stricter(_ort_graph.stamp_in(model), _ort_graph.stamp_of(job, wanted.level))
+    model = model_file.load(source)
+    stamp = ort_graph.stricter(ort_graph.stamp_in(model), ort_graph.stamp_of(job, wanted.level))
     saved = output.with_suffix(f".{wanted.format}")
     given = source
     if wanted.format == "ort":
         given = Path(job.workdir) / "stamped.onnx"
-        _ort_graph.stamped_copy(source, given, stamp)
+        ort_graph.stamped_copy(source, given, stamp)
     # A session leaves references to the source's own files in what it writes, unless it is told of another one.
-    outside = _model_file.needs_external_data(model) or _model_file.has_external_data(source)
+    outside = model_file.needs_external_data(model) or model_file.has_external_data(source)
     _save_optimized(job, wanted, given, saved, split=wanted.format == "onnx" and outside)
     result: dict[str, Any] = {
-        "nodes_before": len(list(_graph.nodes(model))),
-        "bytes_before": _model_file.size(source),
+        "nodes_before": len(list(onnx_graph.nodes(model))),
+        "bytes_before": model_file.size(source),
         "stamp": stamp,
         "warnings": _warnings(wanted, model),
         "file": saved.name,
     }
     if wanted.format == "onnx":
-        before, after = _graph.op_counts(model), _finish_onnx(saved, model, stamp)
+        before, after = onnx_graph.op_counts(model), _finish_onnx(saved, model, stamp)
         result["nodes_after"] = sum(after.values())
         result["added"] = {op: n - before.get(op, 0) for op, n in after.items() if n > before.get(op, 0)}
         result["removed"] = {op: n - after.get(op, 0) for op, n in before.items() if n > after.get(op, 0)}
-    return {**result, "bytes_after": _model_file.size(saved)}
+    return {**result, "bytes_after": model_file.size(saved)}
 
 
 def _warnings(wanted: Parameters, model: ModelProto) -> list[str]:
@@ -130,14 +121,14 @@ def _save_optimized(job: PassJob, wanted: Parameters, source: Path, saved: Path,
         )
 
     def save(ep: str, options: dict[str, str]) -> None:
-        _ort_graph.save_graph(source, saved, level=wanted.level, providers=[(ep, options)], split=split)
+        ort_graph.save_graph(source, saved, level=wanted.level, providers=[(ep, options)], split=split)
 
     if wanted.level == "basic" and wanted.format == "ort":
         return save("CPUExecutionProvider", {})
     try:
         save(job.ep_name, dict(job.ep_options))
     except Exception as problem:
-        why = _model_file.first_line(problem)
+        why = model_file.first_line(problem)
         if "compiled nodes" not in str(problem):
             raise RuntimeError(f"ONNX Runtime could not optimize the model for {job.ep_name}: {why}") from problem
         if wanted.level != "basic":
@@ -147,7 +138,7 @@ def _save_optimized(job: PassJob, wanted: Parameters, source: Path, saved: Path,
             ) from problem
         save("CPUExecutionProvider", {})
     else:
-        if wanted.level == "basic" and job.ep != "cpu" and _ort_graph.holds_device_copies(saved):
+        if wanted.level == "basic" and job.ep != "cpu" and ort_graph.holds_device_copies(saved):
             save("CPUExecutionProvider", {})
     return None
 
@@ -158,8 +149,8 @@ def _finish_onnx(saved: Path, before: ModelProto, stamp: dict[str, Any]) -> dict
 
     # External data stays where it is: only the file that names it is written again.
     model = onnx.load(str(saved), load_external_data=False)
-    _ort_graph.put_stamp(model, stamp)
-    model.ir_version = max(before.ir_version, _model_file.OLDEST_IR)
-    _graph.fit_imports(model)
-    _ort_graph.save_all_but_graph(model, saved)
-    return _graph.op_counts(model)
+    ort_graph.put_stamp(model, stamp)
+    model.ir_version = max(before.ir_version, model_file.OLDEST_IR)
+    onnx_graph.fit_imports(model)
+    ort_graph.save_all_but_graph(model, saved)
+    return onnx_graph.op_counts(model)

@@ -12,11 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING or __package__:
-    from . import _graph, _model_file
-else:
-    import _graph
-    import _model_file
+from ._models import model_file, onnx_graph
 
 if TYPE_CHECKING:
     from ortforge.api import Pass, PassJob, PassUse
@@ -73,26 +69,26 @@ def apply(job: PassJob) -> dict[str, Any]:
     """
     wanted = Parameters(**job.parameters)
     source, output, workdir = Path(job.model), Path(job.output), Path(job.workdir)
-    before = _model_file.load(source)
-    written, skipped = _with_fallbacks(source, workdir, wanted, large=_model_file.needs_external_data(before))
-    model = _model_file.load(written) if written else _model_file.load(source)
-    named = _graph.name_nodes(model) if wanted.name_nodes else 0
-    _model_file.save(model, output, ir_version=before.ir_version)
+    before = model_file.load(source)
+    written, skipped = _with_fallbacks(source, workdir, wanted, large=model_file.needs_external_data(before))
+    model = model_file.load(written) if written else model_file.load(source)
+    named = onnx_graph.name_nodes(model) if wanted.name_nodes else 0
+    model_file.save(model, output, ir_version=before.ir_version)
     # A missing kernel is the runtime's matter: a model that came with one keeps it.
-    if (problem := _model_file.load_error(output, kernels=False)) and not _model_file.load_error(source, kernels=False):
+    if (problem := model_file.load_error(output, kernels=False)) and not model_file.load_error(source, kernels=False):
         raise RuntimeError(f"The preprocessed model does not load: {problem} Leave this pass out for this model.")
-    counts, counted = _graph.op_counts(before), _graph.op_counts(model)
+    counts, counted = onnx_graph.op_counts(before), onnx_graph.op_counts(model)
     result: dict[str, Any] = {
         "skipped": {step: why for step, why in skipped.items() if why},
         "removed": {op: n - counted.get(op, 0) for op, n in counts.items() if n > counted.get(op, 0)},
         "nodes_named": named,
         "shapes_known": len(model.graph.value_info),
-        "bytes_before": _model_file.size(source),
-        "bytes_after": _model_file.size(output),
+        "bytes_before": model_file.size(source),
+        "bytes_after": model_file.size(output),
         "warnings": [f"Skipped {step}: {why}" for step, why in skipped.items() if why],
     }
-    if _graph.opset(model) != _graph.opset(before):
-        result["opset"] = f"{_graph.opset(before)} -> {_graph.opset(model)}"
+    if onnx_graph.opset(model) != onnx_graph.opset(before):
+        result["opset"] = f"{onnx_graph.opset(before)} -> {onnx_graph.opset(model)}"
     if model.ir_version != before.ir_version:
         result["ir_version"] = f"{before.ir_version} -> {model.ir_version}"
     return result
@@ -141,11 +137,11 @@ def _with_fallbacks(
             if not auto_merge and steps["symbolic shape inference"] and not complaints.optimization:
                 # Symbols that must be equal and are not merged are what it most often stops at.
                 auto_merge = True
-                skipped["leaving symbols apart (auto_merge = false)"] = _model_file.first_line(problem)
+                skipped["leaving symbols apart (auto_merge = false)"] = model_file.first_line(problem)
                 continue
             # The step that failed is not told: leave out the first that is still on, in the order they run.
             step = "graph optimization" if complaints.optimization else next(name for name, on in steps.items() if on)
-            why = complaints.optimization or _model_file.first_line(problem)
+            why = complaints.optimization or model_file.first_line(problem)
         steps[step] = False
         skipped[step] = why
     return None, skipped

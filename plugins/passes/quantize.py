@@ -10,14 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-if TYPE_CHECKING or __package__:
-    from . import _architecture, _data_guards, _model_file, quantize_dynamic, quantize_static
-else:
-    import _architecture
-    import _data_guards
-    import _model_file
-    import quantize_dynamic
-    import quantize_static
+from . import quantize_dynamic, quantize_static
+from ._models import model_file, model_kind
+from ._quantization import data_guards
 
 if TYPE_CHECKING:
     from ortforge.api import Pass, PassJob, PassUse
@@ -126,12 +121,12 @@ def apply(job: PassJob) -> dict[str, Any]:
     :raises RuntimeError: the quantizer fails, or the result does not load.
     """
     wanted = Parameters(**job.parameters)
-    found = _architecture.architecture(_model_file.load(Path(job.model)))
+    found = model_kind.architecture(model_file.load(Path(job.model)))
     method, reason = CHOICES[found.kind]
     why = f"It is a {_article(found.kind)} ({found.evidence}): {reason}."
     if wanted.method != "auto":
         method, why = wanted.method, f"method = {wanted.method!r} asked for it. {why}"
-    elif method == "static" and (not job.samples or _data_guards.declared_random(job.samples)):
+    elif method == "static" and (not job.samples or data_guards.declared_random(job.samples)):
         raise ValueError(
             f"Static quantization suits this model, and there are no real calibration samples. {why} Give the model a "
             "calibration dataset, or write method = 'dynamic'."

@@ -15,15 +15,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-if TYPE_CHECKING or __package__:
-    from . import _auto_bench, _auto_candidates, _auto_schemes, _auto_search, _graph, _model_file
-else:
-    import _auto_bench
-    import _auto_candidates
-    import _auto_schemes
-    import _auto_search
-    import _graph
-    import _model_file
+from ._auto import auto_search, candidate_choice, scheme_table, trial_bench
+from ._models import model_file, onnx_graph
 
 if TYPE_CHECKING:
     from ortforge.api import Pass, PassJob, PassUse
@@ -101,7 +94,7 @@ def _objection(use: PassUse) -> str:
 
 
 def _unknown_scheme(wanted: Iterable[str]) -> str:
-    known = list(_auto_schemes.SCHEMES)
+    known = list(scheme_table.SCHEMES)
     for text in wanted:
         if not any(fnmatchcase(name, text) for name in known):
             return f"there is no scheme {text!r}; there are {', '.join(known)}"
@@ -123,12 +116,12 @@ def apply(job: PassJob) -> dict[str, Any]:
     source, output, workdir = Path(job.model), Path(job.output), Path(job.workdir)
     calibrated_on, judged_on = _split(len(job.samples))
     feeds = list(job.feeds())
-    bench = _auto_bench.ready(source, [feeds[number] for number in calibrated_on], workdir)
-    excluded = _graph.names_of(bench.model, wanted.nodes_to_exclude, "nodes_to_exclude")
+    bench = trial_bench.ready(source, [feeds[number] for number in calibrated_on], workdir)
+    excluded = onnx_graph.names_of(bench.model, wanted.nodes_to_exclude, "nodes_to_exclude")
     tolerance = _tolerance(job.tolerance, wanted.tolerance)
     judged = [feeds[number] for number in judged_on]
     try:
-        begun = _auto_search.Search(
+        begun = auto_search.Search(
             job,
             bench,
             judged,
@@ -141,15 +134,15 @@ def apply(job: PassJob) -> dict[str, Any]:
     except RuntimeError as problem:
         raise NotImplementedError(
             f"The float model itself does not run on {job.ep_name}, so there is nothing to be better than: "
-            f"{_model_file.first_line(problem)}"
+            f"{model_file.first_line(problem)}"
         ) from problem
     with closing(begun) as search:
         _run(search, bench, wanted)
         chosen = search.final()
     if chosen is None or chosen.path is None:
-        _model_file.copy(source, output)
+        model_file.copy(source, output)
     else:
-        _model_file.copy(chosen.path, output)
+        model_file.copy(chosen.path, output)
     told = {
         "calibrated_on": len(calibrated_on),
         "judged_on": len(judged_on),
@@ -160,11 +153,11 @@ def apply(job: PassJob) -> dict[str, Any]:
     return {**told, **_result(search, chosen), "warnings": _warnings(search, chosen, calibrated_on, judged_on)}
 
 
-def _run(search: _auto_search.Search, bench: _auto_bench.Bench, wanted: Parameters) -> None:
+def _run(search: auto_search.Search, bench: trial_bench.Bench, wanted: Parameters) -> None:
     """Screen all schemes, then refine those that are worth it, the fastest first."""
     schemes = [
         scheme
-        for scheme in _auto_schemes.in_order(bench)
+        for scheme in scheme_table.in_order(bench)
         if not wanted.schemes or any(fnmatchcase(scheme.name, text) for text in wanted.schemes)
     ]
     search.allow(wanted.budget_s or LEAST_BUDGET_S)
@@ -177,15 +170,15 @@ def _run(search: _auto_search.Search, bench: _auto_bench.Bench, wanted: Paramete
         best = search.best.speed if search.best else 1.0
         if candidate.holds or candidate.problem or search.over:
             continue
-        if candidate.may_reach <= max(best, _auto_search.PROMISING):
+        if candidate.may_reach <= max(best, auto_search.PROMISING):
             continue  # giving nodes back makes it slower still
-        search.refine(candidate, _auto_schemes.SCHEMES[candidate.scheme])
+        search.refine(candidate, scheme_table.SCHEMES[candidate.scheme])
     best_found, blocks = search.best, whole.get("weights-8")
     if best_found and best_found.kept and blocks and not blocks.problem and blocks.speed > 1.0 and not search.over:
         search.in_blocks(best_found)
 
 
-def _promise(candidate: _auto_candidates.Candidate) -> float:
+def _promise(candidate: candidate_choice.Candidate) -> float:
     """Return how much is to be expected of giving nodes back: the speed that it surely has, over the noise to go."""
     return (candidate.ratio.low if candidate.ratio else 0.0) / max(1.0, candidate.excess)
 
@@ -207,10 +200,10 @@ def _tolerance(model: Mapping[str, Any], recipe: Mapping[str, float]) -> dict[st
     return found
 
 
-def _result(search: _auto_search.Search, chosen: _auto_candidates.Candidate | None) -> dict[str, Any]:
+def _result(search: auto_search.Search, chosen: candidate_choice.Candidate | None) -> dict[str, Any]:
     best: dict[str, Any] = {"chosen": chosen.name if chosen else "none: the float model"}
     if chosen:
-        best |= {"summary": _auto_schemes.SCHEMES[chosen.scheme].summary, "speed": round(chosen.speed, 3)}
+        best |= {"summary": scheme_table.SCHEMES[chosen.scheme].summary, "speed": round(chosen.speed, 3)}
         best |= {"kept_nodes": list(chosen.kept), "kept_as": chosen.kept_as, "parity": chosen.as_json()["parity"]}
         best["bytes_after"] = chosen.bytes
     return {
@@ -224,8 +217,8 @@ def _result(search: _auto_search.Search, chosen: _auto_candidates.Candidate | No
 
 
 def _warnings(
-    search: _auto_search.Search,
-    chosen: _auto_candidates.Candidate | None,
+    search: auto_search.Search,
+    chosen: candidate_choice.Candidate | None,
     calibrated_on: list[int],
     judged_on: list[int],
 ) -> list[str]:

@@ -11,13 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-if TYPE_CHECKING or __package__:
-    from . import _graph, _model_file, _quantizing, _type_support
-else:
-    import _graph
-    import _model_file
-    import _quantizing
-    import _type_support
+from ._models import model_file, onnx_graph
+from ._quantization import quantizing, type_support
 
 if TYPE_CHECKING:
     from ortforge.api import Pass, PassJob, PassUse
@@ -115,7 +110,7 @@ def quantize(job: PassJob, wanted: Parameters) -> dict[str, Any]:
     source, output, workdir = Path(job.model), Path(job.output), Path(job.workdir)
     if refused := contradiction(wanted):
         raise NotImplementedError(f"{refused}.")
-    prepared = _quantizing.prepare(
+    prepared = quantizing.prepare(
         source,
         workdir,
         constants=wanted.constants_to_initializers,
@@ -125,23 +120,23 @@ def quantize(job: PassJob, wanted: Parameters) -> dict[str, Any]:
         op_types=wanted.op_types,
         takes=IntegerOpsRegistry,
     )
-    if not _graph.has_onnx_operators(prepared.model):
-        return _quantizing.unchanged(
+    if not onnx_graph.has_onnx_operators(prepared.model):
+        return quantizing.unchanged(
             source,
             output,
             "NO-OP: the model has only operators of ai.onnx.ml (trees and the like); none can be quantized.",
         )
     model, warnings = _quantized(wanted, prepared, workdir, job.ort_version)
-    if not _graph.quantized_ops(model):
-        return _quantizing.unchanged(source, output, _why_nothing(prepared, wanted))
-    result = _quantizing.finish(
+    if not onnx_graph.quantized_ops(model):
+        return quantizing.unchanged(source, output, _why_nothing(prepared, wanted))
+    result = quantizing.finish(
         source,
         model,
         output,
         prepared,
         advice="Put preprocess before this pass, or limit op_types (for example to MatMul).",
     )
-    warnings += _quantizing.said_of_dropped(result)
+    warnings += quantizing.said_of_dropped(result)
     if convs := result["quantized"].get("ConvInteger", 0):
         warnings.append(
             f"{convs} Conv were quantized dynamically: ConvInteger is usually slower than Conv in float on a CPU. "
@@ -151,15 +146,15 @@ def quantize(job: PassJob, wanted: Parameters) -> dict[str, Any]:
 
 
 def _quantized(
-    wanted: Parameters, prepared: _quantizing.Prepared, workdir: Path, ort_version: str
+    wanted: Parameters, prepared: quantizing.Prepared, workdir: Path, ort_version: str
 ) -> tuple[Any, list[str]]:
     """Return the quantized model; Conv in a step of its own where it needs another type than asked for."""
     ops = prepared.op_types
-    convs = _graph.op_counts(prepared.model).get("Conv", 0) if not ops or "Conv" in ops else 0
+    convs = onnx_graph.op_counts(prepared.model).get("Conv", 0) if not ops or "Conv" in ops else 0
     written = workdir / "quantized.onnx"
-    if not convs or wanted.weight_type != "QInt8" or _type_support.has_int8_conv():
+    if not convs or wanted.weight_type != "QInt8" or type_support.has_int8_conv():
         _quantize(wanted, prepared, prepared.path, written, ops or None)
-        return _model_file.load(written), []
+        return model_file.load(written), []
     from onnxruntime.quantization.registry import IntegerOpsRegistry
 
     between = workdir / "quantized-conv.onnx"
@@ -167,7 +162,7 @@ def _quantized(
     others = [op for op in ops or IntegerOpsRegistry if op != "Conv"]
     if others:
         _quantize(wanted, prepared, between, written, others)
-    made = _model_file.load(written if others else between)
+    made = model_file.load(written if others else between)
     return made, [
         f"Conv got QUInt8 weights: ONNX Runtime {ort_version} has no ConvInteger for QInt8 on the CPU. "
         "The other operators have QInt8."
@@ -175,12 +170,12 @@ def _quantized(
 
 
 def _quantize(
-    wanted: Parameters, prepared: _quantizing.Prepared, source: Path, written: Path, op_types: list[str] | None
+    wanted: Parameters, prepared: quantizing.Prepared, source: Path, written: Path, op_types: list[str] | None
 ) -> None:
     import onnxruntime.quantization as quantization
 
     options: dict[str, Any] = dict(wanted.extra_options)
-    if wanted.subgraphs and len(list(_graph.graphs(prepared.model))) > 1:
+    if wanted.subgraphs and len(list(onnx_graph.graphs(prepared.model))) > 1:
         options.setdefault("EnableSubgraph", True)
     try:
         quantization.quantize_dynamic(
@@ -192,22 +187,22 @@ def _quantize(
             weight_type=quantization.QuantType[wanted.weight_type],
             nodes_to_quantize=prepared.names["nodes_to_include"] or None,
             nodes_to_exclude=prepared.names["nodes_to_exclude"] or None,
-            use_external_data_format=_model_file.needs_external_data(prepared.model),
+            use_external_data_format=model_file.needs_external_data(prepared.model),
             extra_options=options,
         )
     except Exception as problem:
         raise RuntimeError(
-            f"ONNX Runtime's quantizer failed: {_model_file.first_line(problem)} "
+            f"ONNX Runtime's quantizer failed: {model_file.first_line(problem)} "
             "Put preprocess before this pass, or limit op_types (for example to MatMul)."
         ) from problem
 
 
-def _why_nothing(prepared: _quantizing.Prepared, wanted: Parameters) -> str:
+def _why_nothing(prepared: quantizing.Prepared, wanted: Parameters) -> str:
     model, op_types = prepared.model, prepared.op_types
-    counts = _graph.op_counts(model)
+    counts = onnx_graph.op_counts(model)
     if op_types and not any(op in counts for op in op_types):
         return f"NO-OP: nothing was quantized, since the model has no {' or '.join(op_types)}."
-    if len(list(_graph.graphs(model))) > 1 and not wanted.subgraphs:
+    if len(list(onnx_graph.graphs(model))) > 1 and not wanted.subgraphs:
         return "NO-OP: nothing was quantized; the weights lie in branches of If or Loop: set subgraphs = true."
     if counts.get("Constant") and not wanted.constants_to_initializers:
         return "NO-OP: nothing was quantized; the weights lie in Constant nodes: set constants_to_initializers = true."

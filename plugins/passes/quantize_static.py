@@ -8,30 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-if TYPE_CHECKING or __package__:
-    from . import (
-        _bias,
-        _calibration,
-        _data_guards,
-        _float8,
-        _graph,
-        _model_file,
-        _quantizing,
-        _range_guards,
-        _self_check,
-        _type_support,
-    )
-else:
-    import _bias
-    import _calibration
-    import _data_guards
-    import _float8
-    import _graph
-    import _model_file
-    import _quantizing
-    import _range_guards
-    import _self_check
-    import _type_support
+from ._models import model_file, onnx_graph, self_check
+from ._quantization import bias_types, calibration, data_guards, float8_types, quantizing, range_guards, type_support
 
 if TYPE_CHECKING:
     from ortforge.api import Pass, PassJob, PassUse
@@ -189,52 +167,52 @@ def quantize(job: PassJob, wanted: Parameters) -> dict[str, Any]:
     source, output, workdir = Path(job.model), Path(job.output), Path(job.workdir)
     if not job.samples:
         raise ValueError("There are no calibration samples. Give the model a calibration dataset with real inputs.")
-    _type_support.refuse_types(wanted.activation_type, wanted.weight_type, wanted.format, workdir, job.ort_version)
+    type_support.refuse_types(wanted.activation_type, wanted.weight_type, wanted.format, workdir, job.ort_version)
     prepared = _prepare(source, workdir, wanted)
-    chosen = _graph.op_types_of(prepared.model, wanted.float_outputs, _quantizable(), "float_outputs")
+    chosen = onnx_graph.op_types_of(prepared.model, wanted.float_outputs, _quantizable(), "float_outputs")
     wanted = replace(wanted, float_outputs=tuple(chosen))
-    watch = _data_guards.DataWatch()
+    watch = data_guards.DataWatch()
     weights = {tensor.name for tensor in prepared.model.graph.initializer}
     inputs = {value.name for value in prepared.model.graph.input} - weights
-    reader = _calibration.SampleReader(job.feeds, len(job.samples), inputs, watch.see)
+    reader = calibration.SampleReader(job.feeds, len(job.samples), inputs, watch.see)
     op_types = prepared.op_types or sorted(_quantizable())
-    ranges = _calibration.measure(
+    ranges = calibration.measure(
         prepared.path,
         op_types,
         _method(wanted),
         reader,
         scratch=workdir / "augmented.onnx",
-        external=_model_file.needs_external_data(prepared.model),
+        external=model_file.needs_external_data(prepared.model),
     )
-    masks = _quantizing.mask_constants(prepared.model)
-    absurd = _range_guards.absurd_ranges(
+    masks = quantizing.mask_constants(prepared.model)
+    absurd = range_guards.absurd_ranges(
         prepared.model,
         ranges,
         _chosen(prepared, op_types),
-        levels=_type_support.levels(wanted.activation_type),
+        levels=type_support.levels(wanted.activation_type),
         masks=masks,
     )
     excluded = sorted({name for one in absurd for name in one.nodes}) if wanted.fix else []
-    warnings = [_range_guards.sentence(absurd, masks, fixed=wanted.fix)] if absurd else []
+    warnings = [range_guards.sentence(absurd, masks, fixed=wanted.fix)] if absurd else []
     model, adjusting = _quantized(wanted, prepared, ranges, excluded, workdir / "quantized.onnx")
     warnings += _repair(model, prepared, wanted)
-    if not _graph.quantized_ops(model):
-        return _quantizing.unchanged(source, output, " ".join([_why_nothing(prepared), *warnings]))
-    result = _quantizing.finish(
+    if not onnx_graph.quantized_ops(model):
+        return quantizing.unchanged(source, output, " ".join([_why_nothing(prepared), *warnings]))
+    result = quantizing.finish(
         source, model, output, prepared, advice="Put preprocess before this pass, or use format = 'QDQ'."
     )
-    checked, ruined = _self_check.against_float(prepared.path, output, reader)
+    checked, ruined = self_check.against_float(prepared.path, output, reader)
     named = {one.tensor for one in absurd}
-    warnings += [*_quantizing.said_of_dropped(result), *([ruined] if ruined else [])]
-    warnings += _quantizing.lint_scales(model, masks=masks, known=named)
-    random = _data_guards.declared_random(job.samples)
+    warnings += [*quantizing.said_of_dropped(result), *([ruined] if ruined else [])]
+    warnings += quantizing.lint_scales(model, masks=masks, known=named)
+    random = data_guards.declared_random(job.samples)
     warnings += [random, *(text for text in watch.complaints() if not (random and text.startswith("RANDOM")))]
-    warnings += _type_support.x86_remarks(wanted.activation_type, wanted.weight_type, reduce_range=wanted.reduce_range)
+    warnings += type_support.x86_remarks(wanted.activation_type, wanted.weight_type, reduce_range=wanted.reduce_range)
     facts = {"calibration_samples": len(job.samples), "against_float": checked, "nodes_excluded": excluded}
     return {**result, **facts, "warnings": [text for text in [*warnings, adjusting] if text]}
 
 
-def _prepare(source: Path, workdir: Path, wanted: Parameters) -> _quantizing.Prepared:
+def _prepare(source: Path, workdir: Path, wanted: Parameters) -> quantizing.Prepared:
     from onnxruntime.quantization import quant_utils
 
     least, why = 11, "static quantization"
@@ -248,7 +226,7 @@ def _prepare(source: Path, workdir: Path, wanted: Parameters) -> _quantizing.Pre
     raising = getattr(quant_utils, "update_opset_version", None)
     if sixteen and raising is not None and len(inspect.signature(raising).parameters) > 2:
         least, why = 21, "quantization to 16 bits"
-    return _quantizing.prepare(
+    return quantizing.prepare(
         source,
         workdir,
         constants=wanted.constants_to_initializers,
@@ -267,7 +245,7 @@ def _quantizable() -> set[str]:
     return {*QLinearOpsRegistry, *QDQRegistry}
 
 
-def _chosen(prepared: _quantizing.Prepared, op_types: Iterable[str]) -> set[str]:
+def _chosen(prepared: quantizing.Prepared, op_types: Iterable[str]) -> set[str]:
     """Return the names of the nodes that would be quantized."""
     wanted = set(op_types)
     nodes = {node.name for node in prepared.model.graph.node if node.op_type in wanted and node.name}
@@ -276,10 +254,10 @@ def _chosen(prepared: _quantizing.Prepared, op_types: Iterable[str]) -> set[str]
     return nodes - set(prepared.names["nodes_to_exclude"])
 
 
-def _method(wanted: Parameters) -> _calibration.Method:
+def _method(wanted: Parameters) -> calibration.Method:
     options, name = wanted.extra_options, wanted.calibrate_method
     smoothing = float(options.get("CalibMovingAverageConstant", 0.01)) if options.get("CalibMovingAverage") else 0.0
-    return _calibration.Method(
+    return calibration.Method(
         name,
         percentile=wanted.percentile,
         bins=wanted.bins or (ENTROPY_BINS if name == "Entropy" else 2048),
@@ -288,20 +266,20 @@ def _method(wanted: Parameters) -> _calibration.Method:
     )
 
 
-def _why_nothing(prepared: _quantizing.Prepared) -> str:
+def _why_nothing(prepared: quantizing.Prepared) -> str:
     what = " or ".join(prepared.op_types) or "operators that the quantizer takes"
-    where = " outside the branches of If and Loop" if len(list(_graph.graphs(prepared.model))) > 1 else ""
+    where = " outside the branches of If and Loop" if len(list(onnx_graph.graphs(prepared.model))) > 1 else ""
     return f"NO-OP: nothing was quantized; the model has no {what}{where}."
 
 
-def _repair(model: Any, prepared: _quantizing.Prepared, wanted: Parameters) -> list[str]:
+def _repair(model: Any, prepared: quantizing.Prepared, wanted: Parameters) -> list[str]:
     """Mend what ONNX Runtime's quantizer does wrong with these types; return sentences about what cannot be."""
     if wanted.activation_type == FLOAT8:
-        _float8.shield_activations(model)
-        _float8.rescale_weights(model, prepared.model)
-    biases = _bias.cut_off(model, prepared.model)
+        float8_types.shield_activations(model)
+        float8_types.rescale_weights(model, prepared.model)
+    biases = bias_types.cut_off(model, prepared.model)
     if biases and {"QInt8", "QUInt8"}.isdisjoint({wanted.activation_type, wanted.weight_type}):
-        _bias.widen(model, biases)
+        bias_types.widen(model, biases)
     elif biases:
         return [
             f"BIASES CUT OFF: {len(biases)} ({', '.join(sorted(biases)[:4])}) lie outside of 32 bits, since the scales "
@@ -312,21 +290,21 @@ def _repair(model: Any, prepared: _quantizing.Prepared, wanted: Parameters) -> l
 
 def _quantized(
     wanted: Parameters,
-    prepared: _quantizing.Prepared,
-    ranges: dict[str, _calibration.Range],
+    prepared: quantizing.Prepared,
+    ranges: dict[str, calibration.Range],
     excluded: list[str],
     written: Path,
 ) -> tuple[Any, str]:
     """Return the quantized model, and a sentence if ONNX Runtime could not do a part of it."""
     try:
         _quantize(wanted, prepared, ranges, excluded, written)
-        return _model_file.load(written), ""
+        return model_file.load(written), ""
     except BiasScaleError:
         # The quantizer widens the scales of weights whose bias would not fit into 32 bits, and compares a whole
         # channel axis with one number while doing so. Without that step the result is the usual one.
         options = {**wanted.extra_options, "QDQDisableWeightAdjustForInt32Bias": True}
         _quantize(replace(wanted, extra_options=options), prepared, ranges, excluded, written)
-        return _model_file.load(written), (
+        return model_file.load(written), (
             "Weight scales were not widened for 32-bit biases: ONNX Runtime fails at that for this model."
         )
 
@@ -350,23 +328,27 @@ def _options(wanted: Parameters) -> dict[str, Any]:
 
 def _quantize(
     wanted: Parameters,
-    prepared: _quantizing.Prepared,
-    ranges: dict[str, _calibration.Range],
+    prepared: quantizing.Prepared,
+    ranges: dict[str, calibration.Range],
     excluded: list[str],
     written: Path,
 ) -> None:
     import onnxruntime.quantization as quantization
 
     float8 = wanted.activation_type == FLOAT8
-    left_out = [*prepared.names["nodes_to_exclude"], *excluded, *(_float8.left_out(prepared.model) if float8 else ())]
+    left_out = [
+        *prepared.names["nodes_to_exclude"],
+        *excluded,
+        *(float8_types.left_out(prepared.model) if float8 else ()),
+    ]
     # ONNX Runtime insists on this method for 8-bit floats; the ranges are ours all the same.
     method = "Distribution" if float8 else wanted.calibrate_method
     try:
-        with _calibration.given(ranges, method, float8=float8):
+        with calibration.given(ranges, method, float8=float8):
             quantization.quantize_static(
                 str(prepared.path),
                 str(written),
-                _calibration.SampleReader(list, 0, ()),
+                calibration.SampleReader(list, 0, ()),
                 quant_format=quantization.QuantFormat[wanted.format],
                 op_types_to_quantize=prepared.op_types or None,
                 per_channel=wanted.per_channel,
@@ -375,7 +357,7 @@ def _quantize(
                 weight_type=quantization.QuantType[wanted.weight_type],
                 nodes_to_quantize=prepared.names["nodes_to_include"] or None,
                 nodes_to_exclude=left_out or None,
-                use_external_data_format=_model_file.needs_external_data(prepared.model),
+                use_external_data_format=model_file.needs_external_data(prepared.model),
                 calibrate_method=quantization.CalibrationMethod[method],
                 extra_options=_options(wanted),
             )
@@ -384,6 +366,6 @@ def _quantize(
         if isinstance(problem, ValueError) and "truth value of an array" in str(problem) and not already:
             raise BiasScaleError from problem
         raise RuntimeError(
-            f"ONNX Runtime's quantizer failed: {_model_file.first_line(problem)} "
+            f"ONNX Runtime's quantizer failed: {model_file.first_line(problem)} "
             "Put preprocess before this pass, or limit op_types (for example to Conv and MatMul)."
         ) from problem

@@ -11,10 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-if TYPE_CHECKING or __package__:
-    from . import quantize_static
-else:
-    import quantize_static
+from . import quantize_static
 
 if TYPE_CHECKING:
     from ortforge.api import Pass, PassJob, PassUse

@@ -1,6 +1,6 @@
 """``quantize-weights``: weights of MatMul and Gather in blocks of 2, 4 or 8 bits, activations as they are.
 
-All methods are our own numpy (see ``_block_rounding.py``), so that they work on every ONNX Runtime that has the
+All methods are our own numpy (see ``rounding.py``), so that they work on every ONNX Runtime that has the
 operators and need no torch; what this runtime's kernels take is found out by running a small product.
 """
 
@@ -11,28 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-if TYPE_CHECKING or __package__:
-    from . import (
-        _block_kernels,
-        _block_nodes,
-        _block_rounding,
-        _calibration,
-        _gptq,
-        _graph,
-        _model_file,
-        _quantizing,
-        _self_check,
-    )
-else:
-    import _block_kernels
-    import _block_nodes
-    import _block_rounding
-    import _calibration
-    import _gptq
-    import _graph
-    import _model_file
-    import _quantizing
-    import _self_check
+from ._blocks import block_kernels, block_nodes, gptq, rounding
+from ._models import model_file, onnx_graph, self_check
+from ._quantization import calibration, quantizing
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -138,7 +119,7 @@ def _objection(use: PassUse) -> str:
 def contradiction(wanted: Parameters) -> str:
     """Say which parameters cannot work on any runtime, or return ``""``."""
     block = wanted.block_size
-    if wanted.bits not in _block_nodes.QDQ_OPSET:
+    if wanted.bits not in block_nodes.QDQ_OPSET:
         return f"bits = {wanted.bits} is not 2, 4 or 8"
     if block < LEAST_BLOCK or block & (block - 1):
         near = max(LEAST_BLOCK, 1 << max(block, 1).bit_length() - 1)
@@ -178,11 +159,11 @@ def apply(job: PassJob) -> dict[str, Any]:
         raise ValueError(f"{refused}.")
     source, output, workdir = Path(job.model), Path(job.output), Path(job.workdir)
     qdq = wanted.format == "QDQ"
-    prepared = _quantizing.prepare(
+    prepared = quantizing.prepare(
         source,
         workdir,
         constants=True,
-        least_opset=_block_nodes.QDQ_OPSET[wanted.bits] if qdq else 1,
+        least_opset=block_nodes.QDQ_OPSET[wanted.bits] if qdq else 1,
         why="DequantizeLinear with blocks",
         named={"nodes_to_exclude": wanted.nodes_to_exclude, "nodes_to_include": wanted.nodes_to_include},
         op_types=wanted.op_types,
@@ -192,27 +173,27 @@ def apply(job: PassJob) -> dict[str, Any]:
     model = prepared.model
     found = _chosen(prepared, wanted)
     if not found:
-        return _quantizing.unchanged(source, output, _why_nothing(model, wanted))
+        return quantizing.unchanged(source, output, _why_nothing(model, wanted))
     if wanted.method == "gptq" and not job.samples:
         raise ValueError("There are no calibration samples. Give the model a calibration dataset with real inputs.")
     for op in sorted({target.node.op_type for target in found}):
-        _block_kernels.refuse(op, wanted, job.ort_version)
+        block_kernels.refuse(op, wanted, job.ort_version)
     # Of the model as it was, the nodes are compared with those that come; weights would be a second copy of them.
     before = type(model)()
     before.graph.node.extend(model.graph.node)
     errors = _replace(model, _rounded(job, wanted, model, found), wanted)
     if qdq or any(target.node.op_type == "Gather" for target in found):
         prepared = _raised_ir(prepared, 13 if qdq and wanted.bits == 2 else 10)
-    result = _quantizing.finish(
+    result = quantizing.finish(
         source,
         model,
         output,
         replace(prepared, model=before),
         advice="Use bits = 4 and format = 'QOperator', which the most versions have.",
     )
-    warnings = _quantizing.said_of_dropped(result)
+    warnings = quantizing.said_of_dropped(result)
     if job.samples:
-        checked, ruined = _self_check.against_float(prepared.path, output, job.feeds())
+        checked, ruined = self_check.against_float(prepared.path, output, job.feeds())
         result["self_check"] = checked
         warnings += [ruined] if ruined else []
     worst = sorted(errors.items(), key=lambda item: item[1])[:WORST]
@@ -225,19 +206,19 @@ def apply(job: PassJob) -> dict[str, Any]:
     }
 
 
-def _chosen(prepared: _quantizing.Prepared, wanted: Parameters) -> list[_block_nodes.Target]:
+def _chosen(prepared: quantizing.Prepared, wanted: Parameters) -> list[block_nodes.Target]:
     """Return the nodes to round, in the order of the graph."""
     include, exclude = prepared.names["nodes_to_include"], prepared.names["nodes_to_exclude"]
     return [
         target
-        for target in _block_nodes.targets(prepared.model, prepared.op_types)
+        for target in block_nodes.targets(prepared.model, prepared.op_types)
         if target.fits(wanted.bits)
         and target.node.name not in exclude
         and (not wanted.nodes_to_include or target.node.name in include)
     ]
 
 
-def _raised_ir(prepared: _quantizing.Prepared, least: int) -> _quantizing.Prepared:
+def _raised_ir(prepared: quantizing.Prepared, least: int) -> quantizing.Prepared:
     """Raise the IR version: tensors of 4 bits came with 10, of 2 bits with 13, and onnx wants it to say so."""
     if prepared.ir_version >= least:
         return prepared
@@ -246,16 +227,16 @@ def _raised_ir(prepared: _quantizing.Prepared, least: int) -> _quantizing.Prepar
 
 
 def _rounded(
-    job: PassJob, wanted: Parameters, model: ModelProto, targets: list[_block_nodes.Target]
-) -> list[tuple[_block_nodes.Target, _block_rounding.Blocks]]:
+    job: PassJob, wanted: Parameters, model: ModelProto, targets: list[block_nodes.Target]
+) -> list[tuple[block_nodes.Target, rounding.Blocks]]:
     """Return the targets with their weights in blocks, in the order of the graph; a weight is rounded once."""
     by_calibration = dict(_calibrated(job, wanted, model, targets)) if wanted.method == "gptq" else {}
-    known: dict[str, _block_rounding.Blocks] = {}
+    known: dict[str, rounding.Blocks] = {}
     done = []
     for target in targets:
         blocks = by_calibration.get(target.node.output[0]) or known.get(target.weight.name)
         if blocks is None:
-            blocks = known[target.weight.name] = _block_rounding.round_blocks(
+            blocks = known[target.weight.name] = rounding.round_blocks(
                 target.matrix,
                 bits=wanted.bits,
                 block=wanted.block_size,
@@ -269,8 +250,8 @@ def _rounded(
 
 
 def _calibrated(
-    job: PassJob, wanted: Parameters, model: ModelProto, targets: list[_block_nodes.Target]
-) -> Iterator[tuple[str, _block_rounding.Blocks]]:
+    job: PassJob, wanted: Parameters, model: ModelProto, targets: list[block_nodes.Target]
+) -> Iterator[tuple[str, rounding.Blocks]]:
     """Round by GPTQ what it can be done for, products in the main graph; yield them by their output."""
     weights = {tensor.name for tensor in model.graph.initializer}
     products = [
@@ -279,15 +260,15 @@ def _calibrated(
         if one.node.op_type == "MatMul" and one.graph is model.graph and one.node.input[0] not in weights
     ]
     inputs = {value.name for value in model.graph.input} - weights
-    reader = _calibration.SampleReader(job.feeds, len(job.samples), inputs)
+    reader = calibration.SampleReader(job.feeds, len(job.samples), inputs)
     widths = {one.node.input[0]: int(one.weight.dims[0]) for one in products}
     scratch = Path(job.workdir) / "observed.onnx"
-    for name, hessian in _gptq.hessians(model, widths, reader, scratch):
+    for name, hessian in gptq.hessians(model, widths, reader, scratch):
         for one in products:
             if one.node.input[0] == name:
                 yield (
                     one.node.output[0],
-                    _gptq.rounded(
+                    gptq.rounded(
                         one.matrix.T,
                         hessian,
                         bits=wanted.bits,
@@ -299,38 +280,38 @@ def _calibrated(
 
 
 def _replace(
-    model: ModelProto, rounded: list[tuple[_block_nodes.Target, _block_rounding.Blocks]], wanted: Parameters
+    model: ModelProto, rounded: list[tuple[block_nodes.Target, rounding.Blocks]], wanted: Parameters
 ) -> dict[str, float]:
     """Put the new nodes in the old ones' places; return the SQNR of each weight in dB, by node."""
     made: dict[str, list[NodeProto]] = {}
     errors: dict[str, float] = {}
-    taken = {tensor.name for graph in _graph.graphs(model) for tensor in graph.initializer}
+    taken = {tensor.name for graph in onnx_graph.graphs(model) for tensor in graph.initializer}
     named: dict[int, str] = {}
     for target, blocks in rounded:
         first = id(blocks) not in named
         name = named.setdefault(id(blocks), _unused(target, wanted.bits, taken))
         if wanted.format == "QDQ":
-            nodes, constants = _block_nodes.qdq_nodes(target, blocks, name)
+            nodes, constants = block_nodes.qdq_nodes(target, blocks, name)
             # Products that share a weight share what makes it float, too: the first one has it.
             nodes = nodes if first else nodes[1:]
         elif target.node.op_type == "Gather":
-            node, constants = _block_nodes.lookup(target, blocks, name)
+            node, constants = block_nodes.lookup(target, blocks, name)
             nodes = [node]
         else:
-            node, constants = _block_nodes.product(target, blocks, name, wanted.accuracy_level)
+            node, constants = block_nodes.product(target, blocks, name, wanted.accuracy_level)
             nodes = [node]
         made[target.node.output[0]] = nodes
-        errors[target.node.name] = _block_kernels.sqnr(target.matrix, blocks.values())
+        errors[target.node.name] = block_kernels.sqnr(target.matrix, blocks.values())
         if first:
             taken.update(constant.name for constant in constants)
             # In the main graph, they are seen from everywhere.
             model.graph.initializer.extend(constants)
-    for graph in reversed(list(_graph.graphs(model))):
+    for graph in reversed(list(onnx_graph.graphs(model))):
         if any(_made_by(node) in made for node in graph.node):
             new = [part for node in graph.node for part in made.get(_made_by(node), [node])]
             del graph.node[:]
             graph.node.extend(new)
-    _block_nodes.drop_unread(model)
+    block_nodes.drop_unread(model)
     return errors
 
 
@@ -339,7 +320,7 @@ def _made_by(node: NodeProto) -> str:
     return node.output[0] if node.output else ""
 
 
-def _unused(target: _block_nodes.Target, bits: int, taken: set[str]) -> str:
+def _unused(target: block_nodes.Target, bits: int, taken: set[str]) -> str:
     """Return the weight's name, or the node's where another node's codes have that already."""
     names = [target.weight.name, f"{target.weight.name}_{target.node.name}"]
     return next((name for name in names if f"{name}_Q{bits}" not in taken), f"{names[1]}_{len(taken)}")
@@ -348,15 +329,15 @@ def _unused(target: _block_nodes.Target, bits: int, taken: set[str]) -> str:
 def _why_nothing(model: ModelProto, wanted: Parameters) -> str:
     from onnx import TensorProto
 
-    counts = _graph.op_counts(model)
+    counts = onnx_graph.op_counts(model)
     ops = " or ".join(wanted.op_types)
-    if not any(_graph.float_weights(model)) and any(
-        tensor.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16) for tensor in _model_file.tensors(model)
+    if not any(onnx_graph.float_weights(model)) and any(
+        tensor.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16) for tensor in model_file.tensors(model)
     ):
         raise ValueError(
             "The model is in half precision: scales are taken from float32 weights. Quantize the float32 model."
         )
-    if "Gather" not in wanted.op_types and any(True for _ in _block_nodes.targets(model, ["Gather"])):
+    if "Gather" not in wanted.op_types and any(True for _ in block_nodes.targets(model, ["Gather"])):
         return (
             f"NO-OP: no {ops} of the model has a constant float32 matrix; its embedding tables can be quantized: "
             "op_types = ['MatMul', 'Gather']."

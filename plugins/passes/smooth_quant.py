@@ -18,13 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-if TYPE_CHECKING or __package__:
-    from . import _calibration, _graph, _model_file, _quantizing
-else:
-    import _calibration
-    import _graph
-    import _model_file
-    import _quantizing
+from ._models import model_file, onnx_graph
+from ._quantization import calibration, quantizing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,7 +99,7 @@ def apply(job: PassJob) -> dict[str, Any]:
     source, output, workdir = Path(job.model), Path(job.output), Path(job.workdir)
     if not job.samples:
         raise ValueError("There are no calibration samples. Give the model a calibration dataset with real inputs.")
-    prepared = _quantizing.prepare(
+    prepared = quantizing.prepare(
         source,
         workdir,
         constants=True,
@@ -117,16 +112,16 @@ def apply(job: PassJob) -> dict[str, Any]:
     model = prepared.model
     groups = _groups(model, prepared.names["nodes_to_include"], prepared.names["nodes_to_exclude"])
     if not groups:
-        return _quantizing.unchanged(
+        return quantizing.unchanged(
             source, output, "NO-OP: nothing to smooth; the model has no MatMul or Gemm of an activation and a weight."
         )
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = {value.name for value in model.graph.input} - weights
-    reader = _calibration.SampleReader(job.feeds, len(job.samples), inputs)
+    reader = calibration.SampleReader(job.feeds, len(job.samples), inputs)
     largest = _channel_maxima(model, groups, reader, workdir / "observed.onnx")
     folded, inserted, before, after = _smooth(model, groups, largest, wanted)
-    _model_file.save(model, output, ir_version=prepared.ir_version)
-    if problem := _model_file.load_error(output, kernels=False):
+    model_file.save(model, output, ir_version=prepared.ir_version)
+    if problem := model_file.load_error(output, kernels=False):
         raise RuntimeError(f"The smoothed model does not load: {problem} Leave this pass out for this model.")
     return {
         "products": sum(len(group.products) for group in groups),
@@ -135,8 +130,8 @@ def apply(job: PassJob) -> dict[str, Any]:
         "outliers_before": round(before, 2),
         "outliers_after": round(after, 2),
         "calibration_samples": len(job.samples),
-        "bytes_before": _model_file.size(source),
-        "bytes_after": _model_file.size(output),
+        "bytes_before": model_file.size(source),
+        "bytes_after": model_file.size(output),
         "warnings": [],
     }
 
@@ -150,7 +145,7 @@ def _groups(model: ModelProto, include: Iterable[str], exclude: Iterable[str]) -
     readers = _readers(model)
     found = defaultdict[str, list[tuple["NodeProto", int]]](list)
     for node in model.graph.node:
-        if node.op_type not in ("MatMul", "Gemm") or node.domain not in _graph.DEFAULT_DOMAINS:
+        if node.op_type not in ("MatMul", "Gemm") or node.domain not in onnx_graph.DEFAULT_DOMAINS:
             continue
         if node.name in left or (wanted and node.name not in wanted) or node.input[0] in weights:
             continue
@@ -170,17 +165,17 @@ def _groups(model: ModelProto, include: Iterable[str], exclude: Iterable[str]) -
 def _readers(model: ModelProto) -> dict[str, int]:
     """Count who reads each tensor, at any depth; outputs of the graph are read from outside."""
     count = defaultdict[str, int](int)
-    for node in _graph.nodes(model):
+    for node in onnx_graph.nodes(model):
         for name in node.input:
             count[name] += 1
-    for graph in _graph.graphs(model):
+    for graph in onnx_graph.graphs(model):
         for value in graph.output:
             count[value.name] += 1
     return count
 
 
 def _channel_maxima(
-    model: ModelProto, groups: list[_Group], reader: _calibration.SampleReader, scratch: Path
+    model: ModelProto, groups: list[_Group], reader: calibration.SampleReader, scratch: Path
 ) -> dict[str, Floats]:
     """Return max|X_j| over all samples for each group's activation, one sample at a time."""
     import numpy as np
@@ -193,7 +188,7 @@ def _channel_maxima(
         if name not in known:
             outputs.add(name=name)
     try:
-        _model_file.save(model, scratch, ir_version=model.ir_version)
+        model_file.save(model, scratch, ir_version=model.ir_version)
     finally:
         del outputs[count:]
     options = onnxruntime.SessionOptions()
@@ -213,7 +208,7 @@ def _channel_maxima(
     except Exception as problem:
         raise RuntimeError(
             f"The model does not run on calibration sample {reader.read} of {len(reader)}: "
-            f"{_model_file.first_line(problem)} Check that the data has the shapes and types of the model's inputs."
+            f"{model_file.first_line(problem)} Check that the data has the shapes and types of the model's inputs."
         ) from problem
     return largest
 
@@ -302,7 +297,7 @@ class _Folding:
         # All who read it must be the group's products: others would see it divided, too.
         if maker is None or self._readers[group.activation] != len(group.products):
             return ""
-        if maker.op_type == "LayerNormalization" and maker.domain in _graph.DEFAULT_DOMAINS:
+        if maker.op_type == "LayerNormalization" and maker.domain in onnx_graph.DEFAULT_DOMAINS:
             constants = [name for name in maker.input[1:] if name]
             done = self._is_last_axis(maker) and self._divide(constants, scale, maker, grow=False)
         elif maker.op_type == "Mul":

@@ -11,13 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-if TYPE_CHECKING or __package__:
-    from . import _calibration, _data_guards, _graph, _model_file
-else:
-    import _calibration
-    import _data_guards
-    import _graph
-    import _model_file
+from ._models import model_file, onnx_graph
+from ._quantization import calibration, data_guards
 
 if TYPE_CHECKING:
     from ortforge.api import Pass, PassJob, PassUse
@@ -88,36 +83,34 @@ def apply(job: PassJob) -> dict[str, Any]:
     source, output, workdir = Path(job.model), Path(job.output), Path(job.workdir)
     if not job.samples:
         raise ValueError("There are no calibration samples. Give the model a calibration dataset with real inputs.")
-    model = _model_file.load(source)
-    if done := _graph.quantized_ops(model):
+    model = model_file.load(source)
+    if done := onnx_graph.quantized_ops(model):
         listed = ", ".join(f"{n} {op}" for op, n in list(done.items())[:4])
         raise ValueError(
             f"The model is quantized already ({listed}), and TensorRT reads its ranges there. "
             "Use the float model, or leave this pass out."
         )
-    watch = _data_guards.DataWatch()
+    watch = data_guards.DataWatch()
     inputs = {value.name for value in model.graph.input} - {tensor.name for tensor in model.graph.initializer}
-    reader = _calibration.SampleReader(job.feeds, len(job.samples), inputs, watch.see)
-    method = _calibration.Method(
-        wanted.calibrate_method, percentile=wanted.percentile, bins=wanted.bins, symmetric=True
-    )
+    reader = calibration.SampleReader(job.feeds, len(job.samples), inputs, watch.see)
+    method = calibration.Method(wanted.calibrate_method, percentile=wanted.percentile, bins=wanted.bins, symmetric=True)
     # ONNX Runtime's calibrator reads the file that it is given and writes beside it, so not the model where it lies.
     prepared = workdir / "prepared.onnx"
-    _model_file.stand_in(source, prepared)
+    model_file.stand_in(source, prepared)
     every_operator: list[str] = []
-    ranges = _calibration.measure(
+    ranges = calibration.measure(
         prepared,
         every_operator,
         method,
         reader,
         scratch=workdir / "augmented.onnx",
-        external=_model_file.needs_external_data(model),
+        external=model_file.needs_external_data(model),
     )
     if not ranges:
         raise ValueError("The model has no tensor of floats whose range could be measured. Leave this pass out.")
-    _model_file.copy(source, output)
+    model_file.copy(source, output)
     write_table(ranges, wanted.calibrate_method, output.parent)
-    random = _data_guards.declared_random(job.samples)
+    random = data_guards.declared_random(job.samples)
     complaints = [random, *(text for text in watch.complaints() if not (random and text.startswith("RANDOM")))]
     return {
         "calibration_samples": len(job.samples),
@@ -138,7 +131,7 @@ def _options(*, fp16: bool) -> dict[str, str]:
     }
 
 
-def write_table(ranges: dict[str, _calibration.Range], method: str, folder: Path) -> None:
+def write_table(ranges: dict[str, calibration.Range], method: str, folder: Path) -> None:
     """Write the table in ONNX Runtime's three forms: flatbuffers (which the EP reads), JSON and text.
 
     TensorRT's ranges are symmetric. ONNX Runtime writes the greater of a range's two ends, which for values that are

@@ -12,12 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-if TYPE_CHECKING or __package__:
-    from . import _graph, _half_repairs, _model_file
-else:
-    import _graph
-    import _half_repairs
-    import _model_file
+from ._half import half_repairs
+from ._models import model_file, onnx_graph
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -81,16 +77,18 @@ def apply(job: PassJob) -> dict[str, Any]:
     """
     wanted = Parameters(**job.parameters)
     source, output, workdir = Path(job.model), Path(job.output), Path(job.workdir)
-    model = _model_file.load(source)
-    if _graph.quantized_ops(model):
+    model = model_file.load(source)
+    if onnx_graph.quantized_ops(model):
         raise ValueError("The model is quantized, and float16 would break its scales. Convert the float model instead.")
-    wanted = replace(wanted, node_block_list=tuple(_graph.names_of(model, wanted.node_block_list, "node_block_list")))
+    wanted = replace(
+        wanted, node_block_list=tuple(onnx_graph.names_of(model, wanted.node_block_list, "node_block_list"))
+    )
     if not _float32_tensors(model):
-        _model_file.copy(source, output)
+        model_file.copy(source, output)
         return {"float16_weights": 0, "warnings": ["NO-OP: the model has no float32 weights to convert."]}
     made, said = converted(model, wanted, workdir)
-    _model_file.save(made, output, ir_version=model.ir_version)
-    return {**said, "bytes_before": _model_file.size(source), "bytes_after": _model_file.size(output), "warnings": []}
+    model_file.save(made, output, ir_version=model.ir_version)
+    return {**said, "bytes_before": model_file.size(source), "bytes_after": model_file.size(output), "warnings": []}
 
 
 def converted(model: ModelProto, wanted: Parameters, workdir: Path) -> tuple[ModelProto, dict[str, Any]]:
@@ -108,14 +106,14 @@ def converted(model: ModelProto, wanted: Parameters, workdir: Path) -> tuple[Mod
         trial = workdir / f"{name}.onnx"
         try:
             made = convert(_copied(prepared), wanted, kept)
-            _half_repairs.pass_by_round_trips(made, model)
+            half_repairs.pass_by_round_trips(made, model)
             if wanted.keep_io_types:
-                _half_repairs.restore_outputs(made, model)
-            _model_file.save(made, trial, ir_version=model.ir_version)
+                half_repairs.restore_outputs(made, model)
+            model_file.save(made, trial, ir_version=model.ir_version)
         except Exception as problem:
-            failures.append(f"{name}: {type(problem).__name__}: {_model_file.first_line(problem)}")
+            failures.append(f"{name}: {type(problem).__name__}: {model_file.first_line(problem)}")
             continue
-        if problem_text := _model_file.load_error(trial, kernels=False):
+        if problem_text := model_file.load_error(trial, kernels=False):
             failures.append(f"{name}: its model does not load: {problem_text}")
             continue
         return made, {
@@ -123,7 +121,7 @@ def converted(model: ModelProto, wanted: Parameters, workdir: Path) -> tuple[Mod
             "converters_failed": failures,
             "float16_weights": _float16_tensors(made),
             "float32_weights": _float32_tensors(made),
-            "casts_added": _graph.op_counts(made).get("Cast", 0) - _graph.op_counts(model).get("Cast", 0),
+            "casts_added": onnx_graph.op_counts(made).get("Cast", 0) - onnx_graph.op_counts(model).get("Cast", 0),
             "nodes_kept_float32": kept,
             "masks_changed": masks,
         }
@@ -155,7 +153,7 @@ def _convert(float16: Any, model: ModelProto, wanted: Parameters, kept: list[str
         min_positive_val=wanted.min_positive_val,
         max_finite_val=LARGEST_HALF,
         keep_io_types=wanted.keep_io_types,
-        disable_shape_infer=_model_file.needs_external_data(model),
+        disable_shape_infer=model_file.needs_external_data(model),
         op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, *wanted.op_block_list],
         node_block_list=[*wanted.node_block_list, *kept],
     )
@@ -163,13 +161,13 @@ def _convert(float16: Any, model: ModelProto, wanted: Parameters, kept: list[str
 
 
 def _float32_tensors(model: ModelProto) -> int:
-    return sum(1 for _ in _graph.float_weights(model))
+    return sum(1 for _ in onnx_graph.float_weights(model))
 
 
 def _float16_tensors(model: ModelProto) -> int:
     from onnx import TensorProto
 
-    return sum(tensor.data_type == TensorProto.FLOAT16 for tensor in _model_file.tensors(model))
+    return sum(tensor.data_type == TensorProto.FLOAT16 for tensor in model_file.tensors(model))
 
 
 def _copied(model: ModelProto) -> ModelProto:
@@ -190,18 +188,18 @@ def _make_room(model: ModelProto, wanted: Parameters) -> tuple[ModelProto, list[
     from onnx import numpy_helper
 
     made = _copied(model)
-    _graph.constants_to_initializers(made)
-    _graph.name_nodes(made)
+    onnx_graph.constants_to_initializers(made)
+    onnx_graph.name_nodes(made)
     masks, outside = [], set()
-    for tensor in list(_graph.float_weights(made)):
+    for tensor in list(onnx_graph.float_weights(made)):
         values = numpy_helper.to_array(tensor)
         size = np.abs(values)
-        infinite = size > _graph.MASK_MAGNITUDE
+        infinite = size > onnx_graph.MASK_MAGNITUDE
         if bool(infinite.any()):
             values = np.where(infinite, np.copysign(np.float32(wanted.mask_value), values), values)
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
             masks.append(tensor.name)
         if bool(np.any((size > LARGEST_HALF) & ~infinite)):
             outside.add(tensor.name)
-    kept = [node.name for node in _graph.nodes(made) if not outside.isdisjoint(node.input)]
+    kept = [node.name for node in onnx_graph.nodes(made) if not outside.isdisjoint(node.input)]
     return made, masks, kept

@@ -13,19 +13,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-if TYPE_CHECKING or __package__:
-    from . import _attention, _graph, _model_file, _ort_graph, _transformer_fusion, _transformer_objections
-    from ._transformer_complaints import Attempt, complaints
-    from ._transformer_types import LEVEL_NAMES, MODEL_TYPES, PROVIDERS
-else:
-    import _attention
-    import _graph
-    import _model_file
-    import _ort_graph
-    import _transformer_fusion
-    import _transformer_objections
-    from _transformer_complaints import Attempt, complaints
-    from _transformer_types import LEVEL_NAMES, MODEL_TYPES, PROVIDERS
+from ._models import model_file, onnx_graph, ort_graph
+from ._transformers import attention_nodes, fusion, objections
+from ._transformers.fusion_complaints import Attempt, complaints
+from ._transformers.model_types import LEVEL_NAMES, MODEL_TYPES, PROVIDERS
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -110,7 +101,7 @@ def ortforge_passes() -> Iterable[Pass]:
             kind="optimize",
             requires=("sympy",),
             per_ep=lambda wanted: wanted.level > 1 or wanted.use_gpu,
-            objection=_transformer_objections.objection,
+            objection=objections.objection,
             example={"model_type": "bert", "num_heads": 12, "hidden_size": 768},
         )
     ]
@@ -126,12 +117,12 @@ def apply(job: PassJob) -> dict[str, Any]:
     wanted = Parameters(**job.parameters)
     source, output = Path(job.model), Path(job.output)
     _check_runtime(job, wanted)
-    before = _model_file.load(source)
+    before = model_file.load(source)
     heads = _heads(wanted, before)
     _check_inputs(wanted, before)
     start = _optimized(job, wanted, source, before)
     fused, hints = _fused(start, wanted, heads, before)
-    counts = _attention.fused_since(before, fused)
+    counts = attention_nodes.fused_since(before, fused)
     warnings: list[str] = []
     if not wanted.only_onnxruntime:
         attempt = Attempt(asdict(wanted), wanted.level, source, start, Path(job.workdir), before, heads)
@@ -141,28 +132,28 @@ def apply(job: PassJob) -> dict[str, Any]:
         result["onnxruntime_said"] = list(hints)
     changes = wanted.only_onnxruntime or wanted.float16 or wanted.input_int32 or wanted.use_external_data_format
     if not any(counts.values()) and not changes:
-        _model_file.copy(source, output)
+        model_file.copy(source, output)
         why = "NO-OP: no pattern was found, so the model was left as it was."
         return {**result, "warnings": [why, *warnings]}
     warnings += _keep_inputs(before, fused)
     stamp = _stamp(job, wanted, before)
     if stamp:
-        _ort_graph.put_stamp(fused, stamp)
+        ort_graph.put_stamp(fused, stamp)
         result["stamp"] = stamp
     if changed := _changed_inputs(before, fused):
         result["inputs"] = changed
     _save(fused, output, wanted, ir_version=before.ir_version)
-    if problem := _model_file.load_error(output, kernels=False):
+    if problem := model_file.load_error(output, kernels=False):
         raise RuntimeError(
             f"The fused model does not load: {problem} Check model_type, num_heads and hidden_size, or switch off the "
             "fusion that it names."
         )
     return {
         **result,
-        "nodes_before": len(list(_graph.nodes(before))),
-        "nodes_after": len(list(_graph.nodes(fused))),
-        "bytes_before": _model_file.size(source),
-        "bytes_after": _model_file.size(output),
+        "nodes_before": len(list(onnx_graph.nodes(before))),
+        "nodes_after": len(list(onnx_graph.nodes(fused))),
+        "bytes_before": model_file.size(source),
+        "bytes_after": model_file.size(output),
         "warnings": warnings,
     }
 
@@ -174,7 +165,7 @@ def _check_runtime(job: PassJob, wanted: Parameters) -> None:
     """
     import onnxruntime
 
-    known = _transformer_fusion.known_types()
+    known = fusion.known_types()
     if wanted.model_type not in known:
         since = ".".join(map(str, MODEL_TYPES[wanted.model_type].since))
         raise NotImplementedError(
@@ -182,7 +173,7 @@ def _check_runtime(job: PassJob, wanted: Parameters) -> None:
             f"{since}. This one knows {', '.join(sorted(known))}."
         )
     if wanted.level == 3 and not hasattr(onnxruntime.GraphOptimizationLevel, "ORT_ENABLE_LAYOUT"):
-        since = ".".join(map(str, _ort_graph.LAYOUT_SINCE))
+        since = ".".join(map(str, ort_graph.LAYOUT_SINCE))
         raise NotImplementedError(
             f"ONNX Runtime {job.ort_version} has no level 3 (layout): it is there since {since}. Use opt_level = 99."
         )
@@ -193,13 +184,13 @@ def _check_runtime(job: PassJob, wanted: Parameters) -> None:
         )
 
 
-def _heads(wanted: Parameters, model: ModelProto) -> _attention.Heads:
+def _heads(wanted: Parameters, model: ModelProto) -> attention_nodes.Heads:
     """Return the heads to use: as given, or as the graph has them when all of its attention has the same.
 
     :raises ValueError: what is given contradicts the graph.
     """
-    found = _attention.heads_in(model)
-    given = _attention.Heads(wanted.num_heads, wanted.hidden_size)
+    found = attention_nodes.heads_in(model)
+    given = attention_nodes.Heads(wanted.num_heads, wanted.hidden_size)
     if not wanted.num_heads:
         return found[0] if len(found) == 1 else given
     if len(found) == 1 and found[0] != given:
@@ -235,34 +226,34 @@ def _optimized(job: PassJob, wanted: Parameters, source: Path, model: ModelProto
     providers = [(job.ep_name, dict(job.ep_options)), cpu] if wanted.use_gpu else [cpu]
     level = LEVEL_NAMES[wanted.level]
     # A session leaves references to the source's own files in what it writes, unless it is told of another one.
-    split = _model_file.needs_external_data(model) or _model_file.has_external_data(source)
+    split = model_file.needs_external_data(model) or model_file.has_external_data(source)
     saved = Path(job.workdir) / "optimized.onnx"
     arguments: dict[str, Any] = {"level": level, "only": wanted.only_onnxruntime, "split": split}
-    _transformer_fusion.optimized_first(source, saved, providers=providers, **arguments)
-    if wanted.use_gpu and level == "basic" and _ort_graph.holds_device_copies(saved):
+    fusion.optimized_first(source, saved, providers=providers, **arguments)
+    if wanted.use_gpu and level == "basic" and ort_graph.holds_device_copies(saved):
         # Copies between devices are no part of what "basic" promises, and hide the patterns.
-        _transformer_fusion.optimized_first(source, saved, providers=[cpu], **arguments)
+        fusion.optimized_first(source, saved, providers=[cpu], **arguments)
     return saved
 
 
 def _fused(
-    start: Path, wanted: Parameters, heads: _attention.Heads, before: ModelProto
+    start: Path, wanted: Parameters, heads: attention_nodes.Heads, before: ModelProto
 ) -> tuple[ModelProto, Iterable[str]]:
     if wanted.only_onnxruntime:
-        return _model_file.load(start), ()
+        return model_file.load(start), ()
     try:
-        made = _transformer_fusion.fuse(start, asdict(wanted), num_heads=heads.num_heads, hidden_size=heads.hidden_size)
+        made = fusion.fuse(start, asdict(wanted), num_heads=heads.num_heads, hidden_size=heads.hidden_size)
     except RuntimeError as problem:
-        if not _attention.dynamo_exported(before):
+        if not attention_nodes.dynamo_exported(before):
             raise
         raise RuntimeError(
             f"{problem} More likely: torch's dynamo exporter wrote the model, whose graphs the scripts do not know. "
             "Export with dynamo=False and attn_implementation='eager'."
         ) from problem
     # The scripts forget what branches read when they remove and order nodes; a decoder in an If ends up invalid by it.
-    if _graph.unmade(made.model):
-        _graph.restore(made.model, _model_file.load(start))
-    _graph.sort_nodes(made.model)
+    if onnx_graph.unmade(made.model):
+        onnx_graph.restore(made.model, model_file.load(start))
+    onnx_graph.sort_nodes(made.model)
     return made.model, made.hints
 
 
@@ -270,7 +261,7 @@ def _keep_inputs(before: ModelProto, fused: ModelProto) -> list[str]:
     """Put back inputs that the scripts dropped with their last reader, so that who calls the model need not change."""
     there = {value.name for value in fused.graph.input}
     lost = [value for value in before.graph.input if value.name not in there]
-    read_by_branches = _graph.unmade(fused) if lost else set()
+    read_by_branches = onnx_graph.unmade(fused) if lost else set()
     fused.graph.input.extend(lost)
     names = ", ".join(value.name for value in lost if value.name not in read_by_branches)
     return [f"Nothing reads the input {names} any more: right for full sequences alone."] if names else []
@@ -291,11 +282,11 @@ def _stamp(job: PassJob, wanted: Parameters, before: ModelProto) -> dict[str, An
     if wanted.level <= 1:
         return {}
     ep = (PROVIDERS.get(wanted.provider) or job.ep) if wanted.use_gpu else "cpu"
-    return _ort_graph.stricter(_ort_graph.stamp_in(before), _ort_graph.stamp_of(job, LEVEL_NAMES[wanted.level], ep))
+    return ort_graph.stricter(ort_graph.stamp_in(before), ort_graph.stamp_of(job, LEVEL_NAMES[wanted.level], ep))
 
 
 def _save(model: ModelProto, output: Path, wanted: Parameters, *, ir_version: int) -> None:
     if wanted.use_external_data_format:
-        _model_file.save_beside(model, output, ir_version=ir_version, convert_attribute=wanted.convert_attribute)
+        model_file.save_beside(model, output, ir_version=ir_version, convert_attribute=wanted.convert_attribute)
     else:
-        _model_file.save(model, output, ir_version=ir_version)
+        model_file.save(model, output, ir_version=ir_version)

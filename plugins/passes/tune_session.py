@@ -15,12 +15,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-if TYPE_CHECKING or __package__:
-    from . import _model_file, _session_search, _session_space
-else:
-    import _model_file
-    import _session_search
-    import _session_space
+from ._models import model_file
+from ._session import session_search, space
 
 if TYPE_CHECKING:
     from ortforge.api import Pass, PassJob, PassUse
@@ -34,7 +30,7 @@ class Parameters:
     """What ``tune-session`` can be told."""
 
     settings: tuple[str, ...] = field(
-        default=(), metadata={"doc": f"what to try, by name or glob: {', '.join(_session_space.KNOBS)}; empty: all"}
+        default=(), metadata={"doc": f"what to try, by name or glob: {', '.join(space.KNOBS)}; empty: all"}
     )
     threads: tuple[int, ...] = field(
         default=(),
@@ -85,12 +81,12 @@ def _objection(use: PassUse) -> str:
 def _unknown(wanted: Sequence[str]) -> str:
     for text in wanted:
         if not _matching((text,)):
-            return f"settings has {text!r}, which matches nothing; there are {', '.join(_session_space.KNOBS)}"
+            return f"settings has {text!r}, which matches nothing; there are {', '.join(space.KNOBS)}"
     return ""
 
 
 def _matching(wanted: Sequence[str]) -> list[str]:
-    return [name for name in _session_space.KNOBS if not wanted or any(fnmatchcase(name, text) for text in wanted)]
+    return [name for name in space.KNOBS if not wanted or any(fnmatchcase(name, text) for text in wanted)]
 
 
 def apply(job: PassJob) -> dict[str, Any]:
@@ -105,35 +101,35 @@ def apply(job: PassJob) -> dict[str, Any]:
     if not job.samples:
         raise ValueError("There are no samples to time the model on. Give the model a calibration dataset.")
     source, output = Path(job.model), Path(job.output)
-    situation = _session_space.Situation(
+    situation = space.Situation(
         session=job.session,
         ep_name=job.ep_name,
         ep_options=job.ep_options,
-        hardware=_session_space.hardware(),
+        hardware=space.hardware(),
         branches=_branches(source),
         threads=tuple(wanted.threads),
         denormals=wanted.denormals,
     )
     began, waited = time.monotonic(), _stalled_s()
     try:
-        found = _session_search.search(
+        found = session_search.search(
             job, situation, _matching(wanted.settings), budget_s=wanted.budget_s, rounds=wanted.rounds
         )
     except RuntimeError as problem:
         raise NotImplementedError(
             f"The model does not run on {job.ep_name} with the default session, so there is nothing to tune: "
-            f"{_model_file.first_line(problem)}"
+            f"{model_file.first_line(problem)}"
         ) from problem
     seconds = time.monotonic() - began
     after = _stalled_s()
     share = None if waited is None or after is None else min(1.0, (after - waited) / seconds)
     made = output.with_name(source.name) if source.suffix == ".ort" else output
-    _model_file.copy(source, made)
+    model_file.copy(source, made)
     told = {"seconds": round(seconds, 1), "waited_for_cpu": None if share is None else round(share, 3)}
     return {**_result(found, situation), **told, "file": made.name, "warnings": _warnings(found, share, job.samples)}
 
 
-def _branches(source: Path) -> _session_space.Branches | None:
+def _branches(source: Path) -> space.Branches | None:
     """Return what could run side by side, or ``None`` for ORT's own format.
 
     :raises ValueError: the file is no ONNX model.
@@ -143,10 +139,10 @@ def _branches(source: Path) -> _session_space.Branches | None:
     import onnx
 
     try:
-        return _session_space.branching(onnx.load(str(source), load_external_data=False).graph)
+        return space.branching(onnx.load(str(source), load_external_data=False).graph)
     except Exception as problem:
         raise ValueError(
-            f"The model cannot be read: {_model_file.first_line(problem)}. Is it an ONNX file?"
+            f"The model cannot be read: {model_file.first_line(problem)}. Is it an ONNX file?"
         ) from problem
 
 
@@ -159,7 +155,7 @@ def _stalled_s() -> float | None:
         return None
 
 
-def _result(found: _session_search.Found, situation: _session_space.Situation) -> dict[str, Any]:
+def _result(found: session_search.Found, situation: space.Situation) -> dict[str, Any]:
     kept = found.kept
     made: dict[str, Any] = {
         "chosen": kept.text if kept else "none: the default session",
@@ -178,7 +174,7 @@ def _result(found: _session_search.Found, situation: _session_space.Situation) -
     return made
 
 
-def _warnings(found: _session_search.Found, share: float | None, samples: Sequence[Path]) -> list[str]:
+def _warnings(found: session_search.Found, share: float | None, samples: Sequence[Path]) -> list[str]:
     said = []
     failed = [one for one in found.tried if one.outcome == "failed"]
     if not found.kept:
@@ -196,7 +192,7 @@ def _warnings(found: _session_search.Found, share: float | None, samples: Sequen
     return said
 
 
-def _why_nothing(found: _session_search.Found) -> str:
+def _why_nothing(found: session_search.Found) -> str:
     if found.outcome == "failed":
         return f"{found.best.text} looked best and failed when it was timed again: {found.problem}."
     count = len(found.tried)
@@ -210,7 +206,7 @@ def _why_nothing(found: _session_search.Found) -> str:
     if count:
         tried = "1 setting was tried, and it was not" if count == 1 else f"{count} settings were tried, and none was"
         return f"{tried} faster than the default (noise floor {found.floor:.1%})."
-    if _session_search.TIME_USED_UP in found.skipped.values():
+    if session_search.TIME_USED_UP in found.skipped.values():
         return "timing the default against itself took the whole time, so nothing was tried: give budget_s more."
     return "there was nothing to try here (the result says why of each setting)."
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,16 +26,14 @@ CLASSES = ("across", "upright", "disc", "checks")
 
 @cache
 def module(stem: str) -> ModuleType:
-    """A pass's file, or a helper beside it, as a runtime's worker sees it: with no package around it."""
+    """A pass's file as a runtime's worker sees it: by its path."""
     loaded: ModuleType = load_module(FOLDER / f"{stem}.py", "apply")
     return loaded
 
 
-def helper_module(stem: str) -> ModuleType:
-    """A file beside the passes whose name begins with an underscore."""
-    if str(FOLDER) not in sys.path:
-        sys.path.append(str(FOLDER))
-    return __import__(stem)
+def helper_module(name: str) -> ModuleType:
+    """A file of the passes' helpers, as they see it: ``"_models.model_file"``."""
+    return import_module(f".{name}", module("optimize").__package__)
 
 
 def samples_folder(folder: Path, feeds: Sequence[Feed], *, random: bool = False, source: str = "test") -> Samples:

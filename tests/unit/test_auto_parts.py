@@ -12,16 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
-from ortforge.plugins.passes import (
-    _auto_bench,
-    _auto_candidates,
-    _auto_schemes,
-    _auto_smoothing,
-    _node_noise,
-    _pair_timing,
-    _parity,
-    _weight_blocks,
+from ortforge.plugins.passes._auto import (
+    candidate_choice,
+    node_noise,
+    scheme_table,
+    smoothing,
+    trial_bench,
+    weight_blocks,
 )
+from ortforge.plugins.passes._measuring import closeness, pair_timing
 
 from ortforge.verdict.parity import compare
 
@@ -75,10 +74,10 @@ def answers(model: onnx.ModelProto | Path, samples: Feeds) -> Feeds:
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> _auto_bench.Bench:
+def bench(tmp_path_factory: pytest.TempPathFactory) -> trial_bench.Bench:
     folder = tmp_path_factory.mktemp("bench")
     onnx.save(outlier_model(), folder / "model.onnx")
-    return _auto_bench.ready(folder / "model.onnx", feeds(8), folder)
+    return trial_bench.ready(folder / "model.onnx", feeds(8), folder)
 
 
 def test_what_onnx_runtime_fuses_into_a_gemm_can_be_quantized_for_any_ep(tmp_path: Path) -> None:
@@ -94,10 +93,10 @@ def test_what_onnx_runtime_fuses_into_a_gemm_can_be_quantized_for_any_ep(tmp_pat
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
     samples = [{"x": RNG.normal(size=(4, 16)).astype(np.float32)} for _ in range(4)]
-    bench = _auto_bench.ready(tmp_path / "m.onnx", samples, tmp_path)
+    bench = trial_bench.ready(tmp_path / "m.onnx", samples, tmp_path)
     assert [node.op_type for node in bench.model.graph.node] == ["Gemm"]
-    made = _auto_schemes.SCHEMES["static-heavy"].make(bench, ())
-    assert _parity.compare(answers(tmp_path / "m.onnx", samples), answers(made, samples)).noise < 1e-3
+    made = scheme_table.SCHEMES["static-heavy"].make(bench, ())
+    assert closeness.compare(answers(tmp_path / "m.onnx", samples), answers(made, samples)).noise < 1e-3
 
 
 # Measures: the same numbers as the verdict's
@@ -119,7 +118,7 @@ def test_measures_are_those_of_the_verdict(name: str, noise: float) -> None:
     reference = [{name: draw.normal(size=shape).astype(np.float32)} for _ in range(12)]
     reference[4][name] *= np.float32(1e-5)  # a quiet sample
     other = [{name: (one[name] + noise * draw.normal(size=shape)).astype(np.float32)} for one in reference]
-    found, wanted = _parity.compare(reference, other), compare(reference, other)["outputs"][name]
+    found, wanted = closeness.compare(reference, other), compare(reference, other)["outputs"][name]
     assert found.cosine == pytest.approx(wanted["cosine"], abs=1e-9)
     assert found.max_rel_range == pytest.approx(wanted["max_rel_range"], rel=1e-6, abs=1e-12)
     if noise:
@@ -132,7 +131,7 @@ def test_measures_are_those_of_the_verdict(name: str, noise: float) -> None:
 def test_integers_agree_or_do_not() -> None:
     reference = [{"label": np.arange(10)}] * 2
     other = [{"label": np.arange(10)}, {"label": np.arange(10) // 5}]
-    assert _parity.compare(reference, other).agreement == compare(reference, other)["outputs"]["label"]["agreement"]
+    assert closeness.compare(reference, other).agreement == compare(reference, other)["outputs"]["label"]["agreement"]
 
 
 @pytest.mark.parametrize(
@@ -144,48 +143,48 @@ def test_integers_agree_or_do_not() -> None:
     ],
 )
 def test_what_no_number_says_is_a_problem_and_never_holds(value: Any, said: str) -> None:
-    found = _parity.compare([{"y": np.ones((1, 4), np.float32)}], [{"y": value}])
+    found = closeness.compare([{"y": np.ones((1, 4), np.float32)}], [{"y": value}])
     assert said in found.problems[0]
-    assert _parity.excess(found, {"cosine": 0.5}, 0.1) == float("inf")
-    assert _parity.violations(found, {}, 0.1)
-    assert "missing" in _parity.compare([{"y": np.ones(3, np.float32)}], [{}]).problems[0]
+    assert closeness.excess(found, {"cosine": 0.5}, 0.1) == float("inf")
+    assert closeness.violations(found, {}, 0.1)
+    assert "missing" in closeness.compare([{"y": np.ones(3, np.float32)}], [{}]).problems[0]
 
 
 def test_a_limit_is_held_with_a_margin_and_for_samples_that_were_not_seen() -> None:
     draw = np.random.default_rng(1)
     reference = [{"y": draw.normal(size=(1, 400)).astype(np.float32)} for _ in range(16)]
     other = [{"y": (one["y"] + 0.1 * draw.normal(size=(1, 400))).astype(np.float32)} for one in reference]
-    found = _parity.compare(reference, other)
+    found = closeness.compare(reference, other)
     assert found.cosine is not None and found.expected["cosine"] < found.cosine
-    assert not _parity.violations(found, {"cosine": 0.99}, 0.1)
+    assert not closeness.violations(found, {"cosine": 0.99}, 0.1)
     tight = {"cosine": found.expected["cosine"] - 1e-5}
-    assert not _parity.violations(found, tight, 0.0)
-    [sentence] = _parity.violations(found, tight, 0.1)
+    assert not closeness.violations(found, tight, 0.0)
+    [sentence] = closeness.violations(found, tight, 0.1)
     assert "worst seen" in sentence
     # Half the noise is about half the excess.
     half = [
         {"y": (one["y"] + two["y"] * 0.7071 - one["y"] * 0.7071)} for one, two in zip(reference, other, strict=True)
     ]
     quieter = [{"y": one["y"] + 0.70711 * (two["y"] - one["y"])} for one, two in zip(reference, other, strict=True)]
-    assert half and _parity.excess(_parity.compare(reference, quieter), tight, 0.0) == pytest.approx(0.5, abs=0.01)
+    assert half and closeness.excess(closeness.compare(reference, quieter), tight, 0.0) == pytest.approx(0.5, abs=0.01)
 
 
 def test_errors_that_span_decades_foretell_little() -> None:
     sure = [{"scores": np.array([[1.0, 0.0, 1e-9]], np.float32)} for _ in range(16)]
     other = [{"scores": np.array([[1.0, 10.0 ** -(number / 2 + 1), 1e-9]], np.float32)} for number in range(16)]
-    found = _parity.compare(sure, other)
+    found = closeness.compare(sure, other)
     assert found.cosine is not None
-    assert 1.0 - found.expected["cosine"] == pytest.approx(_parity.HEAVY * (1.0 - found.cosine), rel=1e-3)
+    assert 1.0 - found.expected["cosine"] == pytest.approx(closeness.HEAVY * (1.0 - found.cosine), rel=1e-3)
 
 
 def test_a_changed_choice_counts_by_what_a_task_may_lose() -> None:
     reference = [{"logits": np.eye(8, dtype=np.float32)[[number % 8]]} for number in range(32)]
     other = [dict(one) for one in reference]
     other[0] = {"logits": np.eye(8, dtype=np.float32)[[5]]}
-    found = _parity.compare(reference, other)
+    found = closeness.compare(reference, other)
     assert found.agreement == pytest.approx(31 / 32)
-    assert not _parity.violations(found, {"agreement": 0.95}, 0.1)
-    assert _parity.violations(found, {"agreement": 0.95, "task_drop": 0.01}, 0.1)
+    assert not closeness.violations(found, {"agreement": 0.95}, 0.1)
+    assert closeness.violations(found, {"agreement": 0.95, "task_drop": 0.01}, 0.1)
 
 
 # Sensitivities
@@ -193,27 +192,27 @@ def test_a_changed_choice_counts_by_what_a_task_may_lose() -> None:
 
 @pytest.mark.parametrize("scheme", ["dynamic-channel", "dynamic", "static-heavy", "static-channel"])
 def test_the_simulation_answers_what_the_quantized_model_answers(
-    bench: _auto_bench.Bench, scheme: str, tmp_path: Path
+    bench: trial_bench.Bench, scheme: str, tmp_path: Path
 ) -> None:
-    way, samples = _auto_schemes.SCHEMES[scheme], feeds(6, seed=9)
+    way, samples = scheme_table.SCHEMES[scheme], feeds(6, seed=9)
     made = way.make(bench, ())
     assert way.targets is not None
     targets = way.targets(bench, made)
     assert {"first", "second", "third"} <= set(targets)
     groups = [(name,) for name in targets]
-    simulation = _node_noise.Simulation(bench.model, targets, groups, samples, tmp_path)
+    simulation = node_noise.Simulation(bench.model, targets, groups, samples, tmp_path)
     simulated = simulation.parity(range(len(groups))).noise
-    real = _parity.compare(answers(bench.model, samples), answers(made, samples)).noise
+    real = closeness.compare(answers(bench.model, samples), answers(made, samples)).noise
     assert simulated == pytest.approx(real, rel=0.15)
     assert simulation.parity(()).noise == 0.0
 
 
 def test_noise_of_single_nodes_adds_up_and_names_the_node_with_outliers(
-    bench: _auto_bench.Bench, tmp_path: Path
+    bench: trial_bench.Bench, tmp_path: Path
 ) -> None:
-    targets = _node_noise.dynamic_targets(bench.model, {"first", "second", "third"}, per_channel=True)
+    targets = node_noise.dynamic_targets(bench.model, {"first", "second", "third"}, per_channel=True)
     groups = [("first",), ("second",), ("third",)]
-    simulation = _node_noise.Simulation(bench.model, targets, groups, feeds(6), tmp_path)
+    simulation = node_noise.Simulation(bench.model, targets, groups, feeds(6), tmp_path)
     noise = [simulation.noise(number) for number in range(3)]
     assert noise[1] == max(noise)
     assert sum(noise) == pytest.approx(simulation.parity(range(3)).noise, rel=0.15)
@@ -222,15 +221,15 @@ def test_noise_of_single_nodes_adds_up_and_names_the_node_with_outliers(
 # Smoothing, and weights in blocks
 
 
-def test_smoothing_changes_nothing_in_float_and_much_in_eight_bits(bench: _auto_bench.Bench) -> None:
+def test_smoothing_changes_nothing_in_float_and_much_in_eight_bits(bench: trial_bench.Bench) -> None:
     model, moved = bench.smoothed()
     samples = feeds(6, seed=21)
     reference = answers(bench.model, samples)
-    assert _parity.compare(reference, answers(model, samples)).noise < 1e-10
+    assert closeness.compare(reference, answers(model, samples)).noise < 1e-10
     assert "second" in {name for entry in moved for name in entry["nodes"]}
-    plain = _auto_schemes.SCHEMES["dynamic-channel"].make(bench, ())
-    smooth = _auto_schemes.SCHEMES["dynamic-smooth"].make(bench, ())
-    noise = [_parity.compare(reference, answers(made, samples)).noise for made in (plain, smooth)]
+    plain = scheme_table.SCHEMES["dynamic-channel"].make(bench, ())
+    smooth = scheme_table.SCHEMES["dynamic-smooth"].make(bench, ())
+    noise = [closeness.compare(reference, answers(made, samples)).noise for made in (plain, smooth)]
     assert noise[1] < 0.5 * noise[0]
 
 
@@ -245,8 +244,8 @@ def test_nothing_is_moved_where_there_are_no_outliers(tmp_path: Path) -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     even = [{"x": np.sign(one["x"]).astype(np.float32)} for one in feeds(4)]
-    observed = _auto_smoothing.observe(model, even, tmp_path)
-    assert _auto_smoothing.smoothed(model, observed, split=True)[1] == []
+    observed = smoothing.observe(model, even, tmp_path)
+    assert smoothing.smoothed(model, observed, split=True)[1] == []
 
 
 @pytest.mark.parametrize(("bits", "block"), [(8, 128), (4, 32)])
@@ -254,15 +253,15 @@ def test_weights_in_blocks_are_what_onnx_runtime_reads(bits: int, block: int) ->
     """A depth that is no multiple of the block, and both halves of a byte."""
     model = outlier_model()
     reference = outlier_model_with_rounded_weights(model, bits, block)
-    changed = _weight_blocks.to_blocks(model, ["first", "second", "third", "relu"], bits=bits, block=block)
+    changed = weight_blocks.to_blocks(model, ["first", "second", "third", "relu"], bits=bits, block=block)
     assert changed == ["first", "second", "third"]
     samples = feeds(3)
     # Allowed to round activations, kernels are quick and close; without that the product is exact.
-    assert _parity.compare(answers(reference, samples), answers(model, samples)).noise < 0.01
+    assert closeness.compare(answers(reference, samples), answers(model, samples)).noise < 0.01
     for node in model.graph.node:
         for attribute in node.attribute:
             attribute.i = 0 if attribute.name == "accuracy_level" else attribute.i
-    assert _parity.compare(answers(reference, samples), answers(model, samples)).noise < 1e-9
+    assert closeness.compare(answers(reference, samples), answers(model, samples)).noise < 1e-9
     assert "w1" not in {tensor.name for tensor in model.graph.initializer}
 
 
@@ -271,7 +270,7 @@ def outlier_model_with_rounded_weights(model: onnx.ModelProto, bits: int, block:
     made.CopyFrom(model)
     for tensor in made.graph.initializer:
         if tensor.name.startswith("w"):
-            value = _weight_blocks.rounded(numpy_helper.to_array(tensor), bits, block)
+            value = weight_blocks.rounded(numpy_helper.to_array(tensor), bits, block)
             tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
     return made
 
@@ -282,19 +281,19 @@ def outlier_model_with_rounded_weights(model: onnx.ModelProto, bits: int, block:
 @given(st.lists(st.floats(0.0, 10.0), min_size=1, max_size=60), st.floats(0.0, 10.0))
 def test_the_shortest_prefix_is_the_first_that_is_enough(values: list[float], limit: float) -> None:
     falling = sorted(values, reverse=True)
-    found = _auto_candidates.shortest_prefix(len(falling), lambda count: falling[count], limit)
+    found = candidate_choice.shortest_prefix(len(falling), lambda count: falling[count], limit)
     assert found == next((count for count, value in enumerate(falling) if value <= limit), len(falling))
 
 
 def candidate(
     name: str, ratio: float, width: float = 0.02, size: int = 50, **fields: Any
-) -> _auto_candidates.Candidate:
-    timed = _pair_timing.Ratio(ratio, ratio - width, ratio + width, 30)
-    return _auto_candidates.Candidate(name, name, path=Path(name), ratio=timed, bytes=size, excess=0.5, **fields)
+) -> candidate_choice.Candidate:
+    timed = pair_timing.Ratio(ratio, ratio - width, ratio + width, 30)
+    return candidate_choice.Candidate(name, name, path=Path(name), ratio=timed, bytes=size, excess=0.5, **fields)
 
 
 def test_the_fastest_ships_and_of_equals_the_smallest() -> None:
-    ships = _auto_candidates.ships
+    ships = candidate_choice.ships
     fast, equal, slow = (
         candidate("fast", 2.0, size=60),
         candidate("equal", 1.97, size=20),
@@ -305,7 +304,7 @@ def test_the_fastest_ships_and_of_equals_the_smallest() -> None:
 
 
 def test_without_a_faster_one_a_smaller_one_ships_if_it_is_as_fast() -> None:
-    ships = _auto_candidates.ships
+    ships = candidate_choice.ships
     assert ships([], 100) is None
     half = candidate("half", 1.01)
     assert ships([half, candidate("slower", 0.7, size=10)], 100) is half
@@ -320,7 +319,7 @@ def test_the_final_is_between_those_that_hold() -> None:
     broken = candidate("broken", 3.0, problem="it crashed (SIGSEGV)")
     fine = [candidate(f"fine {number}", 1.2 + number / 10) for number in range(5)]
     small = candidate("small", 1.0, size=5)
-    names = [one.name for one in _auto_candidates.finalists([wrong, broken, *fine, small])]
+    names = [one.name for one in candidate_choice.finalists([wrong, broken, *fine, small])]
     assert names == ["fine 4", "fine 3", "fine 2", "small"]
 
 
@@ -341,8 +340,8 @@ class Clockwork:
 def test_a_ratio_is_of_undisturbed_times_and_its_interval_of_pairs() -> None:
     disturbed = [20_000_000, 20_000_000, 80_000_000, 20_000_000]
     trials: Any = [Clockwork([20_000_000]), Clockwork([10_000_000]), Clockwork(disturbed)]
-    (twice, same), run_s = _pair_timing.against_first(trials, 0.01)
+    (twice, same), run_s = pair_timing.against_first(trials, 0.01)
     assert twice.ratio == 2.0 and twice.is_faster and not twice.is_slower
     assert same.ratio == 1.0 and not same.is_faster and not same.is_slower
     assert run_s == 0.02
-    assert _pair_timing.joined([twice, same]).low <= 1.0
+    assert pair_timing.joined([twice, same]).low <= 1.0

@@ -13,10 +13,10 @@ import numpy as np
 import onnx
 import pytest
 from onnxruntime.quantization.calibrate import CalibrationMethod, HistogramCollector, create_calibrator
-from pass_jobs import FOLDER, helper_module, picture_model, pictures
+from pass_jobs import helper_module, picture_model, pictures
 
-calibration = helper_module("_calibration")
-histograms = helper_module("_histograms")
+calibration = helper_module("_quantization.calibration")
+histograms = helper_module("_quantization.histograms")
 OPS = ["Conv", "Gemm"]
 
 
@@ -130,15 +130,14 @@ def test_nan_that_the_model_makes_is_named_by_tensor(tmp_path: Path) -> None:
 MEMORY = """
 import resource, sys
 from pathlib import Path
-sys.path.append(sys.argv[1])
 import numpy as np
-import _calibration
-folder, method, count = Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+from ortforge.plugins.passes._quantization import calibration
+folder, method, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 draw = np.random.default_rng(0)
 feeds = lambda: ({"x": draw.random((8, 3, 16, 16), np.float32)} for _ in range(count))
-reader = _calibration.SampleReader(feeds, count, ["x"])
-_calibration.measure(
-    folder / "model.onnx", ["Conv", "Gemm"], _calibration.Method(method), reader,
+reader = calibration.SampleReader(feeds, count, ["x"])
+calibration.measure(
+    folder / "model.onnx", ["Conv", "Gemm"], calibration.Method(method), reader,
     scratch=folder / "augmented.onnx", external=False,
 )
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
@@ -150,7 +149,7 @@ def test_memory_does_not_grow_with_the_samples(tmp_path: Path, method: str) -> N
     onnx.save(picture_model(), tmp_path / "model.onnx")
     peaks = []
     for count in (10, 300):
-        argv = [sys.executable, "-c", MEMORY, str(FOLDER), str(tmp_path), method, str(count)]
+        argv = [sys.executable, "-c", MEMORY, str(tmp_path), method, str(count)]
         done = subprocess.run(argv, capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout.split()[-1]))
     # 300 samples' activations are 300 x 8 x (3 + 2 x 16 + 2 x 24 / 4) x 1 KB: 110 MB and more, were they kept.

@@ -169,7 +169,7 @@ def test_bad_input_to_mixed_precision(tmp_path: Path) -> None:
 
 def test_the_search_halves_segments_and_tries_each_once() -> None:
     """Two bad nodes among 64: found in few attempts, and nothing else is kept."""
-    search = helper_module("_mixed_search")
+    search = helper_module("_half.mixed_search")
     names = [f"n{number}" for number in range(64)]
     asked: list[frozenset[str]] = []
 
@@ -223,7 +223,9 @@ def test_the_cpu_ep_has_no_kernels_and_is_asked(tmp_path: Path) -> None:
     plugin = module("bfloat16")
     with pytest.raises(NotImplementedError, match=r"CPUExecutionProvider .* has no bfloat16 kernel for Conv, Gemm"):
         plugin.apply(job_for(tmp_path, picture_model(), None, {}))
-    able, refused = helper_module("_bfloat16").kernels({"MatMul", "Transpose"}, 17, "CPUExecutionProvider", {})
+    able, refused = helper_module("_half.bfloat16_graph").kernels(
+        {"MatMul", "Transpose"}, 17, "CPUExecutionProvider", {}
+    )
     assert able == {"Transpose"}
     assert "NOT_IMPLEMENTED" in refused["MatMul"]
 
@@ -231,7 +233,7 @@ def test_the_cpu_ep_has_no_kernels_and_is_asked(tmp_path: Path) -> None:
 def test_rounding_is_that_of_ml_dtypes() -> None:
     values = np.random.default_rng(0).integers(0, 2**32, 20000, np.uint64).astype(np.uint32).view(np.float32)
     values = np.concatenate([values, np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 3.4e38, 1e-40], np.float32)])
-    mine = helper_module("_bfloat16").upper_half(values)
+    mine = helper_module("_half.bfloat16_graph").upper_half(values)
     with np.errstate(invalid="ignore", over="ignore"):
         theirs = values.astype(ml_dtypes.bfloat16)
     nan = np.isnan(values)
@@ -263,7 +265,7 @@ def branching() -> onnx.ModelProto:
 
 def test_a_graph_in_bfloat16_answers_as_before() -> None:
     """Run by onnx's reference, since no EP of this runtime has the kernels."""
-    change = helper_module("_bfloat16")
+    change = helper_module("_half.bfloat16_graph")
     model = branching()
     said = change.convert(model, {"MatMul", "Add", "Mul"}, ())
     onnx.checker.check_model(model, full_check=True)
@@ -278,7 +280,7 @@ def test_a_graph_in_bfloat16_answers_as_before() -> None:
 
 
 def test_blocked_nodes_stay_and_casts_meet_them() -> None:
-    change = helper_module("_bfloat16")
+    change = helper_module("_half.bfloat16_graph")
     model = branching()
     said = change.convert(model, {"MatMul", "Add", "Mul"}, {"gate", "bias_Add"})
     onnx.checker.check_model(model, full_check=True)

@@ -22,7 +22,7 @@ from ortforge.worker.samples import Samples
 
 ROOT = Path(__file__).parents[2]
 WORKER_SIDE = [
-    path for folder in (ortforge.worker, passes, datasets) for path in sorted(Path(folder.__path__[0]).glob("*.py"))
+    path for folder in (ortforge.worker, passes, datasets) for path in sorted(Path(folder.__path__[0]).rglob("*.py"))
 ] + sorted((ROOT / "examples").glob("*/inputs.py"))
 
 Supervise = Callable[..., JobOutcome]

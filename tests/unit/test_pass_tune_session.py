@@ -17,8 +17,10 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
-from ortforge.plugins.passes import _session_search, tune_session
-from ortforge.plugins.passes._session_space import (
+from ortforge.plugins.passes import tune_session
+from ortforge.plugins.passes._session import session_search
+from ortforge.plugins.passes._session.session_timing import noise_floor, outcome, ratio_of
+from ortforge.plugins.passes._session.space import (
     KNOBS,
     Branches,
     Hardware,
@@ -27,7 +29,6 @@ from ortforge.plugins.passes._session_space import (
     branching,
     hardware,
 )
-from ortforge.plugins.passes._session_timing import noise_floor, outcome, ratio_of
 from ortforge.plugins.reports._cells import _detail
 from pass_jobs import FOLDER, job_for, picture_model, pictures, samples_folder
 from rich.console import Console
@@ -373,13 +374,13 @@ def test_what_can_be_known_is_said_before_anything_runs(parameters: dict[str, An
     assert said in told if said else told == ""
 
 
-def found(**changes: Any) -> _session_search.Found:
+def found(**changes: Any) -> session_search.Found:
     made = {"floor": 0.05, "itself": ratio_of(ITSELF), "best": Settings({"intra_op_threads": 1})}
-    return _session_search.Found(**{**made, **changes})
+    return session_search.Found(**{**made, **changes})
 
 
 def test_the_best_is_kept_only_when_it_beats_the_default_beyond_the_noise() -> None:
-    tried = [_session_search.Tried("spinning", "x", "y", "no gain")] * 2
+    tried = [session_search.Tried("spinning", "x", "y", "no gain")] * 2
     told = found(final=ratio_of(ONE_THREAD), outcome="can't tell", tried=tried)
     assert told.kept == Settings()
     [warning] = tune_session._warnings(told, 0.0, ())
@@ -394,9 +395,9 @@ def test_the_best_is_kept_only_when_it_beats_the_default_beyond_the_noise() -> N
 def test_a_search_without_time_or_without_anything_to_try_says_so() -> None:
     none = {"best": Settings(), "skipped": {"spinning": "there is one thread only"}}
     assert "NO-OP: there was nothing to try here" in tune_session._warnings(found(**none), None, ())[0]
-    none["skipped"] = {"spinning: x": _session_search.TIME_USED_UP}
+    none["skipped"] = {"spinning: x": session_search.TIME_USED_UP}
     assert "give budget_s more" in tune_session._warnings(found(**none), None, ())[0]
-    tried = [_session_search.Tried("spinning", "x", "y", "no gain")]
+    tried = [session_search.Tried("spinning", "x", "y", "no gain")]
     assert (
         "1 setting was tried, and it was not faster"
         in tune_session._warnings(found(best=Settings(), tried=tried), None, ())[0]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -71,7 +72,7 @@ def job_for(
 
 @pytest.fixture(scope="session")
 def modules() -> Iterator[dict[str, ModuleType]]:
-    """The passes as a runtime's worker loads them: by path, with no package around them."""
+    """The passes as a runtime's worker loads them: by path."""
     before = list(sys.path)
     yield {name: load_module(FOLDER / f"{stem}.py", "apply") for name, stem in PASSES.items()}
     sys.path[:] = before
@@ -380,9 +381,9 @@ def test_optimize_names_the_eps_that_are_there(modules: dict[str, ModuleType], t
 
 
 def test_the_stamp_and_the_pass_agree_on_which_cpu_features_matter(modules: dict[str, ModuleType]) -> None:
-    assert modules["optimize"]._ort_graph.MATTERING_CPU_FLAGS == stamps.MATTERING_CPU_FLAGS
-    assert modules["optimize"]._ort_graph.LEVELS == stamps.LEVELS
-    assert modules["optimize"]._ort_graph.STAMP_KEY == stamps.KEY
+    assert modules["optimize"].ort_graph.MATTERING_CPU_FLAGS == stamps.MATTERING_CPU_FLAGS
+    assert modules["optimize"].ort_graph.LEVELS == stamps.LEVELS
+    assert modules["optimize"].ort_graph.STAMP_KEY == stamps.KEY
 
 
 HERE = {"ort_version": "1.32.0", "ep": "cpu", "cpu_flags": ["avx2", "avx512f", "fpu", "sse2"]}
@@ -830,9 +831,8 @@ def test_external_data_is_read_and_copied_with_the_model(run: Run, tmp_path: Pat
 def test_weights_too_large_for_one_message_go_beside_the_model(
     run: Run, modules: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import _model_file  # type: ignore[import-not-found]  # as the passes see it: their folder is on the module path
-
-    monkeypatch.setattr(_model_file, "INLINE_LIMIT", 1000)
+    helpers = import_module("._models.model_file", modules["optimize"].__package__)
+    monkeypatch.setattr(helpers, "INLINE_LIMIT", 1000)
     model = mlp()
     for name, parameters in (("quantize-dynamic", {"nodes_to_exclude": ["first"]}), ("optimize", {"level": "basic"})):
         result, path = run(name, model, **parameters)

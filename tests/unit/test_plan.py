@@ -304,6 +304,22 @@ def test_a_module_is_known_by_what_it_imports_from_beside_it(tmp_path: Path) -> 
     assert module_digest(str(tmp_path / "mine.py")) != first
 
 
+def test_a_module_is_known_by_the_files_of_helper_packages_that_it_names(tmp_path: Path) -> None:
+    mine, package = tmp_path / "mine.py", tmp_path / "_parts"
+    mine.write_text("from ._parts import wheel\n")
+    package.mkdir()
+    for name in ("__init__", "wheel", "axle", "engine"):
+        (package / f"{name}.py").write_text("from . import axle" if name == "wheel" else "")
+    first = module_digest(str(mine))
+    (package / "engine.py").write_text("x = 1")
+    assert module_digest(str(mine)) == first
+    for name in ("__init__", "wheel", "axle"):
+        (package / f"{name}.py").write_text("x = 1")
+        assert module_digest(str(mine)) != first
+        (package / f"{name}.py").write_text("from . import axle" if name == "wheel" else "")
+        assert module_digest(str(mine)) == first
+
+
 def test_a_metric_is_known_by_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "some_metric_module.py").write_text("def compute(a, b, c):\n    return 1.0\n")

@@ -117,7 +117,7 @@ def test_random_calibration_is_seen_where_its_source_says_so(tmp_path: Path) -> 
 
 def test_random_token_numbers_are_told_from_a_language_s() -> None:
     draw = np.random.default_rng(2)
-    watch = helper_module("_data_guards").DataWatch()
+    watch = helper_module("_quantization.data_guards").DataWatch()
     for _ in range(12):
         watch.see({"ids": draw.integers(0, 30_000, (1, 64))})
     assert "spread evenly from" in watch.complaints()[0]
@@ -125,7 +125,7 @@ def test_random_token_numbers_are_told_from_a_language_s() -> None:
         r"\w+", "The cat sat on the mat and the dog sat on the log while it rained all day and all night"
     )
     numbers = {word: number * 997 + 1000 for number, word in enumerate(sorted(set(words)))}
-    watch = helper_module("_data_guards").DataWatch()
+    watch = helper_module("_quantization.data_guards").DataWatch()
     for _ in range(40):
         watch.see({"ids": np.array([[numbers[words[place]] for place in draw.integers(0, 8, 20)]])})
     assert watch.complaints() == []
@@ -208,7 +208,7 @@ def without(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
 
 def test_a_dropped_node_is_named_by_the_pass_that_lost_it(tmp_path: Path) -> None:
     model, feeds = attention_with_mask()
-    quantizing = helper_module("_quantizing")
+    quantizing = helper_module("_quantization.quantizing")
     job = job_for(tmp_path / "job", model, None, {})
     prepared = quantizing.prepare(
         job.model, job.workdir, constants=True, least_opset=11, why="", named={}, op_types=(), takes=()
@@ -221,7 +221,7 @@ def test_a_dropped_node_is_named_by_the_pass_that_lost_it(tmp_path: Path) -> Non
     (said,) = quantizing.said_of_dropped(result)
     assert said.startswith("DROPPED NODES: softmax (Softmax) is in the float model")
     # The pass looks at the outputs, too.
-    kept = module("quantize_static")._self_check.against_float(job.model, job.output, iter(feeds))
+    kept = module("quantize_static").self_check.against_float(job.model, job.output, iter(feeds))
     assert kept[1].startswith("RUINED: output y")
 
 

@@ -13,7 +13,10 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import helper, numpy_helper
-from ortforge.plugins.passes import _auto_bench, _auto_schemes, _auto_search, _model_file, _parity, quantize_auto
+from ortforge.plugins.passes import quantize_auto
+from ortforge.plugins.passes._auto import auto_search, scheme_table, trial_bench
+from ortforge.plugins.passes._measuring import closeness
+from ortforge.plugins.passes._models import model_file
 from test_auto_parts import answers, feeds, outlier_model
 
 from ortforge.api import Device, PassUse
@@ -62,16 +65,16 @@ def job(tmp_path: Path) -> MakeJob:
 
 
 @pytest.fixture
-def search(job: MakeJob) -> Iterator[Callable[..., _auto_search.Search]]:
+def search(job: MakeJob) -> Iterator[Callable[..., auto_search.Search]]:
     """Begin a search on the model with outliers, with every other sample held apart."""
-    begun: list[_auto_search.Search] = []
+    begun: list[auto_search.Search] = []
 
-    def begin(limits: dict[str, Any]) -> _auto_search.Search:
+    def begin(limits: dict[str, Any]) -> auto_search.Search:
         made = job(limits=limits)
         samples = list(made.feeds())
-        bench = _auto_bench.ready(made.model, samples[0::2], made.workdir)
+        bench = trial_bench.ready(made.model, samples[0::2], made.workdir)
         numbers = list(range(1, len(samples), 2))
-        found = _auto_search.Search(
+        found = auto_search.Search(
             made, bench, samples[1::2], numbers, limits, margin=0.1, excluded=(), most_candidates=20
         )
         found.allow(60.0)
@@ -91,7 +94,7 @@ def test_what_ships_holds_on_samples_that_it_never_saw(job: MakeJob) -> None:
     told = quantize_auto.apply(made)
     json.dumps(told)
     unseen = feeds(24, seed=99)
-    parity = _parity.compare(answers(made.model, unseen), answers(made.output, unseen))
+    parity = closeness.compare(answers(made.model, unseen), answers(made.output, unseen))
     assert parity.cosine is not None and parity.cosine >= 0.998
     assert (told["calibrated_on"], told["judged_on"]) == (8, 8)
     assert told["tolerance"]["cosine"] == 0.998
@@ -111,8 +114,8 @@ def test_when_nothing_holds_the_float_model_ships_and_that_is_said(job: MakeJob)
     assert all(not row["holds"] for row in told["candidates"])
 
 
-def test_only_as_many_nodes_stay_float_as_are_needed(search: Callable[..., _auto_search.Search]) -> None:
-    scheme = _auto_schemes.SCHEMES["dynamic-channel"]
+def test_only_as_many_nodes_stay_float_as_are_needed(search: Callable[..., auto_search.Search]) -> None:
+    scheme = scheme_table.SCHEMES["dynamic-channel"]
     found = search({"cosine": 0.5})
     found.screen(scheme)
     [whole] = found.candidates
@@ -125,7 +128,7 @@ def test_only_as_many_nodes_stay_float_as_are_needed(search: Callable[..., _auto
     assert refined.holds and refined.name == "dynamic-channel+1"
     assert refined.kept == ("second",)
     assert found.rankings["dynamic-channel"].groups[0] == ("second",)
-    kept = {node.name for node in _model_file.load(refined.path or Path()).graph.node if node.op_type == "MatMul"}
+    kept = {node.name for node in model_file.load(refined.path or Path()).graph.node if node.op_type == "MatMul"}
     assert kept == {"second"}
     blocks = found.in_blocks(refined)
     assert blocks is not None and blocks.name == "dynamic-channel+1 (weights-8)" and not blocks.problem
@@ -134,25 +137,25 @@ def test_only_as_many_nodes_stay_float_as_are_needed(search: Callable[..., _auto
 # What goes wrong with a candidate is a finding
 
 
-def raising(bench: _auto_bench.Bench, kept: Any) -> Any:
+def raising(bench: trial_bench.Bench, kept: Any) -> Any:
     raise RuntimeError("the quantizer gave up\nwith a long story")
 
 
-def nan(bench: _auto_bench.Bench, kept: Any) -> Any:
-    model = _auto_schemes.SCHEMES["dynamic"].make(bench, kept)
+def nan(bench: trial_bench.Bench, kept: Any) -> Any:
+    model = scheme_table.SCHEMES["dynamic"].make(bench, kept)
     for tensor in model.graph.initializer:
         if tensor.name.endswith("_scale"):
             tensor.CopyFrom(numpy_helper.from_array(np.full_like(numpy_helper.to_array(tensor), np.nan), tensor.name))
     return model
 
 
-def unloadable(bench: _auto_bench.Bench, kept: Any) -> Any:
-    model = _auto_schemes.SCHEMES["dynamic"].make(bench, kept)
+def unloadable(bench: trial_bench.Bench, kept: Any) -> Any:
+    model = scheme_table.SCHEMES["dynamic"].make(bench, kept)
     model.graph.node.append(helper.make_node("NoSuchOperator", ["x"], ["z"]))
     return model
 
 
-def untouched(bench: _auto_bench.Bench, kept: Any) -> Any:
+def untouched(bench: trial_bench.Bench, kept: Any) -> Any:
     return bench.copy()
 
 
@@ -164,23 +167,23 @@ BAD = {
 }
 
 
-def test_bad_candidates_are_findings_and_do_not_end_the_search(search: Callable[..., _auto_search.Search]) -> None:
+def test_bad_candidates_are_findings_and_do_not_end_the_search(search: Callable[..., auto_search.Search]) -> None:
     found = search({"cosine": 0.5})
     for name, (make, _) in BAD.items():
-        found.screen(_auto_schemes.Scheme(name, "", make))
+        found.screen(scheme_table.Scheme(name, "", make))
     for bad in found.candidates:
         assert not bad.holds
         assert BAD[bad.name][1] in (bad.problem or bad.fails[0])
         assert "\n" not in bad.problem
     assert len(found.candidates) == len(BAD) and found.best is None
-    found.screen(_auto_schemes.SCHEMES["dynamic"])
+    found.screen(scheme_table.SCHEMES["dynamic"])
     assert found.best is not None and found.best.name == "dynamic"
 
 
-def test_the_time_and_the_number_of_candidates_end_it(search: Callable[..., _auto_search.Search]) -> None:
+def test_the_time_and_the_number_of_candidates_end_it(search: Callable[..., auto_search.Search]) -> None:
     found = search({"cosine": 0.5})
     found.allow(0.0)
-    found.screen(_auto_schemes.SCHEMES["dynamic"])
+    found.screen(scheme_table.SCHEMES["dynamic"])
     assert found.candidates == [] and found.skipped == {"dynamic": "the time was used up"}
 
 
@@ -189,9 +192,9 @@ def test_the_time_and_the_number_of_candidates_end_it(search: Callable[..., _aut
 
 def test_a_quantized_model_is_refused(job: MakeJob, tmp_path: Path) -> None:
     onnx.save(outlier_model(), tmp_path / "float.onnx")
-    bench = _auto_bench.ready(tmp_path / "float.onnx", feeds(2), tmp_path)
+    bench = trial_bench.ready(tmp_path / "float.onnx", feeds(2), tmp_path)
     with pytest.raises(ValueError, match=r"quantized already \(.*MatMulInteger.*Use a float model"):
-        quantize_auto.apply(job(model=_auto_schemes.SCHEMES["dynamic"].make(bench, ())))
+        quantize_auto.apply(job(model=scheme_table.SCHEMES["dynamic"].make(bench, ())))
 
 
 def test_a_node_that_is_not_there_is_named_with_the_nearest(job: MakeJob) -> None:

@@ -196,7 +196,7 @@ def test_a_weight_inside_a_branch(tmp_path: Path) -> None:
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("depth", [96, 90])
 def test_default_is_what_onnx_runtimes_own_quantizer_makes(bits: int, symmetric: bool, depth: int) -> None:
-    rounding = helper_module("_block_rounding")
+    rounding = helper_module("_blocks.rounding")
     weight = np.random.default_rng(bits).normal(size=(depth, 24)).astype(np.float32)
     blocks = rounding.round_blocks(weight.T, bits=bits, block=32, method="default", symmetric=symmetric)
     per_byte = 8 // bits
@@ -213,7 +213,7 @@ def test_default_is_what_onnx_runtimes_own_quantizer_makes(bits: int, symmetric:
 
 
 def test_each_method_does_better_than_rounding_to_nearest_by_its_own_measure() -> None:
-    rounding = helper_module("_block_rounding")
+    rounding = helper_module("_blocks.rounding")
     weight = np.random.default_rng(0).standard_t(4, size=(64, 256)).astype(np.float32)
 
     def errors(method: str, **more: Any) -> Array:
@@ -228,7 +228,7 @@ def test_each_method_does_better_than_rounding_to_nearest_by_its_own_measure() -
 
 
 def test_gptq_answers_closer_than_rounding_where_inputs_are_correlated() -> None:
-    gptq, rounding = helper_module("_gptq"), helper_module("_block_rounding")
+    gptq, rounding = helper_module("_blocks.gptq"), helper_module("_blocks.rounding")
     draw = np.random.default_rng(0)
     weight = draw.normal(size=(90, 40))
     x = draw.normal(size=(600, 20)) @ draw.normal(size=(20, 90)) + 0.1 * draw.normal(size=(600, 90))
@@ -240,7 +240,7 @@ def test_gptq_answers_closer_than_rounding_where_inputs_are_correlated() -> None
 
 def test_gptq_is_the_algorithm_of_its_paper() -> None:
     """Against the plain form: after each channel the rest is solved for anew by least squares."""
-    gptq = helper_module("_gptq")
+    gptq = helper_module("_blocks.gptq")
     draw = np.random.default_rng(3)
     weight, x = draw.normal(size=(16, 5)), draw.normal(size=(60, 16))
     hessian = x.T @ x
@@ -258,7 +258,7 @@ def test_gptq_is_the_algorithm_of_its_paper() -> None:
 
 
 def test_blocks_that_are_all_zero_or_all_equal() -> None:
-    rounding = helper_module("_block_rounding")
+    rounding = helper_module("_blocks.rounding")
     weight = np.zeros((3, 32), np.float32)
     weight[1], weight[2] = 0.7, -0.3
     for method in ("default", "rtn", "hqq", "k-quant"):
@@ -369,7 +369,7 @@ def test_a_weight_that_the_caller_may_replace_is_no_constant(tmp_path: Path) -> 
 
 def test_a_kernel_that_is_missing_is_found_by_running_it() -> None:
     """8-bit kernels have whole zero points alone, in every version so far."""
-    kernels, plugin = helper_module("_block_kernels"), module("quantize_weights")
+    kernels, plugin = helper_module("_blocks.block_kernels"), module("quantize_weights")
     wanted = plugin.Parameters(bits=8, method="hqq", float_zero_points=True)
     with pytest.raises(NotImplementedError, match="has no kernel for 8-bit weights of MatMul in blocks of 32"):
         kernels.refuse("MatMul", wanted, "1.32.0")

@@ -134,7 +134,7 @@ def test_what_cannot_work_is_said_before_anything_runs(
 
 
 def test_what_is_slow_or_imprecise_on_x86_is_said() -> None:
-    remarks = helper_module("_type_support").x86_remarks
+    remarks = helper_module("_quantization.type_support").x86_remarks
     (said,) = remarks("QInt8", "QInt8", reduce_range=False, machine="x86_64", flags=["avx2"])
     assert said.startswith("S8S8 ON X86")
     assert "activation_type = 'QUInt8'" in said
@@ -147,7 +147,7 @@ def test_what_is_slow_or_imprecise_on_x86_is_said() -> None:
 
 def test_signed_activations_are_remarked_on_by_the_pass(tmp_path: Path) -> None:
     result, _ = quantized(tmp_path, activation_type="QInt8")
-    expected = helper_module("_type_support").x86_remarks("QInt8", "QInt8", reduce_range=False)
+    expected = helper_module("_quantization.type_support").x86_remarks("QInt8", "QInt8", reduce_range=False)
     assert [text for text in result["warnings"] if "S8S8" in text] == expected
 
 
@@ -180,7 +180,7 @@ def test_every_method_in_both_formats(tmp_path: Path, method: str, form: str) ->
 def test_conv_gets_unsigned_weights_where_the_runtime_lacks_signed_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    support = helper_module("_type_support")
+    support = helper_module("_quantization.type_support")
     model = picture_model()
     signed, path = run_pass(tmp_path, "quantize-dynamic", model)
     assert support.has_int8_conv()
@@ -268,7 +268,7 @@ def test_a_byte_classifier_with_a_convolution_is_no_cnn() -> None:
     value = helper.make_tensor_value_info
     inputs = [value("bytes", TensorProto.INT32, [1, 64])]
     graph = helper.make_graph(nodes, "bytes", inputs, [value("y", TensorProto.FLOAT, [1, 4])], weights)
-    found = helper_module("_architecture").architecture(helper.make_model(graph))
+    found = helper_module("_models.model_kind").architecture(helper.make_model(graph))
     assert (found.kind, found.evidence) == ("other", "2 matrix products, 1 Conv, 0 attentions, 0 cells")
 
 

@@ -55,7 +55,7 @@ def test_the_table_reads_back_and_covers_what_the_tensors_hold(tmp_path: Path, m
 def test_mostly_negative_values_keep_their_range(tmp_path: Path) -> None:
     # ONNX Runtime writes the greater end of a range: 0.5 for values from -8 to 0.5.
     tensorrt = module("tensorrt_calibration")
-    tensorrt.write_table({"t": tensorrt._calibration.Range(-8.0, 0.5)}, "MinMax", tmp_path)
+    tensorrt.write_table({"t": tensorrt.calibration.Range(-8.0, 0.5)}, "MinMax", tmp_path)
     assert tensorrt.read_table(tmp_path / "calibration.flatbuffers") == {"t": 8.0}
 
 

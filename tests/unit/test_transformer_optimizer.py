@@ -84,7 +84,7 @@ def test_model_types_are_those_of_the_installed_version(module: ModuleType) -> N
 
     known = module.MODEL_TYPES
     assert set(get_args(get_type_hints(module.Parameters)["model_type"])) == set(known)
-    here = module._ort_graph.version_of(ort.__version__)
+    here = module.ort_graph.version_of(ort.__version__)
     there = {name: (entry.producer, entry.opt_level) for name, entry in known.items() if entry.since <= here}
     assert there == {name: entry[1:] for name, entry in MODEL_TYPES.items()}
 
@@ -151,7 +151,7 @@ def test_only_what_depends_on_the_ep_is_made_once_per_ep(offered: Pass) -> None:
 def test_a_model_type_that_the_runtime_lacks_is_unsupported(
     optimize: Optimize, module: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = module._transformer_fusion.known_types()  # ONNX Runtime's own table
+    known = module.fusion.known_types()  # ONNX Runtime's own table
     monkeypatch.delitem(known, "sam2")
     with pytest.raises(NotImplementedError, match=r"does not know model_type 'sam2': it is there since 1\.20"):
         optimize(encoder_layer(), model_type="sam2")
@@ -336,7 +336,7 @@ def test_heads_behind_a_split_or_a_shared_bias_are_read(module: ModuleType) -> N
         nodes.append(helper.make_node("Transpose", [f"{name}_s"], [f"{name}_t"], perm=[0, 2, 1, 3]))
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "q_t", "k_t")]
     graph = helper.make_graph(nodes, "g", values[:1], values[1:], [weight, bias, shape])
-    found = module._attention.heads_in(helper.make_model(graph))
+    found = module.attention_nodes.heads_in(helper.make_model(graph))
     assert [(heads.num_heads, heads.hidden_size) for heads in found] == [(HEADS, HIDDEN)]
 
 

@@ -99,6 +99,16 @@ def test_a_module_may_import_files_beside_it_and_hides_nothing(
     assert supervise(job).status == "ok"
 
 
+def test_a_module_may_import_packages_beside_it_relatively(supervise: Supervise, apply_job: ApplyJob) -> None:
+    job = apply_job("from ._parts import wheel\nassert wheel.AXLE == 7")
+    folder = Path(job["module"]).parent
+    (folder / "__init__.py").write_text("raise SystemExit('this may need ortforge')\n")
+    (folder / "_parts").mkdir()
+    (folder / "_parts" / "wheel.py").write_text("from ..single import AXLE\n")
+    (folder / "single.py").write_text("AXLE = 7\n")
+    assert supervise(job).status == "ok"
+
+
 # Datasets
 
 

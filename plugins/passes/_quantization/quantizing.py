@@ -1,0 +1,340 @@
+"""What the quantizing passes share: making a model ready, reading scales back, saying what changed.
+
+Runs inside a runtime beside the pass that imports it; only the standard library is imported when the file is.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from .._models import model_file, onnx_graph
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from onnx import ModelProto
+
+__all__ = [
+    "Prepared",
+    "dropped_nodes",
+    "finish",
+    "lint_scales",
+    "mask_constants",
+    "prepare",
+    "said_of_dropped",
+    "unchanged",
+]
+
+HUGE_SCALE: Final = 1e6
+"""A step of a million between two neighbouring values: no trained activation is spread like that."""
+
+ABSURD_SCALE: Final = 1e10
+"""From here on every ordinary value of the tensor becomes zero."""
+
+TINY_SCALE: Final = 1e-30
+REMOVABLE: Final = frozenset({"Clip", "Constant", "Identity", "Relu"})
+"""Operators that quantizers take out rightly: a zero point cuts values off as Relu and Clip do."""
+
+HEAVY_OPS: Final = frozenset({"Conv", "ConvTranspose", "GRU", "Gemm", "LSTM", "MatMul"})
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model made ready for a quantizer.
+
+    :param path: the file to quantize: in the work folder, or the model as it came when nothing had to be done.
+    :param opset: of the model as it came; :param ir_version: the same.
+    :param said: what was done to it, for the result.
+    :param names: node names by the parameter that chose them, globs resolved; :param op_types: the same of operators.
+    """
+
+    model: ModelProto
+    path: Path
+    opset: int
+    ir_version: int
+    said: Mapping[str, Any]
+    names: Mapping[str, list[str]]
+    op_types: list[str]
+
+
+def prepare(
+    source: Path,
+    workdir: Path,
+    *,
+    constants: bool,
+    least_opset: int,
+    why: str,
+    named: Mapping[str, Sequence[str]],
+    op_types: Sequence[str],
+    takes: Collection[str],
+    name_nodes: bool = False,
+) -> Prepared:
+    """Load a model, raise its opset where a quantizer would otherwise ruin it, and move constants to initializers.
+
+    :param least_opset: raise to this one; :param why: what needs it, for the message.
+    :param named: node names and globs by the parameter that has them; :param op_types: operators and globs.
+    :param takes: the operators that the quantizer knows, which are what globs choose from.
+    :param name_nodes: give names to nodes that have none, so that the pass itself can leave them out.
+    :raises ValueError: the model is quantized already, is bound to one CPU, or lacks what is named.
+    :raises RuntimeError: its opset cannot be raised.
+    """
+    model = model_file.load(source)
+    if done := onnx_graph.quantized_ops(model):
+        listed = ", ".join(f"{n} {op}" for op, n in list(done.items())[:4])
+        raise ValueError(f"The model is quantized already ({listed}). Use a float model, or leave this pass out.")
+    if any(node.domain == "com.microsoft.nchwc" for node in onnx_graph.nodes(model)):
+        raise ValueError(
+            "The model was optimized for one CPU's memory layout, which the quantizers do not know. "
+            "Quantize first and put optimize after it, or use level = 'basic' before."
+        )
+    names = {parameter: onnx_graph.names_of(model, wanted, parameter) for parameter, wanted in named.items()}
+    ops = onnx_graph.op_types_of(model, op_types, takes, "op_types")
+    opset, ir_version, said = onnx_graph.opset(model), model.ir_version, dict[str, Any]()
+    if onnx_graph.has_onnx_operators(model):
+        model = onnx_graph.raise_opset(model, least_opset, why)
+    if constants and (moved := onnx_graph.constants_to_initializers(model)):
+        said["constants_to_initializers"] = moved
+    if name_nodes and (named_now := onnx_graph.name_nodes(model)):
+        said["nodes_named"] = named_now
+    fused = any(node.domain == onnx_graph.CONTRIB_DOMAIN for node in model.graph.node)
+    if fused and (typed := _type_tensors(model, workdir / "typed.onnx")):
+        said["tensors_typed"] = typed
+    path = workdir / "prepared.onnx"
+    if not said and onnx_graph.opset(model) == opset and ir_version >= model_file.OLDEST_IR:
+        # Nothing was changed. The quantizers write files beside the model they read, so it is not read where it lies.
+        model_file.stand_in(source, path)
+    else:
+        model_file.save(model, path, ir_version=ir_version)
+    return Prepared(model, path, opset, ir_version, said, names, ops)
+
+
+def _type_tensors(model: ModelProto, scratch: Path) -> int:
+    """Write the types of all tensors of the main graph into it, as a session knows them; return how many were missing.
+
+    onnx's inference stops at ONNX Runtime's own operators, which fused models are full of, and the quantizers leave
+    every tensor behind one as it is, or give up.
+    """
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    outputs = model.graph.output
+    count = len(outputs)
+    known = {value.name for value in (*model.graph.input, *outputs, *model.graph.value_info)}
+    for node in model.graph.node:
+        for name in node.output:
+            if name and name not in known:
+                outputs.add(name=name)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        model_file.save(model, scratch, ir_version=model.ir_version)
+        found = onnxruntime.InferenceSession(str(scratch), options, providers=["CPUExecutionProvider"]).get_outputs()
+    except Exception:
+        # A model that does not load is said by what follows, in better words.
+        found = []
+    finally:
+        del outputs[count:]
+    tensors = [value for value in found[count:] if value.type.startswith("tensor(")]
+    for value in tensors:
+        kind = TensorProto.DataType.Value(value.type.removeprefix("tensor(").rstrip(")").upper())
+        model.graph.value_info.append(helper.make_tensor_value_info(value.name, kind, value.shape))
+    return len(tensors)
+
+
+def unchanged(source: Path, output: Path, warning: str) -> dict[str, Any]:
+    """Copy the model as it is, and say why nothing was done."""
+    model_file.copy(source, output)
+    bytes_ = model_file.size(output)
+    return {"quantized": {}, "bytes_before": bytes_, "bytes_after": bytes_, "warnings": [warning]}
+
+
+def finish(source: Path, quantized: ModelProto, output: Path, prepared: Prepared, *, advice: str) -> dict[str, Any]:
+    """Write the quantizer's model with the input's IR version, check that it loads, and say what changed.
+
+    :param advice: what to try when it does not load.
+    :raises NotImplementedError: this runtime has no kernel for an operator of the result.
+    :raises RuntimeError: ONNX Runtime does not load what its own quantizer wrote.
+    """
+    model_file.save(quantized, output, ir_version=prepared.ir_version)
+    if problem := model_file.load_error(output):
+        if "NOT_IMPLEMENTED" in problem:
+            raise NotImplementedError(f"This runtime has no kernel for what its quantizer wrote: {problem} {advice}")
+        raise RuntimeError(f"ONNX Runtime does not load the model that its quantizer wrote: {problem} {advice}")
+    before, after = onnx_graph.op_counts(prepared.model), onnx_graph.op_counts(quantized)
+    changed = {
+        "quantized": onnx_graph.quantized_ops(quantized),
+        "replaced": {op: n - after.get(op, 0) for op, n in before.items() if after.get(op, 0) < n},
+        "left_float": _left_float(quantized),
+        "bytes_before": model_file.size(source),
+        "bytes_after": model_file.size(output),
+        **prepared.said,
+    }
+    if dropped := dropped_nodes(prepared.model, quantized):
+        changed["dropped"] = dropped
+    if (opset := onnx_graph.opset(quantized)) != prepared.opset:
+        changed["opset"] = f"{prepared.opset} -> {opset}"
+    if quantized.ir_version != prepared.ir_version:
+        changed["ir_version"] = f"{prepared.ir_version} -> {quantized.ir_version}"
+    return changed
+
+
+def dropped_nodes(before: ModelProto, after: ModelProto) -> list[str]:
+    """Name the nodes of the float model that have no counterpart in the quantized one.
+
+    By operator: as many as were lost must have come back in a quantized form. Which of them is missing is told by the
+    tensors that nobody makes any more.
+    """
+    had, has = onnx_graph.op_counts(before), onnx_graph.op_counts(after)
+    gained = {op: n - had.get(op, 0) for op, n in has.items() if n > had.get(op, 0)}
+    made = sorted({name for node in onnx_graph.nodes(after) for name in node.output})
+    found = []
+    for op, count in had.items():
+        lost = count - has.get(op, 0)
+        replaced = sum(gained.get(form, 0) for form in _forms(op))
+        if op in REMOVABLE or lost <= replaced:
+            continue
+        gone = [node for node in onnx_graph.nodes(before) if node.op_type == op and not _is_made(node.output, made)]
+        found += [f"{node.name or node.output[0]} ({op})" for node in gone[: lost - replaced]] or [f"{lost} {op}"]
+    return found
+
+
+def _forms(op: str) -> list[str]:
+    """What the quantizers turn an operator into, as a whole or in part."""
+    forms = [
+        f"QLinear{op}",
+        f"{op}Integer",
+        f"{op}IntegerToFloat",
+        f"DynamicQuantize{op}",
+        f"Q{op}",
+        f"{op}NBits",
+        f"{op}BlockQuantized",
+    ]
+    # Gemm becomes a product and a sum before it is quantized.
+    return [*forms, "MatMul", "MatMulInteger", "MatMulIntegerToFloat", "QLinearMatMul"] if op == "Gemm" else forms
+
+
+def _is_made(names: Sequence[str], made: Sequence[str]) -> bool:
+    """Whether a tensor is still made, under its name or with one of the quantizers' suffixes."""
+    for name in names:
+        place = bisect.bisect_left(made, name)
+        while place < len(made) and made[place].startswith(name):
+            if made[place] == name or made[place].startswith(f"{name}_"):
+                return True
+            place += 1
+    return False
+
+
+def _left_float(model: ModelProto) -> dict[str, int]:
+    """Count the heavy operators that compute in float: in QDQ form those that no DequantizeLinear feeds."""
+    left = Counter[str]()
+    for graph in onnx_graph.graphs(model):
+        dequantized = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+        left.update(
+            node.op_type for node in graph.node if node.op_type in HEAVY_OPS and dequantized.isdisjoint(node.input)
+        )
+    return dict(sorted(left.items()))
+
+
+def mask_constants(model: ModelProto) -> list[str]:
+    """Return the names of constants that hold a mask's "minus infinity" (beyond 1e30 in magnitude)."""
+    import numpy as np
+    from onnx import numpy_helper
+
+    found = []
+    for tensor in onnx_graph.float_weights(model):
+        values = numpy_helper.to_array(tensor)
+        if values.size and bool(np.any(np.abs(values) > onnx_graph.MASK_MAGNITUDE)):
+            found.append(tensor.name)
+    return found
+
+
+def lint_scales(model: ModelProto, *, masks: Sequence[str], known: Collection[str] = ()) -> list[str]:
+    """Look at every scale of a quantized model; return a sentence for each kind of trouble, naming tensors.
+
+    ``masks`` are the float model's constants of "minus infinity", named as the likely cause. Tensors in ``known`` are
+    left out: their trouble was said before.
+    """
+    import numpy as np
+
+    absurd, huge, tiny = [], [], []
+    for name, scale in _scales(model):
+        if name in known:
+            continue
+        largest, smallest = float(np.max(scale)), float(np.min(scale))
+        if not np.isfinite(scale).all() or largest > ABSURD_SCALE:
+            absurd.append(f"{name} ({largest:.2g})")
+        elif largest > HUGE_SCALE:
+            huge.append(f"{name} ({largest:.2g})")
+        elif smallest < TINY_SCALE:
+            tiny.append(f"{name} ({smallest:.2g})")
+    found = []
+    if absurd:
+        cause = (
+            f" The model holds mask constants of about -3.4e38 ({_some(masks)}), which calibration took for data."
+            if masks
+            else " Calibration saw infinite or enormous values there."
+        )
+        found.append(
+            f"RUINED RANGES: the scale of {_some(absurd)} makes every ordinary value zero.{cause} Leave those nodes "
+            "out with nodes_to_exclude, limit op_types to MatMul and Conv, or replace the constants by -1e4."
+        )
+    if huge:
+        found.append(f"The scale of {_some(huge)} is above 1e6: look for outliers in the calibration data there.")
+    if tiny:
+        found.append(f"The scale of {_some(tiny)} is below 1e-30: always zero in the calibration data.")
+    return found
+
+
+def _scales(model: ModelProto) -> list[tuple[str, NDArray[np.floating[Any]]]]:
+    """Pair each quantized tensor's name with its scale, for all scales that are constants."""
+    from onnx import numpy_helper
+
+    found = {}
+    for graph in onnx_graph.graphs(model):
+        weights = {tensor.name: tensor for tensor in graph.initializer}
+        for node in graph.node:
+            for position in _scale_inputs(node.op_type, len(node.input)):
+                name = node.input[position]
+                if name in weights and name not in found:
+                    value = numpy_helper.to_array(weights[name])
+                    found[name] = (name.removesuffix("_scale"), value)
+    return [pair for pair in found.values() if pair[1].size]
+
+
+def _scale_inputs(op_type: str, inputs: int) -> range | tuple[int, ...]:
+    """Positions of the scales among an operator's inputs (ONNX's and com.microsoft's operator definitions)."""
+    if op_type in ("QuantizeLinear", "DequantizeLinear"):
+        return (1,)
+    known: dict[str, tuple[int, ...]] = {
+        "QLinearConv": (1, 4, 6),
+        "QLinearMatMul": (1, 4, 6),
+        "QGemm": (1, 4, 7),
+        "QLinearAdd": (1, 4, 6),
+        "QLinearMul": (1, 4, 6),
+    }
+    if op_type in known:
+        return tuple(position for position in known[op_type] if position < inputs)
+    if op_type == "QLinearConcat":
+        return (0, *range(3, inputs, 3))
+    if op_type.startswith("QLinear"):
+        return tuple(position for position in (1, 3) if position < inputs)
+    return ()
+
+
+def said_of_dropped(result: Mapping[str, Any]) -> list[str]:
+    """Return a sentence if nodes were dropped."""
+    dropped = result.get("dropped", [])
+    if not dropped:
+        return []
+    return [f"DROPPED NODES: {_some(dropped)} is in the float model and has no counterpart in the quantized one."]
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

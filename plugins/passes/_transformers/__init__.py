@@ -1,0 +1,1 @@
+"""Around ORT's transformer optimizer: attention found by itself, fusions counted, what it refuses and why."""
