@@ -82,8 +82,9 @@ Run = Callable[..., tuple[dict[str, Any], Path]]
 
 
 @pytest.fixture
-def run(modules: dict[str, ModuleType], tmp_path: Path) -> Run:
+def run(modules: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a pass on a model; give its result and the file it wrote."""
+    monkeypatch.chdir(tmp_path)  # a worker has a folder of its own, in which ONNX Runtime may leave files
     count = 0
 
     def run_pass(
