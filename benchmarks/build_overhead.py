@@ -78,7 +78,7 @@ def compilation(options: argparse.Namespace, log: Path) -> Compilation:
 def by_hand(build: Compilation, facts: dict[str, Any]) -> float:
     """Do with the engine's own client what a person would, and return the seconds it took."""
     tree, cache = "ortforge-bench-tree", layout.ccache_volume(caller())
-    files = {**dict(dependencies(build.request.dependencies).files)}
+    files = {**dict(dependencies(build.request.dependencies, build.request.eps).files)}
     with tempfile.TemporaryDirectory() as name:
         for path, text in files.items():
             (Path(name) / path).parent.mkdir(parents=True, exist_ok=True)

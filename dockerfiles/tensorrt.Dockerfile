@@ -6,6 +6,19 @@ FROM ${BASE}
 
 ENV DEBIAN_FRONTEND=noninteractive LANG=C.UTF-8 CUDA_HOME=/usr/local/cuda
 
+# TensorRT comes with the base or not at all: neither Debian nor PyPI has its headers and libraries.
+RUN lacking="" \
+    && for file in NvInfer.h NvOnnxParser.h libnvinfer.so libnvinfer_plugin.so libnvonnxparser.so cudnn.h libcudnn.so; do \
+        if [ -z "$(find -L /usr/include /usr/lib -maxdepth 2 -name "$file" -print -quit)" ]; then lacking="$lacking $file"; fi; \
+    done \
+    && if [ ! -x /usr/local/cuda/bin/nvcc ]; then lacking="$lacking /usr/local/cuda/bin/nvcc"; fi \
+    && if [ -n "$lacking" ]; then \
+        echo "This base image is none of TensorRT's: below /usr it lacks$lacking." >&2; \
+        echo "NVIDIA's TensorRT images have them; or install CUDA, libcudnn9-dev-cuda-12, libnvinfer-dev," \
+            "libnvinfer-plugin-dev and libnvonnxparsers-dev of NVIDIA's repository into a base of your own." >&2; \
+        exit 1; \
+    fi
+
 # Ubuntu's compiler is one that this CUDA takes; its CMake (3.28) is new enough for ORT.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends \

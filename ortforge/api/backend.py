@@ -91,6 +91,7 @@ class BuildContext:
 
     :param version: of ONNX Runtime. :param dependencies: ``download`` (ORT's own, from the network), ``system`` (the
         image's packages) or ``vendored`` (a folder gathered before). :param image: name of the toolchain image.
+    :param base: the image that it is made on, ``""`` for its own default.
     :param artifact: ``wheel`` or ``cxx``. :param system: ``linux``; :param machine: ``x86_64``, ``aarch64``.
     """
 
@@ -100,6 +101,7 @@ class BuildContext:
     artifact: str = "wheel"
     system: str = "linux"
     machine: str = "x86_64"
+    base: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,7 @@ def compile_source(build: Compilation, out: Path) -> dict[str, Any]:
     engine, tree = build.engine, build.tree
     memory = build.memory or int(engine.facts.memory * 0.9)
     cores = float(engine.facts.cores)
-    jobs = build.jobs or commands.jobs_for(cores, memory, cuda="cuda" in build.request.eps)
+    jobs = build.jobs or commands.jobs_for(cores, memory, cuda=bool(build.request.flags.get("use_cuda")))
     labels = {layout.LABEL: tree, "ortforge.target": build.request.target}
     _wait_for_others(build)
     engine.volume(tree, labels)
@@ -261,7 +261,7 @@ class _Work:
     def cmake_files(self) -> dict[str, str]:
         """Return the files that lie below ``layout.CMAKE``."""
         request = self.build.request
-        files = dict(dependencies(request.dependencies).files)
+        files = dict(dependencies(request.dependencies, request.eps).files)
         return {**files, layout.OPERATORS: request.operators} if request.operators else files
 
     # The commands

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Final
@@ -14,6 +15,10 @@ from ortforge.errors import ConfigurationError, nearest
 __all__ = ["MODES", "Dependencies", "dependencies"]
 
 MODES: Final = ("download", "system", "vendored")
+
+_MODULES: Final = dict.fromkeys(("cuda", "tensorrt"), ("cudnn_frontend", "cutlass", "ortforge_compare"))
+"""CMake modules that stand in for ORT's own of the same names, by EP. They are part of the key of a build, so one that
+does without an EP does without its modules."""
 
 _OFFLINE: Final = {"FETCHCONTENT_FULLY_DISCONNECTED": "ON"}
 
@@ -30,8 +35,8 @@ class Dependencies:
     files: dict[str, str] = field(default_factory=dict)
 
 
-def dependencies(mode: str) -> Dependencies:
-    """Return what a mode adds.
+def dependencies(mode: str, eps: Iterable[str] = ()) -> Dependencies:
+    """Return what a mode adds to a build with these EPs, by their backends' names.
 
     ``system`` gives ORT's CMake a dependency provider (CMake 3.24), so no file of ORT changes: what CMake's own search
     finds is taken (``FETCHCONTENT_TRY_FIND_PACKAGE_MODE``), and the provider answers for the rest. Distributions have
@@ -46,7 +51,8 @@ def dependencies(mode: str) -> Dependencies:
         return Dependencies(BuildContribution(environment=vendor.environment(VENDORED)))
     if mode == "system":
         folder = files("ortforge.build") / "cmake"
-        names = ("system.cmake", "eigen_nan.inc", "modules/dnnl.cmake")
+        own = {f"modules/{name}.cmake" for ep in eps for name in _MODULES.get(ep, ())}
+        names = ("system.cmake", "eigen_nan.inc", "modules/dnnl.cmake", *sorted(own))
         return Dependencies(
             BuildContribution(
                 flags={"use_full_protobuf": True, "skip_submodule_sync": True},

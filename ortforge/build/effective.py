@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any, Final, Literal
 
 from ortforge.errors import nearest
@@ -76,6 +77,7 @@ _SIGNS: Final[Mapping[str, _Sign]] = {
         disable_contrib_ops="DISABLE_CONTRIB_OPS",
         disable_exceptions="ORT_NO_EXCEPTIONS",
         disable_ml_ops="DISABLE_ML_OPS",
+        enable_cuda_minimal_build="USE_CUDA_MINIMAL",
         enable_cuda_nhwc_ops="ENABLE_CUDA_NHWC_OPS",
         enable_cuda_profiling="ENABLE_CUDA_PROFILING",
         enable_memory_profile="ORT_MEMORY_PROFILE",
@@ -84,7 +86,13 @@ _SIGNS: Final[Mapping[str, _Sign]] = {
         enable_training_apis="ENABLE_TRAINING_APIS",
         enable_training_ops="ENABLE_TRAINING_OPS",
         include_ops_by_config="REDUCED_OPS_BUILD",
+        # Options of CMake alone, which ORT turns off for a CUDA that is too old.
+        use_flash_attention="USE_FLASH_ATTENTION",
+        use_lean_attention="USE_LEAN_ATTENTION",
+        use_memory_efficient_attention="USE_MEMORY_EFFICIENT_ATTENTION",
     ),
+    "disable_cuda_nhwc_ops": _Sign("no definition", "ENABLE_CUDA_NHWC_OPS"),
+    "enable_cuda_line_info": _Sign("option", "--generate-line-info"),
     "build_wheel": _Sign("file", "/onnxruntime_pybind_state.cc"),
     "enable_pybind": _Sign("file", "/onnxruntime_pybind_state.cc"),
     "code_coverage": _Sign("option", "--coverage"),
@@ -94,7 +102,8 @@ _SIGNS: Final[Mapping[str, _Sign]] = {
     "use_full_protobuf": _Sign("no definition", "ONNX_USE_LITE_PROTO"),
     "use_openmp": _Sign("option", "-fopenmp"),
 }
-"""By flag of build.py. Read in cmake/CMakeLists.txt and cmake/adjust_global_compile_flags.cmake of ORT."""
+"""By flag of build.py, or by what follows ``onnxruntime_`` in an option of CMake. Read in
+cmake/CMakeLists.txt and cmake/adjust_global_compile_flags.cmake of ORT."""
 
 _SIGNS_OF_VALUES: Final[Mapping[str, Mapping[str, _Sign]]] = {
     "disable_types": {
@@ -128,8 +137,10 @@ _DECLARED: Final = re.compile(r"onnxruntime_(USE|ENABLE|DISABLE)_\w+")
 """Options that ORT declares when it has them; others, such as paths, it reads without declaring them."""
 
 _OPTION: Final = "onnxruntime_"
-_COMPILER_FLAGS: Final = re.compile(r"CMAKE_(C|CXX)_FLAGS(_RELEASE)?")
-_CXX: Final = (".cc", ".cpp", ".cxx")
+_COMPILER_FLAGS: Final = re.compile(r"CMAKE_(C|CXX|CUDA)_FLAGS(_RELEASE)?")
+_LANGUAGES: Final = {".cc": "CXX", ".cpp": "CXX", ".cxx": "CXX", ".cu": "CUDA"}
+_GPU: Final = re.compile(r"(\d+[a-z]?)(-real|-virtual)?")
+"""One of CMAKE_CUDA_ARCHITECTURES: ``80``, ``90a-real``. Others, such as ``native``, CMake makes up its own mind on."""
 
 
 @dataclass(slots=True)
@@ -138,7 +149,7 @@ class _Commands:
 
     files: list[str] = field(default_factory=list)
     definitions: set[str] = field(default_factory=set)
-    options: dict[str, set[str]] = field(default_factory=lambda: {"C": set(), "CXX": set()})
+    options: dict[str, set[str]] = field(default_factory=lambda: {"C": set(), "CXX": set(), "CUDA": set()})
 
     @classmethod
     def read(cls, entries: Iterable[Mapping[str, Any]]) -> _Commands:
@@ -151,8 +162,8 @@ class _Commands:
             command = str(entry["command"]) if "command" in entry else " ".join(entry["arguments"])
             read.files.append(file)
             read.definitions.update(_DEFINITION.findall(command))
-            language = "CXX" if file.endswith(_CXX) else "C"
-            read.options[language].update(word for word in command.split() if word.startswith("-"))
+            language = _LANGUAGES.get(PurePosixPath(file).suffix, "C")
+            read.options[language].update(bare for word in command.split() if (bare := word.strip('"')).startswith("-"))
         return read
 
     def shows(self, sign: _Sign) -> bool:
@@ -233,6 +244,8 @@ def _of_define(name: str, asked: str, commands: _Commands, cached: Mapping[str, 
         close = known.get(nearest(name.removeprefix(_OPTION), known), "")
         perhaps = f" Perhaps {close} was meant." if close else ""
         return [Difference(what, asked, "nothing reads it", f"This version of ORT has no such option.{perhaps}")]
+    if name == "CMAKE_CUDA_ARCHITECTURES":
+        return _of_gpus(what, asked, commands)
     if languages := _COMPILER_FLAGS.fullmatch(name):
         words = commands.options[languages[1]]
         return [
@@ -244,6 +257,20 @@ def _of_define(name: str, asked: str, commands: _Commands, cached: Mapping[str, 
     if asked.lower() in _TRUE and flag in _SIGNS and not commands.shows(_SIGNS[flag]):
         return [Difference(what, asked, f"no {_SIGNS[flag]}", _why(flag, cached))]
     return []
+
+
+def _of_gpus(what: str, asked: str, commands: _Commands) -> list[Difference]:
+    """Say which kinds of GPUs no kernel is compiled for: a wheel without says so on such a GPU alone (ORT 26181)."""
+    told = " ".join(commands.options["CUDA"])
+    why = "ORT's CMake files set other ones." if told else "No CUDA file is compiled: the target lacks the EP."
+    found = []
+    for one in asked.split(";"):
+        gpu = _GPU.fullmatch(one.strip())
+        code = f"{'compute' if gpu[2] == '-virtual' else 'sm'}_{gpu[1]}" if gpu else ""
+        # Newer versions make 90a of 90: kernels for the same GPUs, which use all that they have.
+        if gpu and not re.search(rf"\b{code}[a-z]?\b", told):
+            found.append(Difference(what, gpu[0], f"no {code} in the commands of CUDA files", why))
+    return found
 
 
 def _same(left: str, right: str) -> bool:

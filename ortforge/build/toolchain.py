@@ -121,7 +121,8 @@ def ensure_base(engine: Engine, base: str, say: Callable[[str], None]) -> ImageF
         raise EnvironmentLacksError(
             f"The base image {base} is not here, and its registry does not give it: {refused}",
             meant="Without a registry, ortforge can make the image debian:trixie-slim, and no other maker's.",
-            todo=f"Bring it ('docker load', 'docker pull {base}'), or build on the image 'debian'.",
+            todo=f"Bring it ('docker load', 'docker pull {base}'), or build on plain Debian: image = \"debian\", or "
+            'base = "debian:trixie-slim" where an image takes it.',
         )
     if lacking := _lacking():
         raise EnvironmentLacksError(

@@ -8,6 +8,7 @@ Folders of this machine appear inside at their own paths, so the engine has to r
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import struct
 import time
@@ -30,6 +31,9 @@ _HEADER: Final = struct.Struct(">BxxxI")
 "Attach to a container", stream format)."""
 
 _BLOCK: Final = 1 << 16
+
+_NO_GPUS: Final = re.compile(r"could not select device driver|nvidia-container-(cli|runtime)|unresolvable CDI device")
+"""What engines say that have no NVIDIA runtime, or one that does not find the driver."""
 
 _DOING: Final = "a worker ran in one of its containers"
 
@@ -58,6 +62,7 @@ class ProcessSpec:
     :param cpus: processors' worth of time that it may use, 0 for no limit; :param processors: those it may run on,
         empty for all. :param pids: processes and threads that it may have.
     :param shared_memory: bytes of ``/dev/shm``, which count as its memory when they are used.
+    :param gpus: whether it sees all of the machine's NVIDIA GPUs, with the driver's libraries.
     """
 
     image: str
@@ -71,6 +76,7 @@ class ProcessSpec:
     processors: Sequence[int] = ()
     pids: int = 4096
     shared_memory: int = 1 << 30
+    gpus: bool = False
 
 
 class Attached:
@@ -78,7 +84,8 @@ class Attached:
 
     :param api: the Docker SDK's low-level client. Writing and reading may be done from two threads.
     :raises ProgramMissingError: the image does not have the program.
-    :raises EnvironmentLacksError: the engine refuses: it lacks the image, or does not see a folder of this machine.
+    :raises EnvironmentLacksError: the engine refuses: it lacks the image, does not see a folder of this machine, or
+        cannot give containers its GPUs.
     """
 
     def __init__(self, api: Any, spec: ProcessSpec) -> None:
@@ -169,7 +176,7 @@ def sweep_unstarted(api: Any) -> int:
 
 
 def _create(api: Any, spec: ProcessSpec) -> Any:
-    from docker.types import Mount, Ulimit
+    from docker.types import DeviceRequest, Mount, Ulimit
 
     host = api.create_host_config(
         auto_remove=True,
@@ -185,6 +192,7 @@ def _create(api: Any, spec: ProcessSpec) -> Any:
         cpuset_cpus=",".join(map(str, spec.processors)) or None,
         pids_limit=spec.pids,
         shm_size=spec.shared_memory,
+        device_requests=[DeviceRequest(count=-1, capabilities=[["gpu"]])] if spec.gpus else None,
         ulimits=[Ulimit(name="core", soft=0, hard=0)],
         log_config={"Type": "none"},
     )
@@ -226,6 +234,13 @@ def _starting(spec: ProcessSpec) -> Iterator[None]:
             if "executable file not found" in text or f'exec: "{spec.argv[0]}"' in text:
                 raise ProgramMissingError(
                     f"The image {spec.image[:19]} has no program {spec.argv[0]}.", todo="Give the target another image."
+                ) from error
+            if _NO_GPUS.search(text):
+                raise EnvironmentLacksError(
+                    f"The container engine gives its containers no GPU: {text}",
+                    meant="NVIDIA's container toolkit is not installed, or the engine was not restarted after it.",
+                    todo="Install nvidia-container-toolkit, run 'nvidia-ctk runtime configure --runtime=docker', and "
+                    'restart the engine; or write container = "never" into the target, with a wheel that fits here.',
                 ) from error
             if "bind source path does not exist" in text:
                 raise EnvironmentLacksError(

@@ -21,6 +21,8 @@ _MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64", "386": "i686", "arm":
 """Architectures as images name them (Go's GOARCH), and as the kernel does."""
 
 _TAIL: Final = 25
+_STEP_SHOWN: Final = 100
+"""Characters of an instruction that a message shows."""
 _STEP: Final = re.compile(r"^Step (\d+/\d+) : (.*)")
 _OWN: Final = re.compile(r"^ ---> |^Removing intermediate container |^Removed intermediate container ")
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
@@ -183,6 +185,10 @@ def _failed(error: str, step: str, tail: deque[str]) -> BuildError | Environment
             f"The base image is for another architecture than this engine's machine (step {step}).",
             todo="Give the target a `base` for this machine's architecture.",
         )
+    if len(step) > _STEP_SHOWN:
+        step = f"{step[:_STEP_SHOWN]}…"
+    # The instruction is there already, and may be a page long.
+    error = re.sub(r"^The command '.*' returned a non-zero code: (\d+)$", r"exit code: \1", error, flags=re.DOTALL)
     what = f"The Dockerfile failed at step {step}" if step else "The Dockerfile cannot be used"
     return BuildError(
         "\n".join([f"{what}: {error}", *tail]),

@@ -329,7 +329,11 @@ Defines = Annotated[dict[str, str], BeforeValidator(_defines, json_schema_input_
 ImageName = Annotated[
     str,
     AfterValidator(
-        _named(r"[a-z][a-z0-9-]*", 'must be the name of a toolchain, such as "debian": lower case, no path')
+        _named(
+            r"[a-z][a-z0-9-]*|([\w.-]+/)*([\w-]+\.)*Dockerfile",
+            'must be the name of a toolchain, such as "debian", or the path of a Dockerfile of your own, such as '
+            '"docker/my.Dockerfile", relative to this file',
+        )
     ),
 ]
 ContainerUse = Annotated[

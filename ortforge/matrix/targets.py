@@ -237,7 +237,8 @@ class SourceTarget(_Target):
     )
     image: ImageName = Field(
         default="debian",
-        description="Toolchain image: the name of a Dockerfile of ortforge (debian, manylinux, cuda …).",
+        description="Toolchain image: the name of a Dockerfile of ortforge (debian, manylinux, cuda …), or the path of "
+        "your own.",
     )
     base: str | None = Field(
         default=None,
@@ -249,6 +250,9 @@ class SourceTarget(_Target):
     )
     artifact: Literal["wheel", "cxx"] = Field(
         default="wheel", description="What to build: a Python wheel, or the C++ library."
+    )
+    requires: Requirements = Field(
+        default=(), description='What to install beside the wheel, e.g. ["nvidia-cudnn-cu12==9.5.1.17"].'
     )
     distribution: DistributionName | None = Field(
         default=None, description="Name of the wheel's distribution, e.g. \"onnxruntime-dnnl\". Default: ORT's own."

@@ -14,7 +14,7 @@ from ortforge.build.dependencies import dependencies as source_of
 from ortforge.build.flags import problems_of
 from ortforge.build.layout import CMAKE, OPERATORS
 from ortforge.build.request import BuildRequest
-from ortforge.build.toolchain import dockerfile_digest
+from ortforge.build.toolchain import base_of, dockerfile_digest
 from ortforge.build.vendor import digest as vendor_digest
 from ortforge.errors import ConfigurationError, ExitCode, OrtforgeError
 from ortforge.matrix import Matrix, SourceTarget
@@ -23,7 +23,7 @@ from ortforge.store.hashing import digest_json
 
 STAGES: Final = frozenset({"build", "config", "parallel", "update"})
 
-__all__ = ["build_request", "lay_out", "lay_out_source"]
+__all__ = ["build_request", "lay_out", "lay_out_source", "unbuilt"]
 
 _TYPES: Final = "enable_reduced_operator_type_support"
 
@@ -47,6 +47,7 @@ def build_request(name: str, target: SourceTarget, matrix: Matrix, plugins: Plug
         version=target.version,
         dependencies=dependencies,
         image=target.image,
+        base=target.base or "",
         artifact=target.artifact,
         system="linux",
         machine=device.machine,
@@ -193,7 +194,7 @@ def lay_out(
         "compile",
         {
             **request.compile_parameters(),
-            "cmake": digest_json(source_of(request.dependencies).files),
+            "cmake": digest_json(source_of(request.dependencies, request.eps).files),
             "vendored": vendor_digest(vendored),
             **({"until": until} if until else {}),
         },
@@ -217,6 +218,7 @@ def lay_out(
             "not_run": not_run(request, plugins, device),
             "preload": request.preload,
             "artifact": request.artifact,
+            **({"requires": sorted(target.requires)} if target.requires else {}),
         },
         (package,),
         context={"request": request.to_json(), "base": str(matrix.base)},
@@ -228,6 +230,23 @@ def not_run(request: BuildRequest, plugins: Plugins, device: Device) -> dict[str
     """Return the EPs of a build that no model can be run on here (by ORT's names), and why."""
     answers = {name: plugins.backends[name].availability(device) for name in request.eps}
     return {plugins.backends[name].ep: answer.reason for name, answer in answers.items() if not answer.usable}
+
+
+def unbuilt(name: str, matrix: Matrix, plugins: Plugins, device: Device) -> str:
+    """Return a sentence or two on a source target that a run here does not build, for want of a device."""
+    target = matrix.targets[name]
+    assert isinstance(target, SourceTarget)
+    try:
+        request = build_request(name, target, matrix, plugins, device)
+        base = request.base or base_of(request.image, matrix.base)
+    except ConfigurationError as error:
+        said = " ".join(str(error).split("\n"))
+        return said if said.startswith(f"target {name}") else f"target {name} cannot be built as it stands: {said}"
+    return (
+        f"target {name}: no cell of it runs on this device, so it is not built and not proven here. "
+        f"'ortforge build {name}' builds it all the same (image {request.image} on {base}; dependencies: "
+        f"{request.dependencies}); with '--until configure' it shows what is in force."
+    )
 
 
 def lay_out_source(target: SourceTarget, matrix: Matrix, plugins: Plugins, step: Callable[..., str]) -> str:

@@ -22,7 +22,7 @@ from ortforge.container import connect
 from ortforge.container.attached import Attached, Bind, ProcessSpec
 from ortforge.errors import OrtforgeError
 from ortforge.runtime.container_setting import VARIABLE, Setting
-from ortforge.worker import limits
+from ortforge.worker import limits, nvidia
 from ortforge.worker.first_process import MEMORY_VARIABLE
 
 __all__ = ["binds_of", "main"]
@@ -95,6 +95,7 @@ def _spec(setting: Setting, job: Mapping[str, Any], arguments: Sequence[str]) ->
         memory=memory + _KEEPER if memory else 0,
         cpus=setting.cpus,
         processors=setting.processors,
+        gpus=any(name in nvidia.EPS for name, _ in job.get("providers") or ()),
     )
 
 

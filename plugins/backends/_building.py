@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ortforge.api import BuildContext, BuildContribution, ConfigurationError
 
-CUSTOM = ("/", ".Dockerfile")
+CUSTOM = ("/", "Dockerfile")
 """What the path of somebody's own Dockerfile has, and the name of one of ortforge's has not."""
 
 

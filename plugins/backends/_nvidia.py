@@ -78,19 +78,42 @@ def tensorrt_libraries(version: str) -> tuple[str, ...]:
     return tuple(f"{name}.so.{major}" for name in ("libnvinfer", "libnvinfer_plugin", "libnvonnxparser"))
 
 
+def _on_debian(context: BuildContext, image: str) -> bool:
+    """Tell whether the target is built in this image of ortforge's, made on plain Debian."""
+    return context.image == image and context.base.rpartition("/")[2].partition(":")[0] == "debian"
+
+
+def need_tensorrt(context: BuildContext, ep: str) -> None:
+    """Refuse a base that is known to have no TensorRT: it cannot be installed from where images take their packages.
+
+    :raises ConfigurationError: the base is plain Debian.
+    """
+    if _on_debian(context, "tensorrt"):
+        raise ConfigurationError(
+            f"{ep} is built against TensorRT, which the base {context.base} does not have and the image cannot "
+            "install: neither Debian nor PyPI has its headers (NvInfer.h, NvOnnxParser.h) and libraries "
+            "(libnvinfer.so, libnvinfer_plugin.so, libnvonnxparser.so).",
+            todo="Leave base out for NVIDIA's image, which has them, or name one that has CUDA, cuDNN, libnvinfer-dev, "
+            "libnvinfer-plugin-dev and libnvonnxparsers-dev of NVIDIA's repository.",
+        )
+
+
 def cuda_part(context: BuildContext, ep: str) -> BuildContribution:
     """Return what every EP on NVIDIA's GPUs adds: the CUDA EP, which TensorRT's cannot do without.
 
     The homes are those of ortforge's images; with somebody's own Dockerfile they are the target's to give.
 
-    :raises ConfigurationError: dependencies are the system's, which has no CUTLASS and no cuDNN frontend.
+    :raises ConfigurationError: dependencies are the system's, and the image has no CUTLASS and no front end of cuDNN.
     """
-    if context.dependencies == "system":
-        raise ConfigurationError(
-            f"{ep} cannot be built with the system's packages: they have neither CUTLASS nor cuDNN's frontend.",
-            todo="Write dependencies = \"download\" into the target, or gather them with 'ortforge vendor'.",
-        )
     own = any(sign in context.image for sign in CUSTOM)
+    if context.dependencies == "system" and not own and not _on_debian(context, "cuda"):
+        on = context.base or "NVIDIA's own base"
+        debian = 'base = "debian:trixie-slim" (on Debian it brings them), ' if context.image == "cuda" else ""
+        raise ConfigurationError(
+            f"{ep} cannot be built with the system's packages: the image {context.image} on {on} has neither CUTLASS "
+            "nor cuDNN's front end.",
+            todo=f'Write {debian}dependencies = "download", or "vendored" (see \'ortforge vendor\'), into the target.',
+        )
     homes = {} if own else {"cuda_home": "/usr/local/cuda", "cudnn_home": "/usr"}
     return BuildContribution(
         flags={"use_cuda": True, **homes},

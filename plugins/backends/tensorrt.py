@@ -13,7 +13,7 @@ from ortforge.api import Availability, Backend, BuildContext, BuildContribution,
 
 from ._building import CUSTOM, library, need_image
 from ._needs import on_nvidia
-from ._nvidia import cuda_part, objection, tensorrt_libraries
+from ._nvidia import cuda_part, need_tensorrt, objection, tensorrt_libraries
 
 
 def ortforge_backends() -> Iterable[Backend]:
@@ -38,6 +38,7 @@ def _availability(device: Device) -> Availability:
 def _build(context: BuildContext) -> BuildContribution:
     """It brings the CUDA EP along, which takes the nodes that TensorRT leaves."""
     need_image(context, "TensorrtExecutionProvider", "TensorRT", "tensorrt")
+    need_tensorrt(context, "TensorrtExecutionProvider")
     part = cuda_part(context, "TensorrtExecutionProvider")
     own = any(sign in context.image for sign in CUSTOM)
     return replace(

@@ -8,15 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from engine import LABEL
 
 from ortforge.api import BuildContext, BuildContribution
 from ortforge.build.common import common
 from ortforge.build.compile import Compilation, compile_source
 from ortforge.build.compose import Contributor, compose
 from ortforge.build.dependencies import dependencies
+from ortforge.build.diagnose import diagnose
 from ortforge.build.effective import differences
 from ortforge.build.request import BuildRequest
-from ortforge.container import Engine
+from ortforge.container import ContainerSpec, Engine
 from ortforge.errors import BuildError
 from ortforge.plugin_manager import Plugins
 
@@ -95,3 +97,41 @@ def test_all_else_that_was_asked_is_in_force(configured: tuple[Compilation, Path
     more = replace(build.request, flags={**build.request.flags, "use_xnnpack": True, "enable_lto": True})
     lost = differences(more.flags, kept, entries, cache)
     assert [one.what for one in lost] == ["--use_xnnpack", "--enable_lto"]
+
+
+@pytest.mark.parametrize(
+    ("module", "lacks"), [("cutlass", "no CUTLASS in"), ("cudnn_frontend", "no front end of cuDNN")]
+)
+def test_an_image_without_what_cuda_builds_need_is_told_so(
+    module: str, lacks: str, engine: Engine, toolchain_image: str
+) -> None:
+    name = f"modules/{module}.cmake"
+    text = dependencies("system", ["cuda"]).files[name]
+    with engine.open(ContainerSpec(image=toolchain_image, labels={LABEL: "1"})) as container:
+        container.put_files({name: text.encode()}, "/work/cmake")
+        said = container.run(["cmake", "-P", f"/work/cmake/{name}"])
+    assert said.code != 0
+    (cause,) = diagnose("\n".join(said.tail))
+    assert cause.id == "image-lacks-source"
+    assert lacks in cause.evidence
+    assert "ORTFORGE_CUTLASS" in cause.remedy
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"), [("3.5.1", "-- cutlass 3.5.1, as"), ("3.9.2", "written for cutlass 3.9.2, and")]
+)
+def test_an_image_with_another_version_than_ort_asks_for_is_warned_of(
+    asked: str, said: str, engine: Engine, toolchain_image: str
+) -> None:
+    files = {name.rpartition("/")[2]: text for name, text in dependencies("system", ["cuda"]).files.items()}
+    files["source/include/cutlass/version.h"] = (
+        "#define CUTLASS_MAJOR 3\n#define CUTLASS_MINOR 5\n#define CUTLASS_PATCH 1\n"
+    )
+    files["source/include/cutlass/cutlass.h"] = ""
+    files["deps.txt"] = f"cutlass;https://github.com/NVIDIA/cutlass/archive/refs/tags/v{asked}.zip;0\n"
+    files["try.cmake"] = 'list(PREPEND CMAKE_MODULE_PATH "${CMAKE_SOURCE_DIR}")\ninclude(cutlass)\n'
+    with engine.open(ContainerSpec(image=toolchain_image, labels={LABEL: "1"})) as container:
+        container.put_files({name: text.encode() for name, text in files.items()}, "/work/try")
+        ran = container.run(["cmake", "-DORTFORGE_CUTLASS=/work/try/source", "-P", "try.cmake"], workdir="/work/try")
+    assert ran.code == 0
+    assert said in " ".join(" ".join(ran.tail).split())

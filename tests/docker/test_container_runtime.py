@@ -25,6 +25,7 @@ from command import ROOT, ortforge
 from models import classifier, samples, stub_runtime
 
 from ortforge.api import Task
+from ortforge.build import proof
 from ortforge.container import ContainerSpec, Engine
 from ortforge.container import attached as attached_module
 from ortforge.container.attached import WORKER_LABEL, Attached, Bind, ProcessSpec, sweep_unstarted
@@ -494,6 +495,40 @@ def test_an_image_that_is_gone_is_named(engine: Engine) -> None:
     spec = ProcessSpec(image=f"sha256:{'0' * 64}", argv=["python3"], user="0:0", workdir="/")
     with pytest.raises(EnvironmentLacksError, match="image is gone"):
         Attached(engine.api, spec)
+
+
+def test_gpus_are_given_or_it_is_said_what_the_engine_lacks(engine: Engine, inside: Mapping[str, Any]) -> None:
+    show = ["python3", "-c", "import glob; print(glob.glob('/dev/nvidia[0-9]*'))"]
+    spec = ProcessSpec(image=inside["environment"]["image"], argv=show, user="0:0", workdir="/", gpus=True)
+    try:
+        with Attached(engine.api, spec) as process:
+            shown = b"".join(data for _, data in process.output())
+    except EnvironmentLacksError as error:
+        assert error.what.startswith("The container engine gives its containers no GPU: ")
+        assert "nvidia-container-toolkit" in error.todo
+        assert not engine.api.containers(all=True, filters={"label": WORKER_LABEL, "status": "created"})
+    else:
+        assert b"/dev/nvidia" in shown
+
+
+def test_a_cell_that_needs_a_gpu_says_what_its_container_lacks(
+    engine: Engine, interpreter: Interpreter, tmp_path: Path
+) -> None:
+    model, data = proof.write(tmp_path)
+    job = {
+        "op": "run",
+        "model": str(model),
+        "samples": str(data),
+        "output": str(tmp_path / "out"),
+        "ep": "cuda",
+        "providers": [["CUDAExecutionProvider", {}], ["CPUExecutionProvider", {}]],
+        "session": {},
+    }
+    outcome = supervised(interpreter, job, tmp_path)
+    assert outcome.status != "ok", "the runtime is one without CUDA"
+    if "nvidia" not in engine.api.info()["Runtimes"]:
+        assert "The container engine gives its containers no GPU" in outcome.reason
+        assert "nvidia-ctk runtime configure" in outcome.reason
 
 
 def test_an_allocator_is_in_force_inside(

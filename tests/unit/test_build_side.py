@@ -94,13 +94,6 @@ def test_nvidias_libraries_are_needed_and_stay_outside(version: str, needs: set[
         assert not any(fnmatchcase(own.rpartition("/")[2], pattern) for pattern in made.must_not_hold)
 
 
-@pytest.mark.parametrize("name", ["cuda", "tensorrt"])
-def test_the_systems_packages_do_not_do_for_nvidia(name: str) -> None:
-    with pytest.raises(ConfigurationError, match="neither CUTLASS nor cuDNN") as refused:
-        contribution(name, dependencies="system")
-    assert 'dependencies = "download"' in refused.value.todo
-
-
 @pytest.mark.parametrize(
     ("name", "image", "todo"),
     [

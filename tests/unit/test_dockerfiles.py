@@ -99,6 +99,22 @@ def test_openvino_shares_debian_s_layers() -> None:
     assert "auditwheel" in debian[shared - 1]
 
 
+def test_cuda_on_debian_takes_what_the_debian_image_takes() -> None:
+    """dependencies = "system" needs the same packages in both; oneDNN and XNNPACK are no part of a CUDA build."""
+    debian, cuda = ((FOLDER / f"{name}.Dockerfile").read_text("utf-8") for name in ("debian", "cuda"))
+    wanted = set(re.findall(r"\b(?:lib[\w.+-]+-dev|nlohmann-json3-dev|protobuf-compiler|python3-pybind11)\b", debian))
+    assert len(wanted) > 15
+    assert wanted - set(re.findall(r"[\w.+-]+", cuda)) == {"libdnnl-dev", "libxnnpack-dev"}
+
+
+def test_tensorrt_is_looked_for_before_anything_is_installed() -> None:
+    lines = instructions(FOLDER / "tensorrt.Dockerfile")
+    first = next(line for line in lines if line.startswith("RUN"))
+    assert "libnvinfer.so" in first
+    assert "exit 1" in first
+    assert "apt-get" not in first
+
+
 def test_what_was_not_built_says_so() -> None:
     for path in TOOLCHAINS:
         out_of_reach = base_of(path.name.removesuffix(".Dockerfile")).partition(":")[0] != "debian"

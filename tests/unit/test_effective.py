@@ -138,3 +138,68 @@ def test_arguments_are_read_like_a_command() -> None:
 def test_unknown_flags_are_never_judged(flags: dict[str, object]) -> None:
     unknown = {f"x_{name}": value for name, value in flags.items()}
     assert differences(unknown, {}, [entry()], CACHE) == []
+
+
+# CUDA
+
+
+def kernel(words: str) -> dict[str, str]:
+    """An entry for one of CUDA's files, as CMake writes it."""
+    file = f"{SOURCE}/core/providers/cuda/tensor/cast_op.cu"
+    command = f"/usr/local/cuda/bin/nvcc -forward-unknown-to-host-compiler -DUSE_CUDA=1 -O3 {words} -x cu -c {file}"
+    return {"directory": "/work/build/Release", "command": command, "file": file}
+
+
+ONE_GPU = '"--generate-code=arch=compute_80,code=[compute_80,sm_80]"'
+CUDA_CACHE = """\
+CMAKE_CUDA_ARCHITECTURES:UNINITIALIZED={asked}
+CMAKE_CUDA_FLAGS:STRING=--ftz=true
+onnxruntime_USE_FLASH_ATTENTION:BOOL=ON
+"""
+
+
+@pytest.mark.parametrize(
+    ("asked", "words", "lost"),
+    [
+        ("80", ONE_GPU, []),
+        ("80-real", '"--generate-code=arch=compute_80,code=[sm_80]"', []),
+        ("80-virtual", '"--generate-code=arch=compute_80,code=[sm_80]"', []),
+        ("90", '"--generate-code=arch=compute_90a,code=[sm_90a]"', []),  # newer versions of ORT make it so
+        ("80;90", ONE_GPU, ["90"]),
+        ("8", ONE_GPU, ["8"]),
+        ("native", ONE_GPU, []),
+    ],
+)
+def test_gpus_that_no_kernel_is_compiled_for_are_named(asked: str, words: str, lost: list[str]) -> None:
+    defines = {"CMAKE_CUDA_ARCHITECTURES": asked}
+    found = differences({"use_cuda": True}, defines, [kernel(words)], CUDA_CACHE.format(asked=asked))
+    assert [one.asked for one in found] == lost
+    assert all(one.found.startswith(f"no sm_{one.asked} in the commands") for one in found)
+
+
+def test_gpus_for_a_build_without_cuda() -> None:
+    (lost,) = differences({}, {"CMAKE_CUDA_ARCHITECTURES": "80"}, [entry()], CUDA_CACHE.format(asked="80"))
+    assert lost.why == "No CUDA file is compiled: the target lacks the EP."
+
+
+def test_attention_that_this_cuda_is_too_old_for_is_lost() -> None:
+    defines = {"onnxruntime_USE_FLASH_ATTENTION": "ON"}
+    (lost,) = differences({}, defines, [kernel(ONE_GPU)], CUDA_CACHE.format(asked="80"))
+    assert lost.found == "no -DUSE_FLASH_ATTENTION in the compile commands"
+    assert differences({}, defines, [kernel(f"-DUSE_FLASH_ATTENTION=1 {ONE_GPU}")], CUDA_CACHE.format(asked="80")) == []
+
+
+def test_cudas_own_flags_are_looked_for_in_cudas_commands() -> None:
+    defines, cache = {"CMAKE_CUDA_FLAGS": "--ftz=true"}, CUDA_CACHE.format(asked="80")
+    assert differences({}, defines, [kernel("--ftz=true")], cache) == []
+    assert whats(differences({}, defines, [kernel(""), entry(words="--ftz=true")], cache)) == ["-DCMAKE_CUDA_FLAGS"]
+
+
+def test_smaller_cuda_builds_show() -> None:
+    small = [kernel("-DUSE_CUDA_MINIMAL")]
+    assert differences({"use_cuda": True, "enable_cuda_minimal_build": True}, {}, small, CACHE) == []
+    assert whats(differences({"enable_cuda_minimal_build": True}, {}, [kernel("")], CACHE)) == [
+        "--enable_cuda_minimal_build"
+    ]
+    nhwc = [kernel("-DENABLE_CUDA_NHWC_OPS")]
+    assert whats(differences({"disable_cuda_nhwc_ops": True}, {}, nhwc, CACHE)) == ["--disable_cuda_nhwc_ops"]

@@ -53,6 +53,21 @@ def request_of(tmp_path: Path, device: Device, more: str) -> object:
     return build_request("built", loaded.targets["built"], loaded, PLUGINS, device)
 
 
+@pytest.mark.parametrize("image", ["Dockerfile", "docker/my.Dockerfile", "../x/Dockerfile", "my-2.gpu.Dockerfile"])
+def test_an_image_may_be_a_dockerfile_of_ones_own(image: str, tmp_path: Path, linux_cpu: Device) -> None:
+    (tmp_path / "m" / image).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "m" / image).write_text("FROM debian:trixie-slim\n")
+    plan = make_plan(matrix(tmp_path / "m", f'image = "{image}"'), PLUGINS, linux_cpu, worker="w")
+    (step,) = [step for step in plan.steps.values() if step.kind == "image"]
+    assert step.parameters["image"] == image
+
+
+@pytest.mark.parametrize("image", ["my.dockerfile", "/etc/Dockerfile", "a b/Dockerfile", "my.Dockerfile.txt", "Debian"])
+def test_other_paths_are_no_images(image: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="must be the name of a toolchain"):
+        matrix(tmp_path, f'image = "{image}"')
+
+
 def test_a_build_comes_before_its_runtime(tmp_path: Path, linux_cpu: Device) -> None:
     plan = make_plan(matrix(tmp_path), PLUGINS, linux_cpu, worker="w")
     steps = plan.steps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +30,8 @@ def run(task: Task, work: Work) -> TaskOutcome:
         proven = prove_libraries(request, package, dict(facts), work)
         return TaskOutcome("ok", digest_json(proven), proven)
     wheel = work.store.objects.get(package) / facts["artifact"]
-    environment = in_clean_room(wheel, facts["base"], facts["preload"], work)
+    requires = tuple(task.parameters.get("requires", ()))
+    environment = in_clean_room(wheel, facts["base"], facts["preload"], work, requires)
     probe: Mapping[str, Any] = environment["probe"]
     not_run: Mapping[str, str] = task.parameters["not_run"]
     found: dict[str, Any] = {"image": environment["image"], "eps": {}, "not_run": dict(not_run), "lines": []}
@@ -70,7 +72,8 @@ def _on_ep(backend: Backend, environment: Mapping[str, Any], scratch: Path, work
         "placement": True,
     }
     interpreter = work.interpreter(environment, backend.environment)
-    return run_job(interpreter, job, limits=_LIMITS, workdir=scratch, cancel=work.cancel)
+    limits = replace(_LIMITS, address_space=backend.address_space_limit)
+    return run_job(interpreter, job, limits=limits, workdir=scratch, cancel=work.cancel)
 
 
 def _error(folder: Path) -> float:

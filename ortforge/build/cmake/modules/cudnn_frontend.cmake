@@ -1,0 +1,15 @@
+# The C++ front end of cuDNN from the image, in place of the module of the same name that downloads it. It is headers only.
+set(ORTFORGE_CUDNN_FRONTEND "/opt/nvidia/include" CACHE PATH "Headers of cuDNN's front end")
+if(NOT EXISTS "${ORTFORGE_CUDNN_FRONTEND}/cudnn_frontend.h")
+  message(FATAL_ERROR "There is no front end of cuDNN in ${ORTFORGE_CUDNN_FRONTEND}: the image has to bring it.")
+endif()
+# ORT finds cuDNN itself; its older versions leave that to the front end's own CMake files.
+if(NOT TARGET CUDNN::cudnn_all)
+  include(cuDNN)
+endif()
+if(NOT TARGET cudnn_frontend)
+  add_library(cudnn_frontend INTERFACE)
+  target_include_directories(cudnn_frontend SYSTEM INTERFACE "${ORTFORGE_CUDNN_FRONTEND}")
+endif()
+include(ortforge_compare)
+ortforge_compare(cudnn_frontend "${ORTFORGE_CUDNN_FRONTEND}/cudnn_frontend_version.h" CUDNN_FRONTEND_)
