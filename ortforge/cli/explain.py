@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import glob
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ortforge.cli.shared import Json, MatrixRun, StoreFolder, echo_json, existing_store, prepare, saved_report
 from ortforge.errors import OrtforgeError, UsageError, nearest
+
+if TYPE_CHECKING:
+    from ortforge.api import TaskOutcome
 
 
 def register(app: typer.Typer) -> None:
@@ -26,12 +29,22 @@ def explain(
     tensors: Annotated[
         bool, typer.Option("--tensors/--no-tensors", help="Compare its tensors with the model's before the recipe.")
     ] = True,
+    budget: Annotated[
+        float,
+        typer.Option(
+            "--budget",
+            metavar="SECONDS",
+            min=0,
+            help="For quantizing again with lists of nodes left out; 0 tries none.",
+        ),
+    ] = 120.0,
     as_json: Json = False,
 ) -> None:
     """Show one cell's verdict with its reasons, numbers, placement and log.
 
-    Where a recipe changed the model, every tensor is compared with what it was before: which are worst, where it
-    begins, and a list of nodes to leave out that can be pasted into the recipe. That is done once and kept.
+    Where a recipe changed the model, every tensor is compared with what it was before: which are worst, and where it
+    begins. The nodes that add most noise are then left out and the model is quantized again, until it holds its
+    tolerance: what is printed to be pasted was measured. All that is done once and kept.
     """
     from ortforge.report.cell import show_cell
 
@@ -47,7 +60,7 @@ def explain(
         )
     if tensors:
         known = cells[cell].get("differences")
-        _compare(ctx, cells[cell], report, store)
+        _compare(ctx, cells[cell], report, store, budget)
         # The report of the run shows it from now on, too.
         found = cells[cell].get("differences")
         if found and found != known and ledger.run(report["run"]["id"]) is not None:
@@ -58,30 +71,55 @@ def explain(
         show_cell(cells[cell], report)
 
 
-def _compare(ctx: typer.Context, cell: dict[str, Any], report: dict[str, Any], store: Path | None) -> None:
-    """Put what :func:`compare_tensors` finds into ``cell["differences"]``; say on stderr why it finds nothing."""
+def _compare(
+    ctx: typer.Context, cell: dict[str, Any], report: dict[str, Any], store: Path | None, budget: float
+) -> None:
+    """Put what :func:`explain_cell` finds into ``cell["differences"]``; say on stderr why it finds nothing."""
     matrix = Path(report["run"].get("matrix") or "")
     artefact = cell.get("artefact") or {}
     if not artefact.get("changed"):
         if cell.get("recipe") == "none":
             typer.echo("note: this cell has no recipe, so there are no tensors to compare.", err=True)
+        else:
+            typer.echo("note: the recipe made no model, so there are no tensors to compare.", err=True)
+        return
+    if artefact.get("no_op"):
+        typer.echo("note: the recipe changed nothing, so there are no tensors to compare.", err=True)
         return
     if not matrix.is_file():
         typer.echo(f"note: tensors were not compared: the run's matrix file {matrix} is not there.", err=True)
         return
-    from ortforge.engine.explaining import compare_tensors
+    from ortforge.engine.explaining import explain_cell
     from ortforge.store.store import RUN_LOCK
+
+    def say(text: str) -> None:
+        typer.echo(f"… {text}", err=True)
 
     try:
         prepared = prepare(ctx, matrix, store, [glob.escape(cell["id"])])
         with prepared.store.lock(RUN_LOCK, shared=True):
-            done = compare_tensors(
-                prepared.plan, cell["id"], prepared.plugins, prepared.store, artefact=str(artefact.get("digest"))
+            found = explain_cell(
+                prepared.plan,
+                cell["id"],
+                prepared.plugins,
+                prepared.store,
+                artefact=str(artefact.get("digest")),
+                budget_s=budget,
+                say=say,
             )
     except OrtforgeError as error:
         typer.echo(f"note: tensors were not compared: {error}", err=True)
         return
-    if done.status == "ok":
-        cell["differences"] = dict(done.result)
+    if found.differences.status != "ok":
+        typer.echo(f"note: tensors were not compared: {_why(found.differences)}", err=True)
+        return
+    cell["differences"] = dict(found.differences.result)
+    if found.exclusion.status == "ok":
+        cell["differences"]["exclusion"] = dict(found.exclusion.result)
     else:
-        typer.echo(f"note: tensors were not compared: {done.status}: {done.reason}", err=True)
+        cell["differences"]["unproved"] = _why(found.exclusion)
+
+
+def _why(outcome: TaskOutcome) -> str:
+    """Say why a step has no result; that something cannot be done needs no status before it."""
+    return outcome.reason if outcome.status == "unsupported" else f"{outcome.status}: {outcome.reason}"

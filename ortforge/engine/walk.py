@@ -192,7 +192,8 @@ class _Walk:
         """Check that what the step's inputs made is still there; what is gone is made again first."""
         gone = [name for name in step.inputs if not self.present(self.settled[name])]
         for name in gone:
-            self.make_again(name)
+            if name in self.settled:  # it may have been made from another one that is gone, and wait for it already
+                self.make_again(name)
         return not gone
 
     def present(self, settled: Settled) -> bool:

@@ -33,6 +33,7 @@ Kind = Literal[
     "noise",
     "time",
     "differences",
+    "exclusion",
 ]
 
 KIND_VERSIONS: Final[Mapping[str, int]] = {
@@ -52,7 +53,8 @@ KIND_VERSIONS: Final[Mapping[str, int]] = {
     "compare": 2,
     "noise": 4,
     "time": 4,
-    "differences": 1,
+    "differences": 2,
+    "exclusion": 1,
 }
 """Raised when a kind's code changes what it finds, so that older results are not taken for new ones."""
 

@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from ortforge.api.explained import SEARCH, outline
 from ortforge.api.wording import (
     TUNING,
     cosine,
@@ -22,7 +23,7 @@ from ortforge.api.wording import (
     task_drop,
     tuning_facts,
 )
-from ortforge.report.differences import show_differences
+from ortforge.report.differences import show_differences, show_search, show_table
 from ortforge.report.screen import Screen
 
 __all__ = ["show_cell"]
@@ -55,7 +56,10 @@ def show_cell(cell: Facts, report: Facts, console: Console | None = None) -> Non
     for name, said in facts:
         if said:
             screen.line(screen.text(name.ljust(width), "bright_black"), "  ", said, indent=2)
+    changed = (cell.get("artefact") or {}).get("changed") or {}
+    _show_tuning(screen, changed.get(TUNING) or {})
     _show_parity(screen, cell.get("parity") or {})
+    show_search(screen, changed.get(SEARCH) or {})
     show_differences(screen, cell.get("differences") or {})
     if cell.get("log"):
         screen.line()
@@ -89,9 +93,10 @@ def _artefact(cell: Facts) -> Iterator[tuple[str, str]]:
     if artefact:
         yield "model", f"{size(artefact.get('bytes'))}, {artefact.get('digest')}"
         changed = artefact.get("changed") or {}
-        yield "changed", ", ".join(f"{name}: {value}" for name, value in changed.items() if name != TUNING)
+        for name, said in outline({name: facts for name, facts in changed.items() if name not in (TUNING, SEARCH)}):
+            yield name, said or "done"
         yield "stamp", ", ".join(f"{name}: {value}" for name, value in (artefact.get("stamp") or {}).items())
-        yield from tuning_facts(artefact)
+        yield from (fact for fact in tuning_facts(artefact) if fact[0] != "tried")
 
 
 def _runtime(cell: Facts, report: Facts) -> Iterator[tuple[str, str]]:
@@ -103,7 +108,21 @@ def _runtime(cell: Facts, report: Facts) -> Iterator[tuple[str, str]]:
         )
         yield "in a container of", runtime.get("container") or ""
         for package in runtime.get("packages") or ():
-            yield "", f"{package.get('name')} {package.get('version')} sha256:{package.get('sha256')}"
+            digest = f"sha256:{package['sha256']}" if package.get("sha256") else "from a file that is no longer there"
+            yield "", f"{package.get('name')} {package.get('version')} {digest}"
+
+
+def _show_tuning(screen: Screen, tuned: Facts) -> None:
+    rows = [
+        (
+            str(row.get("setting")),
+            str(row.get("against") or ""),
+            speed(row) if row.get("ratio") is not None else "",
+            str(row.get("problem") or row.get("outcome") or ""),
+        )
+        for row in tuned.get("tried") or ()
+    ]
+    show_table(screen, ("Session settings tried", "Against", "Speed", "Outcome"), rows, right=(2,))
 
 
 def _show_parity(screen: Screen, parity: Facts) -> None:

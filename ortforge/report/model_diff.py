@@ -4,6 +4,7 @@ digests of weights, which it asks for only where types and shapes are equal.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -133,7 +134,7 @@ def _same(found: Mapping[str, Any]) -> bool:
         (
             *(found[part] for part in ("header", "opsets", "operators", "metadata")),
             *(found[part][kind] for part in ("inputs", "outputs", "functions") for kind in found[part]),
-            *(weights[kind] for kind in ("added", "removed", "changed", "retyped", "renamed", "not_compared")),
+            *(weights[kind] for kind in weights if kind != "equal"),
             *(nodes[kind] for kind in ("added", "removed", "changed")),
         )
     )
@@ -244,16 +245,40 @@ def _weights(a: Sequence[Tensor], b: Sequence[Tensor], digest_a: Digest, digest_
             changed.append(name)
     removed = {name: tensor for name, tensor in before.items() if name not in after}
     added = {name: tensor for name, tensor in after.items() if name not in before}
+    quantized = _quantized_weights(removed, added)
+    # Elsewhere such a name may be a weight's own.
+    scales = [name for name in added if quantized and len(added[name].dims) < 2 and _SCALE.search(name)]
+    for name, twin in quantized.items():
+        del removed[name], added[twin]
+    ordered = sorted(quantized.items(), key=lambda pair: -before[pair[0]].bytes)
+    told = {name: [_told(before[name]), _told(after[twin])] for name, twin in ordered}
+    for name in scales:
+        del added[name]
     renamed = _renamed(removed, added, digest_a, digest_b)
     return {
         "equal": equal,
         "changed": changed,
         "retyped": retyped,
+        "quantized": told,
+        "scales": scales,
         "renamed": renamed,
         "added": _largest_first({name: added[name] for name in added if name not in renamed.values()}),
         "removed": _largest_first({name: removed[name] for name in removed if name not in renamed}),
         "not_compared": unknown,
     }
+
+
+_SCALE: Final = re.compile(r"_(scales?|zero_points?)$")
+"""Names that quantizers give to what they need beside the integers."""
+
+_INTEGERS: Final = ("_quantized", "_Q2", "_Q4", "_Q8")
+"""What quantizers put behind a weight's name for its integers."""
+
+
+def _quantized_weights(removed: Mapping[str, Tensor], added: Mapping[str, Tensor]) -> dict[str, str]:
+    """Pair float weights that went with the integers that came for them, by the names that quantizers give."""
+    pairs = ((name, f"{name}{suffix}") for name in removed for suffix in _INTEGERS)
+    return {name: twin for name, twin in pairs if twin in added and "int" in added[twin].dtype}
 
 
 def _largest_first(tensors: Mapping[str, Tensor]) -> dict[str, str]:

@@ -160,6 +160,7 @@ def _weights(screen: Screen, weights: Found, most: int) -> None:
     for kind, said in (
         ("changed", "with other values"),
         ("retyped", "of another type or shape"),
+        ("quantized", "quantized"),
         ("renamed", "renamed"),
         ("added", "added"),
         ("removed", "removed"),
@@ -167,9 +168,12 @@ def _weights(screen: Screen, weights: Found, most: int) -> None:
     ):
         if weights[kind]:
             parts.append(f"{len(weights[kind])} {said}")
+    if scales := weights["scales"]:
+        parts.append(f"{len(scales)} scales and zero points added")
     _title(screen, f"Weights: {', '.join(parts)}")
     _list(screen, "", [f"~ {name}: other values" for name in weights["changed"]], most)
     _list(screen, "", [f"~ {name}: {a} → {b}" for name, (a, b) in weights["retyped"].items()], most)
+    _list(screen, "", [f"~ {name}: {a} → {b}" for name, (a, b) in weights["quantized"].items()], most)
     _list(screen, "", [f"= {a} → {b}" for a, b in weights["renamed"].items()], most)
     _list(screen, "", [f"- {name}: {told}" for name, told in weights["removed"].items()], most)
     _list(screen, "", [f"+ {name}: {told}" for name, told in weights["added"].items()], most)
@@ -186,7 +190,8 @@ def _nodes(screen: Screen, nodes: Found, most: int) -> None:
 def _node(change: Found) -> str:
     parts = [f"{change['was']} → {change['operator']}" if "was" in change else change["operator"]]
     for name, (a, b) in change.get("attributes", {}).items():
-        parts.append(f"{name}: {_short(a)} → {_short(b)}")
+        sides = ("not set" if value is None else _short(value) for value in (a, b))
+        parts.append(f"{name}: {' → '.join(sides)}")
     parts += [f"other {kind}" for kind in ("inputs", "outputs") if kind in change]
     return ", ".join(parts)
 

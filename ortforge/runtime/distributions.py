@@ -14,10 +14,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from packaging.tags import Tag, parse_tag
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+
+from ortforge.store.hashing import sha256_file
 
 __all__ = [
     "Distribution",
@@ -72,9 +75,22 @@ def read_lock(lock: Path) -> tuple[LockedPackage, ...]:
     packages = []
     for package in tomllib.loads(lock.read_text(encoding="utf-8"))["packages"]:
         sources = [*package.get("wheels", ()), *((package["archive"],) if "archive" in package else ())]
-        wheels = tuple(LockedWheel(_filename(source), source.get("hashes", {}).get("sha256", "")) for source in sources)
+        wheels = tuple(LockedWheel(_filename(source), _digest(source, lock.parent)) for source in sources)
         packages.append(LockedPackage(canonicalize_name(package["name"]), package.get("version", ""), wheels))
     return tuple(packages)
+
+
+def _digest(source: Mapping[str, Any], base: Path) -> str:
+    """Return the sha256 that a lock states; of a file in a local folder (``--find-links``) it states none."""
+    stated = str(source.get("hashes", {}).get("sha256", ""))
+    address = urlsplit(str(source.get("url", "")))
+    local = unquote(address.path) if address.scheme == "file" else str(source.get("path", ""))
+    if stated or not local:
+        return stated
+    try:
+        return sha256_file(base / local)
+    except OSError:
+        return ""  # it is gone since; what is installed stays identified by its RECORD
 
 
 def _filename(source: Mapping[str, str]) -> str:

@@ -7,32 +7,26 @@ Graph optimizations are off on both sides, since every tensor that is an output 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .attribution import Grid, Rounded, first_nodes, places
+from .matching import Tap, absorbed, grids, match, quantized_nodes, weight_pairs
 from .protocol import Channel, JobError
 
-__all__ = ["first_diverging", "match", "nodes_to_exclude", "run", "weight_errors"]
+__all__ = ["first_diverging", "run", "weight_errors"]
 
-QUANTIZERS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 EXCLUDED_SHARE = 0.5
-"""The list of nodes to exclude covers this share of the noise that is added along the graph…"""
+"""The proposed list of nodes to exclude has this share of the outputs' noise…"""
 EXCLUDED_NODES = 0.25
 """… with at most this share of the nodes that were quantized, and at least one place."""
 
-
-@dataclass(frozen=True)
-class Tap:
-    """A tensor of the changed model: its name, and scale and zero point if it holds integers."""
-
-    name: str
-    scale: Any = None
-    zero: Any = None
+PIECE = 1 << 13
+"""Values that are compared at a time. Of more than 10,000 OpenBLAS lets threads do the products, and they wait."""
 
 
 @dataclass
@@ -44,24 +38,38 @@ class Sums:
     candidate: float = 0.0
     error: float = 0.0
     largest: float = 0.0
+    broken: int = 0
 
     def add(self, left: Any, right: Any) -> None:
-        a, b = np.asarray(left, np.float64).ravel(), np.asarray(right, np.float64).ravel()
+        """Add one sample; what is NaN or infinite on one side alone is ``broken``, on both it counts for nothing."""
+        whole, other = np.asarray(left).ravel(), np.asarray(right).ravel()
+        for start in range(0, whole.size, PIECE):
+            piece = slice(start, start + PIECE)
+            self._add_piece(whole[piece].astype(np.float64), other[piece].astype(np.float64))
+
+    def _add_piece(self, a: Any, b: Any) -> None:
+        usable = np.isfinite(a) & np.isfinite(b)
+        if not usable.all():
+            self.broken += int((~usable & (a != b) & ~(np.isnan(a) & np.isnan(b))).sum())
+            a, b = a[usable], b[usable]
+        difference = a - b
         self.dot += float(a @ b)
         self.reference += float(a @ a)
         self.candidate += float(b @ b)
-        self.error += float(((a - b) ** 2).sum())
-        self.largest = max(self.largest, float(np.abs(a - b).max(initial=0.0)))
+        self.error += float(difference @ difference)
+        self.largest = max(self.largest, float(np.abs(difference).max(initial=0.0)))
 
     @property
     def noise(self) -> float:
         """Energy of the error over that of the signal."""
+        if self.broken:
+            return math.inf
         if self.error == 0.0:
             return 0.0
         return self.error / self.reference if self.reference else math.inf
 
     def facts(self) -> dict[str, Any]:
-        """SQNR in dB (``None``: no error, or no signal; ``exact`` tells), cosine and the largest error."""
+        """SQNR in dB (``None``: no error, no signal, NaN; ``exact`` and ``broken`` tell), cosine, largest error."""
         norms = math.sqrt(self.reference) * math.sqrt(self.candidate)
         finite = 0.0 < self.noise < math.inf
         return {
@@ -69,6 +77,7 @@ class Sums:
             "exact": self.noise == 0.0,
             "cosine": max(-1.0, min(1.0, self.dot / norms)) if norms else float(self.noise == 0.0),
             "max_abs": self.largest if math.isfinite(self.largest) else None,
+            "broken": self.broken,
         }
 
 
@@ -95,33 +104,62 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     float_session = open_session(ort, left, [["CPUExecutionProvider", {}]], {"graph_optimization_level": "disable"})
     session = open_session(ort, right, job["providers"], plain)
     channel.phase("run")
-    sums = {name: Sums() for name in taps}
     count = min(int(job["count"]), len(samples))
-    for number in range(count):
-        feeds = samples[number]
-        cast = tensors.cast_feeds(feeds, job["session"].get("inputs") or {}, number)
-        wanted = dict(zip(sorted(taps), float_session.session.run(sorted(taps), feeds), strict=True))
-        names = sorted({tap.name for tap in taps.values()})
-        found = dict(zip(names, session.session.run(names, cast), strict=True))
-        for name, tap in taps.items():
-            value = _value(tap, found[tap.name])
-            if wanted[name].dtype.kind == "f" and value.shape == wanted[name].shape:
-                sums[name].add(wanted[name], value)
+    feeds = ((samples[number], number) for number in range(count))
+    types = job["session"].get("inputs") or {}
+    cast = ((sample, tensors.cast_feeds(sample, types, number)) for sample, number in feeds)
+    sessions = float_session.session, session.session
+    sums, rounded = _measured(cast, sessions, taps, grids(before.graph, after.graph))
     seen = {name: one for name, one in sums.items() if one.reference or one.candidate}
     threshold = float(job["threshold_db"])
-    listed = _listed(before.graph, seen)
+    weights = weight_errors(before.graph, after.graph)
+    quantized = quantized_nodes(before.graph, after.graph)
+    ranking = places(
+        before.graph,
+        {name: (one.noise, one.reference) for name, one in seen.items()},
+        {name: one.noise for name, one in rounded.items()},
+        {one["weight"]: 10.0 ** (-(one["sqnr_db"] or 0.0) / 10.0) for one in weights},
+        quantized,
+        absorbed(before.graph, after.graph),
+    )
+    made = {name for node in before.graph.node if node.op_type != "Constant" for name in node.output if name}
     channel.finish(
         {
             "samples": count,
             "threshold_db": threshold,
-            "tensors": listed,
-            "unmatched": len({name for node in before.graph.node for name in node.output if name} - set(seen)),
+            "tensors": _listed(before.graph, seen),
+            "unmatched": len(made - set(taps)),
             "first_diverging": first_diverging(before.graph, seen, threshold),
-            "weights": weight_errors(before.graph, after.graph),
-            "nodes_to_exclude": nodes_to_exclude(before.graph, after.graph, seen),
+            "weights": weights,
+            "quantized_nodes": len(quantized),
+            "ranking": [place.facts() for place in ranking],
+            "nodes_to_exclude": first_nodes(ranking, EXCLUDED_SHARE, EXCLUDED_NODES * len(quantized)),
             "unnamed_nodes": sum(not node.name for node in before.graph.node),
         }
     )
+
+
+def _measured(
+    feeds: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]],
+    sessions: tuple[Any, Any],
+    taps: Mapping[str, Tap],
+    rounded_to: Mapping[str, Grid],
+) -> tuple[dict[str, Sums], dict[str, Rounded]]:
+    """Run both models over samples, given as each of them takes them; return what the tensors differ by."""
+    sums, rounded = {name: Sums() for name in taps}, {name: Rounded() for name in rounded_to}
+    wished, names = sorted(taps), sorted({tap.name for tap in taps.values()})
+    for left, right in feeds:
+        wanted = dict(zip(wished, sessions[0].run(wished, dict(left)), strict=True))
+        found = dict(zip(names, sessions[1].run(names, dict(right)), strict=True))
+        for name, tap in taps.items():
+            value = tap.value(found[tap.name])
+            if wanted[name].dtype.kind == "f" and value.shape == wanted[name].shape:
+                sums[name].add(wanted[name], value)
+        for name, grid in rounded_to.items():
+            value = wanted.get(name, left.get(name))
+            if value is not None and value.dtype.kind == "f":
+                rounded[name].add(value, grid)
+    return sums, rounded
 
 
 def _tapped(model: Any, names: Sequence[str], path: Path, onnx: Any) -> str:
@@ -135,78 +173,6 @@ def _tapped(model: Any, names: Sequence[str], path: Path, onnx: Any) -> str:
     size = copy.ByteSize()
     onnx.save(copy, str(path), save_as_external_data=size > 1 << 30, location=f"{path.name}.data")
     return str(path)
-
-
-def _value(tap: Tap, found: Any) -> Any:
-    if tap.scale is None:
-        return found
-    return (found.astype(np.float64) - tap.zero) * tap.scale
-
-
-def match(before: Any, after: Any) -> dict[str, Tap]:
-    """Find each tensor that the float graph's nodes make in the other graph, with the noise it was given there.
-
-    Names follow ONNX Runtime's quantizers (``X_QuantizeLinear_Output``, ``X_quantized`` with ``X_scale``), which keep
-    those of float tensors; where a converter renamed a tensor, its node's name and the output's place tell.
-
-    :param before: the float ``GraphProto``. :param after: that of the changed model.
-    """
-    made = {name: node for node in after.node for name in node.output if name}
-    users: dict[str, list[Any]] = {}
-    for node in after.node:
-        for name in node.input:
-            users.setdefault(name, []).append(node)
-    named = {node.name: node for node in after.node if node.name}
-    constants = {tensor.name: tensor for tensor in after.initializer}
-    own = {name for node in before.node for name in node.output}
-    taps = {}
-    for node in before.node:
-        if node.op_type == "Constant":
-            continue
-        for place, name in enumerate(node.output):
-            if not name:
-                continue
-            tap = _found(name, made, users, constants)
-            twin = named.get(node.name) if node.name else None
-            if tap is None and twin is not None and place < len(twin.output) and _is_renamed(twin.output[place], own):
-                tap = Tap(_dequantized(twin.output[place], users))
-            if tap is not None:
-                taps[name] = tap
-    for node in before.node:
-        # QOperator: the cut-off is in the integers of what went into it, under that one's name.
-        if node.op_type in ("Relu", "Clip") and node.output[0] not in taps and node.input[0] in taps:
-            taps[node.output[0]] = taps.pop(node.input[0])
-    return taps
-
-
-def _is_renamed(name: str, own: Collection[str]) -> bool:
-    """Whether a tensor is no other one of the float model: a Conv that took in its Relu puts out the Relu's tensor."""
-    return bool(name) and re.sub(r"_(QuantizeLinear_Input|QuantizeLinear_Output|quantized)$", "", name) not in own
-
-
-def _found(name: str, made: Mapping[str, Any], users: Mapping[str, Any], constants: Mapping[str, Any]) -> Tap | None:
-    from onnx import numpy_helper
-
-    for candidate in (name, f"{name}_QuantizeLinear_Input"):
-        if candidate in made:
-            return Tap(_dequantized(candidate, users))
-    if f"{name}_DequantizeLinear_Output" in made:
-        return Tap(f"{name}_DequantizeLinear_Output")
-    whole, scale, zero = f"{name}_quantized", f"{name}_scale", f"{name}_zero_point"
-    if whole in made and scale in constants and zero in constants:
-        values = [numpy_helper.to_array(constants[one]).astype(np.float64) for one in (scale, zero)]
-        return Tap(whole, *values)
-    return None
-
-
-def _dequantized(name: str, users: Mapping[str, Any]) -> str:
-    """Follow a float tensor through its QuantizeLinear and DequantizeLinear, if it has them."""
-    for quantize in users.get(name, ()):
-        if quantize.op_type == "QuantizeLinear":
-            for dequantize in users.get(quantize.output[0], ()):
-                if dequantize.op_type == "DequantizeLinear":
-                    return str(dequantize.output[0])
-    return name
 
 
 def _listed(graph: Any, seen: Mapping[str, Sums]) -> list[dict[str, Any]]:
@@ -233,94 +199,16 @@ def first_diverging(graph: Any, seen: Mapping[str, Sums], threshold_db: float) -
 
 def weight_errors(before: Any, after: Any) -> list[dict[str, Any]]:
     """Compare float weights with what the changed model has in their place, worst first. Scalars count, too."""
-    from onnx import numpy_helper
-
-    changed = {tensor.name: tensor for tensor in after.initializer}
-    axes = {
-        node.input[0]: next((entry.i for entry in node.attribute if entry.name == "axis"), 1)
-        for node in after.node
-        if node.op_type == "DequantizeLinear"
-    }
     found = []
-    for tensor in before.initializer:
-        if tensor.data_type not in (1, 10, 11):
-            continue
-        value = numpy_helper.to_array(tensor)
-        other = _weight(tensor.name, value, changed, axes)
-        if other is None or other.shape != value.shape:
-            continue
+    for name, value, other in weight_pairs(before, after):
         sums = Sums()
         sums.add(value, other)
         if sums.noise:
-            found.append({"weight": tensor.name, "shape": list(value.shape), **sums.facts()})
+            found.append({"weight": name, "shape": list(value.shape), **sums.facts()})
     return sorted(found, key=_badness)
-
-
-def _weight(name: str, value: Any, changed: Mapping[str, Any], axes: Mapping[str, int]) -> Any:
-    from onnx import numpy_helper
-
-    if name in changed:
-        kept = numpy_helper.to_array(changed[name])
-        return kept if kept.dtype.kind == "f" else None
-    names = [f"{name}_{part}" for part in ("quantized", "scale", "zero_point")]
-    if not all(part in changed for part in names):
-        return None
-    parts = [changed[part] for part in names]
-    whole, scale, zero = (np.asarray(numpy_helper.to_array(part)).astype(np.float64) for part in parts)
-    if scale.size > 1:
-        axis = axes.get(f"{name}_quantized")
-        if axis is None or axis >= whole.ndim or whole.shape[axis] != scale.size:
-            fitting = [place for place, size in enumerate(whole.shape) if size == scale.size]
-            if not fitting:
-                return None
-            axis = fitting[0]
-        shape = [-1 if place == axis else 1 for place in range(whole.ndim)]
-        scale, zero = scale.reshape(shape), zero.reshape(shape)
-    return ((whole - zero) * scale).reshape(value.shape) if whole.size == value.size else None
 
 
 def _badness(entry: Mapping[str, Any]) -> float:
     if entry["sqnr_db"] is None:
         return math.inf if entry["exact"] else -math.inf
     return float(entry["sqnr_db"])
-
-
-def nodes_to_exclude(before: Any, after: Any, seen: Mapping[str, Sums]) -> list[str]:
-    """Return the nodes around the tensors that add most noise: those that make them and those that use them.
-
-    A tensor adds what its noise exceeds that of the noisiest input of its node by. It stays quantized as long as
-    anything around it is, so its users are named, too. Empty when nothing in the changed model is quantized.
-    """
-    touched = _touched(after)
-    added: list[tuple[float, set[str]]] = []
-    for node in before.node:
-        inputs = max((seen[name].noise for name in node.input if name in seen), default=0.0)
-        for name in node.output:
-            if name not in seen:
-                continue
-            around = {node.name, *(user.name for user in before.node if name in user.input)} & touched
-            more = min(seen[name].noise, 1e6) - inputs
-            if more > 0 and around:
-                added.append((more, around))
-    added.sort(key=lambda pair: -pair[0])
-    total, covered, chosen = sum(more for more, _ in added), 0.0, set[str]()
-    for more, around in added:
-        if chosen and (covered >= EXCLUDED_SHARE * total or len(chosen | around) > EXCLUDED_NODES * len(touched)):
-            break
-        chosen |= around
-        covered += more
-    return [node.name for node in before.node if node.name in chosen]
-
-
-def _touched(after: Any) -> set[str]:
-    """Names of the nodes that compute on quantized values, as the float model has them."""
-    made = {name: node for node in after.node for name in node.output}
-    found = set()
-    for node in after.node:
-        if not node.name or node.op_type in QUANTIZERS:
-            continue
-        if any(name in made and made[name].op_type == "DequantizeLinear" for name in node.input):
-            found.add(node.name)
-        elif re.match(r"QLinear|QGemm|QAttention", node.op_type) or "Integer" in node.op_type:
-            found |= {node.name, re.sub(r"_(quant|MatMul_quant)$", "", node.name)}
-    return found

@@ -12,6 +12,8 @@ from ._uv import ask
 _PACKAGE = "onnxruntime"
 """What is looked up: an index without it is of no use here."""
 _LIMIT_S = 10.0
+_ON = frozenset({"1", "true", "t", "yes", "y", "on"})
+"""What uv takes for a switch that is on."""
 
 
 def ortforge_checks() -> Iterable[Check]:
@@ -23,6 +25,8 @@ def check(context: CheckContext) -> CheckOutcome:
     """Let uv look one package up, past its cache: with the index, proxy and certificates that provisioning uses."""
     if context.uv is None:
         return CheckOutcome("warning", "Not asked: uv is not there.")
+    if context.uv_environ.get("UV_OFFLINE", "").lower() in _ON:
+        return CheckOutcome("ok", "Offline: UV_OFFLINE is set; what is cached or lies in local folders is used.")
     patient = replace(context, uv_environ={**context.uv_environ, "UV_HTTP_TIMEOUT": "5", "UV_HTTP_RETRIES": "0"})
     command = ("pip", "compile", "--quiet", "--no-header", "--no-deps", "--no-python-downloads", "--refresh", "-")
     todo = 'Connect (HTTPS_PROXY and UV_INDEX_URL are honoured). What is cached, and from = "wheel", work without.'

@@ -32,6 +32,7 @@ header { padding-top: 36px; }
 h1 { font-size: 2rem; line-height: 1.2; font-weight: 650; letter-spacing: -0.015em; margin: 2px 0 10px; }
 h2 { font-size: 1.3rem; font-weight: 620; letter-spacing: -0.01em; margin: 52px 0 4px; }
 h3 { font-size: 1.1rem; font-weight: 620; margin: 0; overflow-wrap: anywhere; }
+h5 { font-size: 0.86rem; font-weight: 620; margin: 16px 0 2px; }
 h4 { font-size: 0.78rem; font-weight: 620; color: var(--soft); margin: 18px 0 4px; }
 p { margin: 4px 0; max-width: 100ch; }
 a { color: var(--link); text-decoration-thickness: 1px; text-underline-offset: 2px; }
@@ -93,6 +94,17 @@ figure { margin: 0; }
 .colour-0 { --colour: var(--c0); } .colour-1 { --colour: var(--c1); } .colour-2 { --colour: var(--c2); }
 .colour-3 { --colour: var(--c3); } .colour-4 { --colour: var(--c4); } .colour-5 { --colour: var(--c5); }
 .colour-6 { --colour: var(--c6); }
+.tensors { width: 100%; max-width: 900px; height: auto; display: block; font-size: 12px; }
+.tensors text { fill: var(--ink); }
+.tensors .tick, .tensors .axis { fill: var(--soft); }
+.tensors .grid { stroke: var(--line); }
+.tensors .limit { stroke: var(--inaccurate); stroke-dasharray: 5 4; }
+.tensors .leader { stroke: var(--soft); stroke-width: 0.75; }
+.tensors .named { font-weight: 600; paint-order: stroke; stroke: var(--panel); stroke-width: 3px; }
+.tensors circle { fill: var(--link); fill-opacity: 0.75; }
+.tensors .exact { fill: none; stroke: var(--soft); }
+.tensors .below { fill: var(--inaccurate); }
+.tensors .ring { fill: none; stroke: var(--front); stroke-width: 1.5; pointer-events: none; }
 .points { list-style: none; padding: 0; margin: 8px 0; columns: 15rem; font-size: 0.86rem; }
 .points li { break-inside: avoid; overflow-wrap: anywhere; padding-left: 2.1em; text-indent: -2.1em; }
 .points b { display: inline-block; min-width: 1.4em; text-align: right; margin-right: 0.7em; text-indent: 0; }
@@ -122,6 +134,7 @@ figcaption { font-size: 0.86rem; color: var(--soft); }
 .js #cells tbody:not(.open) tr.row { cursor: pointer; }
 .js #cells tr.row:hover { background: var(--faint); }
 .js #cells tr.more summary { display: none; }
+.js #cells tr.more .detail summary { display: list-item; }
 tr.more summary { color: var(--soft); font-size: 0.86rem; cursor: pointer; padding: 4px 0; }
 .toggle { font: inherit; color: var(--link); background: none; border: 0; padding: 0; text-align: left; }
 .toggle::before { content: "\\25B8"; display: inline-block; width: 1.1em; }
@@ -130,6 +143,8 @@ tr.more summary { color: var(--soft); font-size: 0.86rem; cursor: pointer; paddi
   padding: 4px 22px 18px; max-width: calc(100vw - 72px); }
 .detail .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); gap: 0 44px; }
 .detail td, .detail th { font-size: 0.86rem; padding: 4px 12px 4px 0; }
+.detail td.right { white-space: nowrap; }
+.detail td.long { overflow-wrap: anywhere; min-width: 9rem; }
 .detail dl, .facts { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 2px 18px; margin: 4px 0;
   font-size: 0.9rem; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
@@ -149,10 +164,10 @@ footer { padding-top: 40px; padding-bottom: 48px; color: var(--soft); font-size:
   .model { padding: 16px; }
   .ship { grid-template-columns: minmax(0, 1fr); }
   .tools { position: static; }
-  .pareto { font-size: 18px; }
-  #cells thead { display: none; }
-  #cells, #cells tbody, #cells tr { display: block; width: 100%; }
-  #cells tbody { border-bottom: 1px solid var(--line); padding: 10px 0; }
+  .pareto, .tensors { font-size: 18px; }
+  #cells > thead { display: none; }
+  #cells, #cells > tbody, #cells > tbody > tr { display: block; width: 100%; }
+  #cells > tbody { border-bottom: 1px solid var(--line); padding: 10px 0; }
   #cells tr.row { display: grid; grid-template-columns: 1fr 1fr; gap: 6px 16px; }
   #cells tr.row td { border: 0; padding: 0; text-align: left; }
   #cells tr.row td:empty { display: none; }

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ortforge.api.explained import SEARCH, outline
 from ortforge.api.wording import (
     STATUSES,
     TIMES,
@@ -23,7 +24,7 @@ from ortforge.api.wording import (
     tuning_facts,
 )
 
-from ._differences import differences
+from ._differences import differences, search
 from ._markup import Markup, join, tag
 
 __all__ = ["matrix", "status_of", "whisker"]
@@ -197,6 +198,7 @@ def _detail(cell: Cell, report: Mapping[str, Any], anchors: Mapping[str, str]) -
         tag("div", *(tag("div", fact) for fact in facts if fact), class_="columns"),
         _section("Parity with the reference", _parity_table(cell.get("parity") or {})),
         _section("Session tuning", _facts(iter(tuning_facts(cell.get("artefact"))))),
+        _section("Variants that were tried", search(_changed(cell).get(SEARCH) or {})),
         _section("Tensors, against the model before the recipe", differences(cell.get("differences") or {})),
         _section("Placement", _placement_table(cell.get("placement") or {})),
         _section("Log, its end", tag("pre", log) if log else ""),
@@ -264,15 +266,21 @@ def _artefact_facts(cell: Cell) -> Iterator[tuple[str, object]]:
     if not artefact:
         return
     yield "size", size(artefact.get("bytes"))
-    yield "changed", "nothing: the recipe was a no-op" if artefact.get("no_op") else _pairs(_told_here(artefact))
+    yield "changed", "nothing: the recipe was a no-op" if artefact.get("no_op") else _passes(cell)
     yield "stamp", _pairs(artefact.get("stamp"))
     yield "warnings", _list(artefact.get("warnings") or ())
     yield "digest", tag("span", artefact.get("digest") or "", class_="hash")
 
 
-def _told_here(artefact: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what passes changed, but for the one that has a section of its own."""
-    return {name: value for name, value in (artefact.get("changed") or {}).items() if name != TUNING}
+def _changed(cell: Cell) -> Mapping[str, Any]:
+    changed: Mapping[str, Any] = (cell.get("artefact") or {}).get("changed") or {}
+    return changed
+
+
+def _passes(cell: Cell) -> Markup | str:
+    """Say what each pass changed, a line for each, but for those that have a section of their own."""
+    told = {name: value for name, value in _changed(cell).items() if name not in (TUNING, SEARCH)}
+    return _list([f"{name}: {said}" if said else name for name, said in outline(told)])
 
 
 def _pairs(values: Mapping[str, Any] | None) -> str:

@@ -1,7 +1,8 @@
-"""``ortforge explain`` on a quantized cell: which tensors are worst, kept under a key, and never of another model."""
+"""``ortforge explain`` on real cells: which tensors are worst, what helps, kept under a key, never of another model."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from command import ortforge
@@ -54,3 +55,73 @@ def test_the_tensors_of_a_cell_are_compared_once(tmp_path: Path) -> None:
     gone = ortforge(tmp_path, "explain", CELL, *store)
     assert gone.code == 0
     assert "is not there" in gone.err
+
+
+MORE = """
+[models.m]
+path = "path:m.onnx"
+validation = "path:data"
+calibration = "path:calibration"
+tolerance = { cosine = COSINE, speed = "any" }
+[targets.stock]
+from = "package"
+requires = ["onnxruntime==1.32.0"]
+[recipes.static]
+passes = [{ use = "quantize-static", weight_type = "QInt8", reduce_range = true }]
+[recipes.half]
+passes = [{ use = "float16" }]
+[limits]
+import_s = IMPORT_S
+timing_s = 0
+[[matrix]]
+"""
+
+
+def test_a_list_is_proved_by_quantizing_again(tmp_path: Path) -> None:
+    classifier(tmp_path / "m.onnx")
+    samples(tmp_path / "data")
+    samples(tmp_path / "calibration", count=16, seed=5)
+    matrix = tmp_path / "matrix.toml"
+
+    def write(cosine: str, import_s: str = "60") -> None:
+        text = MORE.replace("COSINE", cosine).replace("IMPORT_S", import_s)
+        matrix.write_text(text, encoding="utf-8")
+
+    write("0.99999")  # more than 7 bits of all weights can give
+    store = ("--store", str(tmp_path / "store"))
+    assert ortforge(tmp_path, "run", *store).code == 1
+
+    # What goes wrong in the worker is said, and the rest of the cell is shown all the same.
+    write("0.99999", import_s="0.02")
+    late = ortforge(tmp_path, "explain", CELL, *store)
+    assert late.code == 0 and "tensors were not compared: timeout" in late.err and "Parity over" in late.out
+    write("0.99999")
+
+    quick = ortforge(tmp_path, "explain", CELL, *store, "--budget", "0", "--json").report["differences"]
+    assert "exclusion" not in quick and quick["unproved"] == "no time was given for it"
+
+    told = ortforge(tmp_path, "explain", CELL, *store, "--json")
+    assert "quantizing again with" in told.err
+    found = told.report["differences"]["exclusion"]
+    assert not found["before"]["holds"] and found["tried"]
+    for row in found["tried"]:
+        assert row["problem"] == "" and 0 < row["nodes"] <= max(1, found["most_nodes"], found["tried"][0]["nodes"])
+    again = ortforge(tmp_path, "explain", CELL, *store, "--json")
+    assert again.report["differences"]["exclusion"] == found and "quantizing again" not in again.err
+    assert found["verdict"] in ortforge(tmp_path, "explain", CELL, *store).out
+
+    # Objects that are gone (a collected store, a lost disk) are made again: the models too.
+    for folder in (tmp_path / "store" / "objects").iterdir():
+        shutil.rmtree(folder)
+    anew = ortforge(tmp_path, "explain", CELL, *store, "--budget", "60", "--json")
+    assert anew.code == 0, anew.err
+    assert anew.report["differences"]["exclusion"]["before"] == found["before"]
+
+    half = ortforge(tmp_path, "explain", CELL.replace("static", "half"), *store)
+    assert half.code == 0 and "the recipe does not quantize" in half.out
+
+    wrong = ortforge(tmp_path, "explain", CELL.replace("static", "statics"), *store)
+    assert wrong.code == 2 and f"Perhaps you meant {CELL!r}" in wrong.err
+
+    empty = ortforge(tmp_path, "explain", CELL, "--store", str(tmp_path / "other"))
+    assert empty.code == 2 and "there is no store" in empty.err

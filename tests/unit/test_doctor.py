@@ -77,6 +77,14 @@ def test_an_index_that_does_not_answer(checks: Any, context: CheckContext) -> No
     assert "HTTPS_PROXY" in outcome.todo
 
 
+def test_an_index_that_is_not_to_be_asked(checks: Any, context: CheckContext) -> None:
+    for value in ("1", "true"):
+        outcome = checks["index"].run(replace(context, uv_environ={**context.uv_environ, "UV_OFFLINE": value}))
+        assert outcome.status == "ok" and outcome.message.startswith("Offline: UV_OFFLINE is set")
+    secret = {"UV_DEFAULT_INDEX": "http://127.0.0.1:9/simple", "NO_PROXY": "127.0.0.1", "UV_OFFLINE": "0"}
+    assert checks["index"].run(replace(context, uv_environ={**context.uv_environ, **secret})).status == "problem"
+
+
 def test_disk_speaks_of_the_store(checks: Any, context: CheckContext) -> None:
     outcome = checks["disk"].run(context)
     free = shutil.disk_usage(context.store.parent).free

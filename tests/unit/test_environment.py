@@ -112,6 +112,8 @@ def test_a_fresh_run_resolves_again_and_once(tmp_path: Path, monkeypatch: pytest
     began = time.time()
     second = provision(request, tmp_path / "envs", since=began)
     assert (first.version("standin"), second.version("standin")) == ("1.0", "2.0")
+    (package,) = second.packages
+    assert package.sha256 == sha256_file(tmp_path / "wheels" / package.wheel), "of a folder, the lock states no digest"
     assert second.identity != first.identity
     assert verify(first) == "it was made anew with other content"
     said: list[str] = []

@@ -183,6 +183,17 @@ def test_quantization_is_said_as_a_share(layer: Path, tmp_path: Path) -> None:
     assert "(6 dynamic)" in diff(small, layer)[1].partition("→ nothing")[0]
 
 
+def test_weights_that_became_integers_are_paired_with_what_they_were(layer: Path, tmp_path: Path) -> None:
+    quantized = passed("quantize_dynamic", tmp_path / "q", layer, op_types=["MatMul"])
+    weights = told(layer, quantized)["weights"]
+    assert weights["quantized"] and not set(weights["quantized"]) & {*weights["added"], *weights["removed"]}
+    assert all(a.startswith("float32") and "int8" in b for a, b in weights["quantized"].values())
+    assert any(name.endswith("_scale") for name in weights["scales"])
+    out = diff(layer, quantized)[1]
+    assert f"{len(weights['quantized'])} quantized" in out and "scales and zero points added" in out
+    assert told(layer, layer)["weights"]["scales"] == []
+
+
 def test_offline_optimization_shows_its_stamp_and_changes_no_weight(layer: Path, tmp_path: Path) -> None:
     found = told(layer, passed("optimize", tmp_path, layer, level="basic"))
     assert json.loads(found["metadata"]["ortforge.stamp"][1])["level"] == "basic"

@@ -178,6 +178,18 @@ def test_what_is_gone_is_made_again_when_it_is_needed(store: Store) -> None:
     assert again.did.count("transform:b") == 0
 
 
+def test_all_that_is_gone_is_made_again_though_one_was_made_from_the_other(store: Store) -> None:
+    both = Step("check:both", "check", {}, ("fetch:a", "transform:a", "fetch:a"))
+    plan = Plan({name: PLAN.steps[name] for name in ("fetch:a", "transform:a")} | {both.id: both}, ())
+    go(store, Maker(store, {both.id: "timeout"}), plan)
+    for record in list(store.ledger.attempts(store.ledger.runs()[0].id)):
+        if record.identity:
+            store.objects.drop(record.identity)
+    again = Maker(store)
+    assert go(store, again, plan)[both.id] == "ok"
+    assert sorted(again.did) == ["check:both", "fetch:a", "transform:a"]
+
+
 def test_other_bytes_the_second_time_are_another_input(store: Store) -> None:
     go(store, Maker(store, {"time:a": "timeout"}))
     lost = next(
