@@ -119,13 +119,10 @@ def quantize(job: PassJob, wanted: Parameters) -> dict[str, Any]:
         named={"nodes_to_exclude": wanted.nodes_to_exclude, "nodes_to_include": wanted.nodes_to_include},
         op_types=wanted.op_types,
         takes=IntegerOpsRegistry,
+        per_channel=wanted.per_channel,
     )
     if not onnx_graph.has_onnx_operators(prepared.model):
-        return quantizing.unchanged(
-            source,
-            output,
-            "NO-OP: the model has only operators of ai.onnx.ml (trees and the like); none can be quantized.",
-        )
+        return quantizing.unchanged(source, output, quantizing.ONLY_TREES)
     model, warnings = _quantized(wanted, prepared, workdir, job.ort_version)
     if not onnx_graph.quantized_ops(model):
         return quantizing.unchanged(source, output, _why_nothing(prepared, wanted))
@@ -137,6 +134,8 @@ def quantize(job: PassJob, wanted: Parameters) -> dict[str, Any]:
         advice="Put preprocess before this pass, or limit op_types (for example to MatMul).",
     )
     warnings += quantizing.said_of_dropped(result)
+    if job.ep in ("", "cpu"):
+        warnings += type_support.wrong_products(prepared.model, job.ort_version, job.cpu_flags)
     if convs := result["quantized"].get("ConvInteger", 0):
         warnings.append(
             f"{convs} Conv were quantized dynamically: ConvInteger is usually slower than Conv in float on a CPU. "
@@ -208,5 +207,5 @@ def _why_nothing(prepared: quantizing.Prepared, wanted: Parameters) -> str:
         return "NO-OP: nothing was quantized; the weights lie in Constant nodes: set constants_to_initializers = true."
     return (
         "NO-OP: nothing was quantized; no MatMul, Gemm, Conv, LSTM or Gather of the model has a constant float weight "
-        "that the quantizer takes."
+        "that the quantizer takes. Where weights are computed from constants, put preprocess before, which does that."
     )

@@ -169,6 +169,8 @@ def quantize(job: PassJob, wanted: Parameters) -> dict[str, Any]:
         raise ValueError("There are no calibration samples. Give the model a calibration dataset with real inputs.")
     type_support.refuse_types(wanted.activation_type, wanted.weight_type, wanted.format, workdir, job.ort_version)
     prepared = _prepare(source, workdir, wanted)
+    if not onnx_graph.has_onnx_operators(prepared.model):
+        return quantizing.unchanged(source, output, quantizing.ONLY_TREES)
     chosen = onnx_graph.op_types_of(prepared.model, wanted.float_outputs, _quantizable(), "float_outputs")
     wanted = replace(wanted, float_outputs=tuple(chosen))
     watch = data_guards.DataWatch()
@@ -194,7 +196,13 @@ def quantize(job: PassJob, wanted: Parameters) -> dict[str, Any]:
     )
     excluded = sorted({name for one in absurd for name in one.nodes}) if wanted.fix else []
     warnings = [range_guards.sentence(absurd, masks, fixed=wanted.fix)] if absurd else []
-    model, adjusting = _quantized(wanted, prepared, ranges, excluded, workdir / "quantized.onnx")
+    try:
+        model, adjusting = _quantized(wanted, prepared, ranges, excluded, workdir / "quantized.onnx")
+    except RuntimeError as problem:
+        if wanted.fix or not absurd:
+            raise
+        # What the quantizer stumbles over is in all likelihood what was found before.
+        raise RuntimeError(f"{warnings[0]} ONNX Runtime's quantizer fails at that: {problem}") from problem
     warnings += _repair(model, prepared, wanted)
     if not onnx_graph.quantized_ops(model):
         return quantizing.unchanged(source, output, " ".join([_why_nothing(prepared), *warnings]))
@@ -208,6 +216,8 @@ def quantize(job: PassJob, wanted: Parameters) -> dict[str, Any]:
     random = data_guards.declared_random(job.samples)
     warnings += [random, *(text for text in watch.complaints() if not (random and text.startswith("RANDOM")))]
     warnings += type_support.x86_remarks(wanted.activation_type, wanted.weight_type, reduce_range=wanted.reduce_range)
+    if job.ep in ("", "cpu") and {wanted.activation_type, wanted.weight_type} <= {"QInt8", "QUInt8"}:
+        warnings += type_support.wrong_products(prepared.model, job.ort_version, job.cpu_flags)
     facts = {"calibration_samples": len(job.samples), "against_float": checked, "nodes_excluded": excluded}
     return {**result, **facts, "warnings": [text for text in [*warnings, adjusting] if text]}
 
@@ -236,6 +246,7 @@ def _prepare(source: Path, workdir: Path, wanted: Parameters) -> quantizing.Prep
         op_types=wanted.op_types,
         takes=_quantizable(),
         name_nodes=wanted.fix or FLOAT8 in (wanted.activation_type, wanted.weight_type),
+        per_channel=wanted.per_channel,
     )
 
 
@@ -283,7 +294,8 @@ def _repair(model: Any, prepared: quantizing.Prepared, wanted: Parameters) -> li
     elif biases:
         return [
             f"BIASES CUT OFF: {len(biases)} ({', '.join(sorted(biases)[:4])}) lie outside of 32 bits, since the scales "
-            "of their inputs are tiny. Leave those nodes out with nodes_to_exclude, or set per_channel = false."
+            "of their inputs are tiny. Leave those nodes out with nodes_to_exclude, set per_channel = false, or use "
+            "the QDQ format, where newer versions widen the scales."
         ]
     return []
 
@@ -365,6 +377,12 @@ def _quantize(
         already = "QDQDisableWeightAdjustForInt32Bias" in wanted.extra_options
         if isinstance(problem, ValueError) and "truth value of an array" in str(problem) and not already:
             raise BiasScaleError from problem
+        if wanted.format == "QOperator" and wanted.per_channel and "could not be broadcast" in str(problem):
+            raise NotImplementedError(
+                "A bias beside small scales needs wider scales of weights, and this version's quantizer fails at that "
+                f"per channel in the QOperator format ({model_file.first_line(problem)}). Use format = 'QDQ', or "
+                "per_channel = false."
+            ) from problem
         raise RuntimeError(
             f"ONNX Runtime's quantizer failed: {model_file.first_line(problem)} "
             "Put preprocess before this pass, or limit op_types (for example to Conv and MatMul)."

@@ -286,10 +286,12 @@ def _replace(
     made: dict[str, list[NodeProto]] = {}
     errors: dict[str, float] = {}
     taken = {tensor.name for graph in onnx_graph.graphs(model) for tensor in graph.initializer}
-    named: dict[int, str] = {}
+    main, named = model.graph, dict[tuple[int, int], str]()
     for target, blocks in rounded:
-        first = id(blocks) not in named
-        name = named.setdefault(id(blocks), _unused(target, wanted.bits, taken))
+        # A session fuses a DequantizeLinear with what stands in the same graph alone: a branch has its own.
+        graph = target.graph if wanted.format == "QDQ" else main
+        first = (id(blocks), id(graph)) not in named
+        name = named.setdefault((id(blocks), id(graph)), _unused(target, wanted.bits, taken))
         if wanted.format == "QDQ":
             nodes, constants = block_nodes.qdq_nodes(target, blocks, name)
             # Products that share a weight share what makes it float, too: the first one has it.
@@ -305,7 +307,7 @@ def _replace(
         if first:
             taken.update(constant.name for constant in constants)
             # In the main graph, they are seen from everywhere.
-            model.graph.initializer.extend(constants)
+            graph.initializer.extend(constants)
     for graph in reversed(list(onnx_graph.graphs(model))):
         if any(_made_by(node) in made for node in graph.node):
             new = [part for node in graph.node for part in made.get(_made_by(node), [node])]

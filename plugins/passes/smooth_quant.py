@@ -119,6 +119,10 @@ def apply(job: PassJob) -> dict[str, Any]:
     inputs = {value.name for value in model.graph.input} - weights
     reader = calibration.SampleReader(job.feeds, len(job.samples), inputs)
     largest = _channel_maxima(model, groups, reader, workdir / "observed.onnx")
+    groups, left = _sound(model, groups, largest)
+    said = [_of_left(left)] if left else []
+    if not groups:
+        return quantizing.unchanged(source, output, f"NO-OP: nothing was smoothed. {said[0]}")
     folded, inserted, before, after = _smooth(model, groups, largest, wanted)
     model_file.save(model, output, ir_version=prepared.ir_version)
     if problem := model_file.load_error(output, kernels=False):
@@ -132,8 +136,33 @@ def apply(job: PassJob) -> dict[str, Any]:
         "calibration_samples": len(job.samples),
         "bytes_before": model_file.size(source),
         "bytes_after": model_file.size(output),
-        "warnings": [],
+        "warnings": said,
     }
+
+
+def _sound(model: ModelProto, groups: list[_Group], largest: dict[str, Floats]) -> tuple[list[_Group], list[str]]:
+    """Return the groups whose activation has a finite magnitude for each input channel; and the other activations."""
+    import numpy as np
+
+    dims = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+
+    def fits(group: _Group) -> bool:
+        seen = largest.get(group.activation)
+        if seen is None or not np.isfinite(seen).all():
+            return False
+        pairs = zip(group.products, group.axes, strict=True)
+        return all(dims[node.input[1]][axis] == seen.size for node, axis in pairs)
+
+    kept = [group for group in groups if fits(group)]
+    return kept, [group.activation for group in groups if group not in kept]
+
+
+def _of_left(activations: list[str]) -> str:
+    more = f" and {len(activations) - 4} more" if len(activations) > 4 else ""
+    return (
+        f"Left as they are: the products that read {', '.join(activations[:4])}{more}, which had no values, infinite "
+        "ones or NaN on the calibration samples. Look at the samples if those are not a mask's."
+    )
 
 
 def _groups(model: ModelProto, include: Iterable[str], exclude: Iterable[str]) -> list[_Group]:
@@ -230,14 +259,8 @@ def _smooth(
     added: dict[str, tuple[_Group, Floats]] = {}
     before, after = [], []
     for group in groups:
-        seen = largest.get(group.activation)
+        seen = largest[group.activation]
         arrays = [numpy_helper.to_array(weights[node.input[1]]).astype(np.float64) for node in group.products]
-        if (
-            seen is None
-            or not np.isfinite(seen).all()
-            or any(array.shape[axis] != seen.size for array, axis in zip(arrays, group.axes, strict=True))
-        ):
-            continue
         rows = [np.abs(array).max(axis=1 - axis) for array, axis in zip(arrays, group.axes, strict=True)]
         scale = _scales(seen, np.max(rows, axis=0), wanted.alpha)
         before.append(_outlying(seen))

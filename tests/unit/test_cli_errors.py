@@ -31,6 +31,21 @@ def test_version_needs_no_verb(tmp_path: Path) -> None:
     assert (code, out.split()[0]) == (0, "ortforge")
 
 
+def test_plan_names_the_recipes_that_a_reason_is_about(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"a model")
+    (tmp_path / "matrix.toml").write_text(
+        '[models.m]\npath = "path:m.onnx"\n[targets.stock]\nfrom = "package"\nrequires = ["onnxruntime==1.32.0"]\n'
+        '[targets.gpu]\nfrom = "package"\nrequires = ["onnxruntime-openvino==1.24.1"]\neps = ["tensorrt"]\n'
+        '[recipes.one]\npasses = ["quantize-static"]\n[recipes.two]\npasses = ["quantize-static"]\n'
+        '[recipes.three]\npasses = ["float16"]\n'
+    )
+    code, out, err = ortforge(tmp_path, "plan", "--store", "store")
+    assert code == 0, err
+    assert "unsupported: stock:cpu (one, two): quantize-static: it needs calibration data" in out
+    # What is wrong with the target itself is about all of them.
+    assert "unsupported: gpu:tensorrt: " in out
+
+
 def test_a_negative_age_cleans_nothing(tmp_path: Path) -> None:
     code, out, err = ortforge(tmp_path, "cache", "clean", "--older-than", "-3", "--store", ".")
     assert (code, out) == (2, "")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime.quantization as quantization
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from pass_jobs import cosine, helper_module, job_for, module, outputs, picture_model, pictures, run_pass
@@ -139,6 +141,32 @@ def test_constant_calibration_is_named_with_its_value(tmp_path: Path) -> None:
     assert verdict_on(picture_model(), ruined, pictures(20, seed=4)[0]).status == "inaccurate"
 
 
+def test_constant_numbers_are_named_and_a_constant_input_beside_others_is_not() -> None:
+    guards = helper_module("_quantization.data_guards")
+    watch, draw = guards.DataWatch(), np.random.default_rng(3)
+    for _ in range(10):
+        watch.see({"ids": np.full((1, 6), 7), "types": np.zeros((1, 6), np.int64)})
+    (said,) = [text for text in watch.complaints() if text.startswith("CONSTANT")]
+    assert "every value of ids is 7 and every value of types is 0" in said
+    watch = guards.DataWatch()
+    for _ in range(10):
+        watch.see({"x": np.cumsum(draw.normal(size=(1, 40))), "gain": np.full((2,), 0.5)})
+    assert watch.complaints() == []
+
+
+@pytest.mark.parametrize("kind", ["none", "level", "pattern"])
+def test_noise_around_a_level_or_a_pattern_of_its_own_is_taken_for_data(kind: str) -> None:
+    # Sensors give such: each sample has its own level, or each position has.
+    draw = np.random.default_rng(5)
+    pattern = draw.normal(size=(1, 200))
+    watch = helper_module("_quantization.data_guards").DataWatch()
+    for _ in range(16):
+        noise = draw.normal(size=(1, 200))
+        noise += {"none": 0.0, "level": draw.normal(), "pattern": pattern}[kind]
+        watch.see({"x": noise.astype(np.float32)})
+    assert bool(watch.complaints()) == (kind == "none")
+
+
 def test_real_pictures_are_not_complained_of(tmp_path: Path) -> None:
     calibration, _ = pictures(24, seed=1)
     validation, _ = pictures(40, seed=2)
@@ -223,6 +251,25 @@ def test_a_dropped_node_is_named_by_the_pass_that_lost_it(tmp_path: Path) -> Non
     # The pass looks at the outputs, too.
     kept = module("quantize_static").self_check.against_float(job.model, job.output, iter(feeds))
     assert kept[1].startswith("RUINED: output y")
+
+
+@pytest.mark.parametrize("name", ["quantize-dynamic", "quantize-static"])
+def test_a_node_that_the_quantizer_loses_is_named_in_the_passs_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    # ONNX Runtime's own quantizer, after which one node is taken out of the file that it wrote.
+    call = name.replace("-", "_")
+    real = getattr(quantization, call)
+
+    def losing(source: str, written: str, *arguments: Any, **options: Any) -> None:
+        real(source, written, *arguments, **options)
+        onnx.save(without(onnx.load(written), "softmax"), written)
+
+    monkeypatch.setattr(quantization, call, losing)
+    model, feeds = attention_with_mask()
+    result, _ = run_pass(tmp_path, name, model, feeds[:16], op_types=["MatMul"])
+    assert result["dropped"] == ["softmax (Softmax)"]
+    assert [text[:34] for text in result["warnings"] if "DROPPED" in text] == ["DROPPED NODES: softmax (Softmax) i"]
 
 
 def test_a_dropped_node_is_inaccurate_with_output_and_sample() -> None:

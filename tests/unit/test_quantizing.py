@@ -145,6 +145,26 @@ def test_what_is_slow_or_imprecise_on_x86_is_said() -> None:
     assert remarks("QInt8", "QInt8", reduce_range=False, machine="aarch64") == []
 
 
+def test_a_runtime_that_multiplies_wrongly_on_this_cpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    support = helper_module("_quantization.type_support")
+    # That of the tests is right, whatever the CPU; 1.21.1, 1.23.2 and 1.24.1 are not where there is AMX.
+    assert support.multiplies_rightly()
+    model = picture_model()
+    assert support.wrong_products(model, "1.32.0") == []
+    monkeypatch.setattr(support, "multiplies_rightly", lambda: False)
+    (said,) = support.wrong_products(model, "1.21.1", ["amx_int8", "avx512_vnni"])
+    assert said.startswith("WRONG PRODUCTS: the CPU EP of ONNX Runtime 1.21.1 multiplies 8-bit integers wrongly here")
+    assert "(its kernels for AMX)" in said
+    assert "AMX" not in support.wrong_products(model, "1.21.1", ["avx2"])[0]
+    # Where all columns lie in whole tiles, there is nothing to say.
+    attention, _ = attention_with_mask()
+    assert len(support.wrong_products(attention, "1.21.1")) == 1
+    for tensor in attention.graph.initializer:
+        if tensor.name.startswith("w"):
+            tensor.CopyFrom(numpy_helper.from_array(np.zeros((16, 64), np.float32), tensor.name))
+    assert support.wrong_products(attention, "1.21.1") == []
+
+
 def test_signed_activations_are_remarked_on_by_the_pass(tmp_path: Path) -> None:
     result, _ = quantized(tmp_path, activation_type="QInt8")
     expected = helper_module("_quantization.type_support").x86_remarks("QInt8", "QInt8", reduce_range=False)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from ortforge.runtime import workerfiles
 from ortforge.runtime.supervisor import JobOutcome
@@ -72,6 +73,42 @@ def test_a_pass_that_fails_says_why(
     outcome = supervise(apply_job(body))
     assert outcome.status == status
     assert words in outcome.reason
+
+
+@pytest.mark.parametrize("ep_name", ["CPUExecutionProvider", "OpenVINOExecutionProvider"])
+def test_a_model_that_the_runtime_does_not_know_is_no_fault_of_the_pass(
+    supervise: Supervise, apply_job: ApplyJob, ep_name: str
+) -> None:
+    value = helper.make_tensor_value_info
+    info = value("x", TensorProto.FLOAT, [1]), value("y", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "g", [info[0]], [info[1]])
+    failing = "raise RuntimeError('the result does not load. Put preprocess before this pass.')"
+    for ir_version, status, words in (
+        (99, "unsupported", "this runtime does not load the model that the pass was given: Unsupported model IR"),
+        (8, "failed", "Put preprocess before this pass."),
+    ):
+        job = apply_job(failing) | {"ep_name": ep_name}
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=ir_version)
+        Path(job["model"]).write_bytes(model.SerializeToString())
+        outcome = supervise(job)
+        assert (outcome.status, words in outcome.reason) == (status, True), outcome.reason
+
+
+def test_a_kernel_that_only_the_cpu_ep_lacks_does_not_speak_for_the_cell(
+    supervise: Supervise, apply_job: ApplyJob
+) -> None:
+    # The CPU EP has no Add of bfloat16; another EP may.
+    value = helper.make_tensor_value_info
+    info = [value(name, TensorProto.BFLOAT16, [1]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "g", info[:1], info[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    said = {}
+    for ep_name in ("CPUExecutionProvider", "CUDAExecutionProvider"):
+        job = apply_job("raise RuntimeError('a sentence of the pass')") | {"ep_name": ep_name}
+        Path(job["model"]).write_bytes(model.SerializeToString())
+        outcome = supervise(job)
+        said[ep_name] = (outcome.status, "a sentence of the pass" in outcome.reason)
+    assert said == {"CPUExecutionProvider": ("unsupported", False), "CUDAExecutionProvider": ("failed", True)}
 
 
 def test_a_module_that_cannot_be_loaded(supervise: Supervise, apply_job: ApplyJob, tmp_path: Path) -> None:

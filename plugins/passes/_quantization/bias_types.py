@@ -9,6 +9,7 @@ Runs inside a runtime beside the pass that imports it; only the standard library
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -18,6 +19,12 @@ __all__ = ["cut_off", "widen"]
 
 HELD: Final = 2**31 - 1
 USED: Final = 2**30
+BIAS_AT: Final[dict[str, tuple[int, tuple[int, ...]]]] = {
+    "DequantizeLinear": (0, (1,)),
+    "QGemm": (6, (1, 4)),
+    "QLinearConv": (8, (1, 4)),
+}
+"""Where the operators have a quantized bias among their inputs, and the scales whose product is its own."""
 
 
 def cut_off(model: ModelProto, before: ModelProto) -> dict[str, Any]:
@@ -29,11 +36,13 @@ def cut_off(model: ModelProto, before: ModelProto) -> dict[str, Any]:
     values = {f"{tensor.name}_quantized": tensor for tensor in before.graph.initializer}
     found = {}
     for node in model.graph.node:
-        name = node.input[0] if node.op_type == "DequantizeLinear" else ""
+        place, scales = BIAS_AT.get(node.op_type, (0, ()))
+        name = node.input[place] if scales and len(node.input) > place else ""
         if name not in weights or name not in values or weights[name].data_type != TensorProto.INT32:
             continue
         bias = numpy_helper.to_array(values[name]).astype(np.float64)
-        scale = numpy_helper.to_array(weights[node.input[1]]).astype(np.float64)
+        factors = [numpy_helper.to_array(weights[node.input[other]]).astype(np.float64) for other in scales]
+        scale = math.prod(factors[1:], start=factors[0])
         if bool((np.abs(bias) > HELD * scale).any()):
             found[name] = bias
     return found

@@ -177,17 +177,32 @@ def _reduced(session: _Session, method: Method, reader: SampleReader) -> dict[st
 
     names = [f"{tensor}_{reduce}" for tensor in session.tensors for reduce in ("ReduceMin", "ReduceMax")]
     total: Floats | None = None
+    has_nan = np.zeros(len(session.tensors), bool)
     for feed in reader:
-        # An empty tensor has no extreme values: it says nothing.
-        values = [found.ravel()[0] if found.size else np.nan for found in session.outputs(names, feed)]
+        # Of an empty tensor the least is infinite and the greatest minus infinite: it says nothing.
+        empty = (np.inf, -np.inf)
+        values = [one.ravel()[0] if one.size else empty[n % 2] for n, one in enumerate(session.outputs(names, feed))]
         found = np.array(values, np.float64).reshape(-1, 2)
+        has_nan |= np.isnan(found).any(axis=1)
+        found[found[:, 0] > found[:, 1]] = np.nan
         if total is None:
             total = found
         elif method.smoothing:
             total = total + method.smoothing * (found - total)
         else:
             total = np.stack([np.fmin(total[:, 0], found[:, 0]), np.fmax(total[:, 1], found[:, 1])], axis=1)
+    if total is not None:
+        has_nan &= np.isnan(total).any(axis=1)
+        if has_nan.any():
+            raise _nan_made(session.tensors[int(has_nan.argmax())], "every")
     return _ranges(session.tensors, total, symmetric=method.symmetric)
+
+
+def _nan_made(tensor: str, samples: str) -> ValueError:
+    return ValueError(
+        f"The float model itself gives NaN in {tensor} on {samples} calibration sample. "
+        "Check the sample's values, and that the model is right in float."
+    )
 
 
 def _ranges(tensors: Sequence[str], extremes: Floats | None, *, symmetric: bool) -> dict[str, Range]:
@@ -265,10 +280,7 @@ def _observe(one: _Seen, name: str, values: Any, *, moments: bool) -> None:
         return
     low, high = float(values.min()), float(values.max())
     if np.isnan(low):
-        raise ValueError(
-            f"The float model itself gives NaN in {name} on a calibration sample. "
-            "Check the sample's values, and that the model is right in float."
-        )
+        raise _nan_made(name, "a")
     one.lowest, one.highest = min(one.lowest, low), max(one.highest, high)
     one.smallest = min(one.smallest, float(np.abs(values).min()))
     one.count += values.size

@@ -6,21 +6,24 @@ Runs inside a runtime beside the pass that imports it; only the standard library
 from __future__ import annotations
 
 import bisect
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from .._models import model_file, onnx_graph
+from . import type_support
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto
 
 __all__ = [
+    "ONLY_TREES",
     "Prepared",
     "dropped_nodes",
     "finish",
@@ -38,6 +41,7 @@ ABSURD_SCALE: Final = 1e10
 """From here on every ordinary value of the tensor becomes zero."""
 
 TINY_SCALE: Final = 1e-30
+ONLY_TREES: Final = "NO-OP: the model has only operators of ai.onnx.ml (trees and the like); none can be quantized."
 REMOVABLE: Final = frozenset({"Clip", "Constant", "Identity", "Relu"})
 """Operators that quantizers take out rightly: a zero point cuts values off as Relu and Clip do."""
 
@@ -74,6 +78,7 @@ def prepare(
     op_types: Sequence[str],
     takes: Collection[str],
     name_nodes: bool = False,
+    per_channel: bool = False,
 ) -> Prepared:
     """Load a model, raise its opset where a quantizer would otherwise ruin it, and move constants to initializers.
 
@@ -81,6 +86,7 @@ def prepare(
     :param named: node names and globs by the parameter that has them; :param op_types: operators and globs.
     :param takes: the operators that the quantizer knows, which are what globs choose from.
     :param name_nodes: give names to nodes that have none, so that the pass itself can leave them out.
+    :param per_channel: weights get a scale for each channel, which a product with a vector has not: such are left out.
     :raises ValueError: the model is quantized already, is bound to one CPU, or lacks what is named.
     :raises RuntimeError: its opset cannot be raised.
     """
@@ -93,15 +99,27 @@ def prepare(
             "The model was optimized for one CPU's memory layout, which the quantizers do not know. "
             "Quantize first and put optimize after it, or use level = 'basic' before."
         )
+    if _is_half(model):
+        raise ValueError(
+            "The model is in half precision: scales are taken from float32 weights. Quantize the float32 model."
+        )
+    opset, ir_version, said = onnx_graph.opset(model), model.ir_version, dict[str, Any]()
+    if model.functions:
+        # The quantizers look at the main graph alone, and onnx's converter of opsets loses functions.
+        said["functions_inlined"] = len(model.functions)
+        model = onnx_graph.without_functions(model)
     names = {parameter: onnx_graph.names_of(model, wanted, parameter) for parameter, wanted in named.items()}
     ops = onnx_graph.op_types_of(model, op_types, takes, "op_types")
-    opset, ir_version, said = onnx_graph.opset(model), model.ir_version, dict[str, Any]()
     if onnx_graph.has_onnx_operators(model):
         model = onnx_graph.raise_opset(model, least_opset, why)
     if constants and (moved := onnx_graph.constants_to_initializers(model)):
         said["constants_to_initializers"] = moved
-    if name_nodes and (named_now := onnx_graph.name_nodes(model)):
+    vectors = _products_with_vectors(model) if per_channel else []
+    if (name_nodes or vectors) and (named_now := onnx_graph.name_nodes(model)):
         said["nodes_named"] = named_now
+    if vectors:
+        said["products_with_vectors"] = [node.name for node in vectors]
+        names["nodes_to_exclude"] = [*names["nodes_to_exclude"], *said["products_with_vectors"]]
     fused = any(node.domain == onnx_graph.CONTRIB_DOMAIN for node in model.graph.node)
     if fused and (typed := _type_tensors(model, workdir / "typed.onnx")):
         said["tensors_typed"] = typed
@@ -112,6 +130,20 @@ def prepare(
     else:
         model_file.save(model, path, ir_version=ir_version)
     return Prepared(model, path, opset, ir_version, said, names, ops)
+
+
+def _products_with_vectors(model: ModelProto) -> list[NodeProto]:
+    """Return the products of the main graph whose constant is a vector: per channel, their kernels refuse to run."""
+    flat = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 1}
+    return [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in flat]
+
+
+def _is_half(model: ModelProto) -> bool:
+    """Whether a model has matrices in half precision and none in single precision."""
+    from onnx import TensorProto
+
+    kinds = {tensor.data_type for tensor in model_file.tensors(model) if len(tensor.dims) > 1}
+    return TensorProto.FLOAT not in kinds and not kinds.isdisjoint((TensorProto.FLOAT16, TensorProto.BFLOAT16))
 
 
 def _type_tensors(model: ModelProto, scratch: Path) -> int:
@@ -163,6 +195,12 @@ def finish(source: Path, quantized: ModelProto, output: Path, prepared: Prepared
     """
     model_file.save(quantized, output, ir_version=prepared.ir_version)
     if problem := model_file.load_error(output):
+        if too_new := re.search(r"\b(?:Deq|Q)uantizeLinear\((\d+)\)", problem):
+            raise NotImplementedError(
+                f"The model has opset {too_new[1]}, and this runtime quantizes by the kernels of opsets up to "
+                f"{type_support.newest_opset(int(too_new[1]))}: {problem} Export the model with that one, or quantize "
+                "dynamically or weights alone."
+            )
         if "NOT_IMPLEMENTED" in problem:
             raise NotImplementedError(f"This runtime has no kernel for what its quantizer wrote: {problem} {advice}")
         raise RuntimeError(f"ONNX Runtime does not load the model that its quantizer wrote: {problem} {advice}")
@@ -220,11 +258,15 @@ def _forms(op: str) -> list[str]:
 
 
 def _is_made(names: Sequence[str], made: Sequence[str]) -> bool:
-    """Whether a tensor is still made, under its name or with one of the quantizers' suffixes."""
+    """Whether a tensor is still made, under its name or with one of the quantizers' suffixes.
+
+    What a QuantizeLinear puts out bears the tensor's name whatever it reads, and says nothing.
+    """
     for name in names:
         place = bisect.bisect_left(made, name)
         while place < len(made) and made[place].startswith(name):
-            if made[place] == name or made[place].startswith(f"{name}_"):
+            rest = made[place].removeprefix(name)
+            if not rest or (rest[0] == "_" and not rest.endswith("uantizeLinear_Output")):
                 return True
             place += 1
     return False

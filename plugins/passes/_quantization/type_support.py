@@ -23,7 +23,17 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto
 
-__all__ = ["INTEGER_SUMS", "cpu_flags", "has_int8_conv", "levels", "refuse_types", "x86_remarks"]
+__all__ = [
+    "INTEGER_SUMS",
+    "cpu_flags",
+    "has_int8_conv",
+    "levels",
+    "multiplies_rightly",
+    "newest_opset",
+    "refuse_types",
+    "wrong_products",
+    "x86_remarks",
+]
 
 INTEGER_SUMS: Final = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 """Instructions that add up products of 8 bits in 32: without one of them ORT's sums of two products saturate at 16."""
@@ -62,7 +72,7 @@ def refuse_types(activation: str, weight: str, form: str, workdir: Path, ort_ver
     except Exception as problem:
         raise NotImplementedError(
             f"ONNX Runtime {ort_version} writes {what} and does not run them: {model_file.first_line(problem)} "
-            "Use 8-bit activations with such weights, or another version of ONNX Runtime."
+            "Use activations of QUInt8 with weights of QInt8, or another version of ONNX Runtime."
         ) from problem
     error = float(((plain - optimized) ** 2).sum() / max(float((plain**2).sum()), 1e-12)) ** 0.5
     if not error < WRONG:
@@ -164,7 +174,6 @@ def _answer(path: Path, feed: dict[str, Any], *, optimize: bool) -> Any:
 def has_int8_conv() -> bool:
     """Whether the CPU EP has ConvInteger for signed weights, which dynamic quantization makes of Conv."""
     import numpy as np
-    import onnxruntime
     from onnx import TensorProto, helper, numpy_helper
 
     graph = helper.make_graph(
@@ -175,6 +184,81 @@ def has_int8_conv() -> bool:
         [numpy_helper.from_array(np.ones((1, 1, 3, 3), np.int8), "w")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6)
+    return _loads(model)
+
+
+def multiplies_rightly() -> bool:
+    """Whether the CPU EP's products of 8-bit integers are right where columns are left over behind whole tiles.
+
+    The kernels for AMX of 1.21.1, 1.23.2 and 1.24.1 answer anything there, with more than 32 rows.
+    """
+    import numpy as np
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    draw = np.random.default_rng(0)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    for columns in (24, 56):
+        x, w = draw.integers(0, 256, (33, 40), np.uint8), draw.integers(-128, 128, (40, columns), np.int8)
+        graph = helper.make_graph(
+            [helper.make_node("MatMulInteger", ["x", "w", "zero"], ["y"])],
+            "products",
+            [helper.make_tensor_value_info("x", TensorProto.UINT8, x.shape)],
+            [helper.make_tensor_value_info("y", TensorProto.INT32, None)],
+            [numpy_helper.from_array(w, "w"), numpy_helper.from_array(np.array(100, np.uint8), "zero")],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        if not np.array_equal(session.run(None, {"x": x})[0], (x.astype(np.int64) - 100) @ w.astype(np.int64)):
+            return False
+    return True
+
+
+def wrong_products(model: ModelProto, ort_version: str, flags: Sequence[str] | frozenset[str] = ()) -> list[str]:
+    """Say that this runtime computes a model like this one wrongly in 8-bit integers on this CPU, if it does."""
+    if not _leaves_columns_over(model) or multiplies_rightly():
+        return []
+    cause = " (its kernels for AMX)" if "amx_int8" in (frozenset(flags) or cpu_flags()) else ""
+    return [
+        f"WRONG PRODUCTS: the CPU EP of ONNX Runtime {ort_version} multiplies 8-bit integers wrongly here{cause}: "
+        "columns beyond the last multiple of 16 or 64 may hold anything. Use another version (1.32 is right), or leave "
+        "Conv and products of such widths out with nodes_to_exclude."
+    ]
+
+
+def _leaves_columns_over(model: ModelProto) -> bool:
+    """Whether a model has convolutions, or products with constants whose width is no multiple of 64."""
+    dims = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "ConvTranspose"):
+            return True
+        if node.op_type in ("MatMul", "Gemm") and len(known := dims.get(node.input[1], ())) == 2:
+            turned = any(part.name == "transB" and part.i for part in node.attribute)
+            if known[0 if turned else 1] % 64:
+                return True
+    return False
+
+
+def newest_opset(below: int) -> int:
+    """Return the newest of ONNX's operator sets below one for which the CPU EP has DequantizeLinear."""
+    from onnx import TensorProto, helper
+
+    values = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("DequantizeLinear", ["x", "s"], ["y"])],
+        "dequantize",
+        [values("x", TensorProto.UINT8, [2]), values("s", TensorProto.FLOAT, [])],
+        [values("y", TensorProto.FLOAT, [2])],
+    )
+    opsets = range(below - 1, 9, -1)
+    models = (helper.make_model(graph, opset_imports=[helper.make_opsetid("", n)], ir_version=8) for n in opsets)
+    return next((n for n, model in zip(opsets, models, strict=True) if _loads(model)), 10)
+
+
+def _loads(model: ModelProto) -> bool:
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     try:
