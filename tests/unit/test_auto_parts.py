@@ -323,6 +323,40 @@ def test_the_final_is_between_those_that_hold() -> None:
     assert names == ["fine 4", "fine 3", "fine 2", "small"]
 
 
+def test_a_glance_that_was_disturbed_does_not_keep_the_smallest_out_of_the_final() -> None:
+    """The final, which looks longer, decides: here that it ships, or that it is slower after all."""
+    disturbed = candidate("small", 0.6, width=0.35, size=5)
+    assert candidate_choice.finalists([candidate("large", 1.0, size=99), disturbed])[-1] is disturbed
+    assert candidate_choice.ships([candidate("small", 1.0, size=5)], 100) is not None
+    assert candidate_choice.ships([disturbed], 100) is None
+    assert disturbed not in candidate_choice.finalists([candidate("small", 0.6, size=5)])
+
+
+def test_nodes_that_share_a_weight_share_its_codes() -> None:
+    weight = numpy_helper.from_array(RNG.normal(size=(64, 64)).astype(np.float32), "w")
+    other = numpy_helper.from_array(RNG.normal(size=(64, 64)).astype(np.float32), "v")
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["a"], name="first"),
+            helper.make_node("MatMul", ["a", "v"], ["b"], name="second"),
+            helper.make_node("MatMul", ["b", "w"], ["y"], name="third"),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 32, 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 32, 64])],
+        [weight, other],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    expected = answers(model, feeds(2))
+    assert weight_blocks.to_blocks(model, ["first", "second", "third"], bits=8, block=32) == [
+        "first",
+        "second",
+        "third",
+    ]
+    assert len(model.graph.initializer) == 4  # codes and scales of two weights
+    assert closeness.compare(expected, answers(model, feeds(2))).noise < 0.01
+
+
 class Clockwork:
     """A model that takes the times it is given: what a ratio is made of, without a machine's moods."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -185,6 +186,15 @@ def test_the_time_and_the_number_of_candidates_end_it(search: Callable[..., auto
     found.allow(0.0)
     found.screen(scheme_table.SCHEMES["dynamic"])
     assert found.candidates == [] and found.skipped == {"dynamic": "the time was used up"}
+
+
+def test_of_a_budget_the_time_of_the_final_is_kept(search: Callable[..., auto_search.Search]) -> None:
+    found = search({"cosine": 0.5})
+    found.allow(3.0)  # half of it is the final's, and the rest is gone by then
+    time.sleep(1.6)
+    assert found.over == "the time was used up"
+    found.allow(600.0)
+    assert not found.over
 
 
 # What it refuses

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .._measuring import closeness, pair_timing
 from .._models import model_file, onnx_graph
 from . import node_noise, weight_blocks
-from .candidate_choice import Candidate, Ranking, finalists, ships, shortest_prefix
+from .candidate_choice import FINALISTS, Candidate, Ranking, finalists, ships, shortest_prefix
 from .scheme_table import Scheme
 from .trial_bench import Bench
 
@@ -56,7 +56,6 @@ class Search:
     """One search over one model; holds the float model's process, and the files of candidates, until it is closed.
 
     :param judged_on: numbers of the samples that candidates are judged and timed on. :param feeds: the same samples.
-    :param deadline: of :func:`time.monotonic`, after which no candidate is begun.
     """
 
     def __init__(
@@ -82,7 +81,9 @@ class Search:
         self._deadline = float("inf")
         with job.trial(Path(job.model), judged_on, reference=True) as trial:
             self._reference = trial.answers()
+        began = time.monotonic()
         self._float: Trial = job.trial(Path(job.model), judged_on)
+        self._start_s = time.monotonic() - began
         self.float_parity = closeness.compare(self._reference, self._float.answers())
         self.float_bytes = model_file.size(Path(job.model))
 
@@ -91,8 +92,13 @@ class Search:
         self._float.close()
 
     def allow(self, seconds: float) -> None:
-        """Set the time that the search may take from its beginning."""
-        self._deadline = self._began + seconds
+        """Set the time that the search may take from its beginning, the final and all.
+
+        What the final takes is kept for it, though no more than half: without candidates it has nothing to time.
+        """
+        turns_s = (pair_timing.FEWEST_TURNS + 2) * self._float.first_run_s
+        final_s = FINAL_ROUNDS * (FINAL_S + (FINALISTS + 1) * (self._start_s + turns_s))
+        self._deadline = self._began + seconds - min(final_s, seconds / 2.0)
 
     @property
     def over(self) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from .._models import model_file, onnx_graph
+from .._models import model_file, onnx_graph, ort_graph
 from . import smoothing
 
 if TYPE_CHECKING:
@@ -134,7 +134,8 @@ def ready(source: Path, feeds: Sequence[Mapping[str, Any]], workdir: Path) -> Be
             "Quantize first and put optimize after it, or use level = 'basic' before."
         )
     ir_version = model.ir_version
-    model = _simplified(source, workdir) or model
+    split = model_file.has_external_data(source) or model_file.needs_external_data(model)
+    model = _simplified(source, workdir, split=split) or model
     onnx_graph.constants_to_initializers(model)
     onnx_graph.name_nodes(model)
     if onnx_graph.has_onnx_operators(model):
@@ -148,24 +149,21 @@ def ready(source: Path, feeds: Sequence[Mapping[str, Any]], workdir: Path) -> Be
     return Bench(model, path, source, feeds, workdir, ir_version)
 
 
-def _simplified(source: Path, workdir: Path) -> ModelProto | None:
-    """Return the model with constants folded and batch normalization fused, or ``None`` where ORT cannot save that."""
-    import onnxruntime
+def _simplified(source: Path, workdir: Path, *, split: bool) -> ModelProto | None:
+    """Return the model with constants folded and batch normalization fused, or ``None`` where ORT cannot save that.
 
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.log_severity_level = 3
+    :param split: ORT writes the weights beside the graph, which may not hold more than two gigabytes.
+    """
     saved = workdir / "simplified.onnx"
-    options.optimized_model_filepath = str(saved)
+    cpu: list[tuple[str, dict[str, str]]] = [("CPUExecutionProvider", {})]
     try:
-        onnxruntime.InferenceSession(
-            str(source), options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantSharing"]
-        )
+        ort_graph.save_graph(source, saved, level="basic", providers=cpu, split=split, disabled=["ConstantSharing"])
         return model_file.load(saved)
     except Exception:
         return None
     finally:
-        saved.unlink(missing_ok=True)
+        for written in (saved, workdir / f"{saved.name}.data"):
+            written.unlink(missing_ok=True)
 
 
 def _flatten_biases(model: ModelProto) -> None:
