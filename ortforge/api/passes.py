@@ -18,6 +18,11 @@ class Trial(Protocol):
     """
 
     @property
+    def load_s(self) -> float:
+        """Seconds that making the session took."""
+        ...
+
+    @property
     def first_run_s(self) -> float:
         """Seconds that the first sample took."""
         ...

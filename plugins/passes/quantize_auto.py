@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ._auto import auto_search, candidate_choice, scheme_table, trial_bench
-from ._models import model_file, onnx_graph
+from ._models import model_file, onnx_graph, ort_graph
 
 if TYPE_CHECKING:
     from ortforge.api import Pass, PassJob, PassUse
@@ -94,7 +94,7 @@ def _objection(use: PassUse) -> str:
 
 
 def _unknown_scheme(wanted: Iterable[str]) -> str:
-    known = list(scheme_table.SCHEMES)
+    known = [*scheme_table.SCHEMES, scheme_table.OPTIMIZED]
     for text in wanted:
         if not any(fnmatchcase(name, text) for name in known):
             return f"there is no scheme {text!r}; there are {', '.join(known)}"
@@ -137,23 +137,25 @@ def apply(job: PassJob) -> dict[str, Any]:
             f"{model_file.first_line(problem)}"
         ) from problem
     with closing(begun) as search:
-        _run(search, bench, wanted)
+        _run(search, bench, wanted, job)
         chosen = search.final()
     if chosen is None or chosen.path is None:
         model_file.copy(source, output)
     else:
         model_file.copy(chosen.path, output)
-    told = {
+    told: dict[str, Any] = {
         "calibrated_on": len(calibrated_on),
         "judged_on": len(judged_on),
         "tolerance": {name: value for name, value in tolerance.items() if value is not None},
         "margin": wanted.margin,
         "seconds": round(time.monotonic() - began, 1),
     }
+    if chosen and chosen.scheme == scheme_table.OPTIMIZED:
+        told["stamp"] = ort_graph.stamp_in(model_file.load(output))
     return {**told, **_result(search, chosen), "warnings": _warnings(search, chosen, calibrated_on, judged_on)}
 
 
-def _run(search: auto_search.Search, bench: trial_bench.Bench, wanted: Parameters) -> None:
+def _run(search: auto_search.Search, bench: trial_bench.Bench, wanted: Parameters, job: PassJob) -> None:
     """Screen all schemes, then refine those that are worth it, the fastest first."""
     schemes = [
         scheme
@@ -167,15 +169,15 @@ def _run(search: auto_search.Search, bench: trial_bench.Bench, wanted: Parameter
             search.allow(max(LEAST_BUDGET_S, BUDGET * search.candidates[0].seconds))
     whole = {c.scheme: c for c in search.candidates}
     for candidate in sorted(whole.values(), key=lambda c: -_promise(c)):
-        best = search.best.speed if search.best else 1.0
-        if candidate.holds or candidate.problem or search.over:
+        best = search.best.speed if search.best else 0.0
+        if search.over or not auto_search.is_worth_refining(candidate) or candidate.may_reach <= best:
             continue
-        if candidate.may_reach <= max(best, auto_search.PROMISING):
-            continue  # giving nodes back makes it slower still
         search.refine(candidate, scheme_table.SCHEMES[candidate.scheme])
     best_found, blocks = search.best, whole.get("weights-8")
     if best_found and best_found.kept and blocks and not blocks.problem and blocks.speed > 1.0 and not search.over:
         search.in_blocks(best_found)
+    if not wanted.schemes or any(fnmatchcase(scheme_table.OPTIMIZED, text) for text in wanted.schemes):
+        search.fall_back(scheme_table.optimized(job))
 
 
 def _promise(candidate: candidate_choice.Candidate) -> float:
@@ -203,7 +205,7 @@ def _tolerance(model: Mapping[str, Any], recipe: Mapping[str, float]) -> dict[st
 def _result(search: auto_search.Search, chosen: candidate_choice.Candidate | None) -> dict[str, Any]:
     best: dict[str, Any] = {"chosen": chosen.name if chosen else "none: the float model"}
     if chosen:
-        best |= {"summary": scheme_table.SCHEMES[chosen.scheme].summary, "speed": round(chosen.speed, 3)}
+        best |= {"summary": scheme_table.summary_of(chosen.scheme), "speed": round(chosen.speed, 3)}
         best |= {"kept_nodes": list(chosen.kept), "kept_as": chosen.kept_as, "parity": chosen.as_json()["parity"]}
         best["bytes_after"] = chosen.bytes
     return {

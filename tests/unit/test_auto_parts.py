@@ -309,9 +309,18 @@ def test_without_a_faster_one_a_smaller_one_ships_if_it_is_as_fast() -> None:
     half = candidate("half", 1.01)
     assert ships([half, candidate("slower", 0.7, size=10)], 100) is half
     assert ships([candidate("as large", 1.01, size=95)], 100) is None
-    assert ships([candidate("within the noise", 0.975)], 100) is not None
-    assert ships([candidate("a little slower", 0.96)], 100) is None
+    assert ships([candidate("within the noise", 0.985)], 100) is not None
+    assert ships([candidate("a little slower", 0.975)], 100) is None
     assert ships([candidate("maybe", 1.3, width=0.5, size=95)], 100) is None
+
+
+def test_with_nothing_to_gain_one_that_loads_faster_ships() -> None:
+    ships = candidate_choice.ships
+    stored = candidate("optimized", 1.0, size=110, load_share=0.5)
+    assert ships([stored], 100) is stored
+    assert ships([stored, candidate("half", 1.0)], 100).name == "half"  # type: ignore[union-attr]
+    assert ships([candidate("optimized", 1.0, size=110, load_share=0.97)], 100) is None
+    assert ships([candidate("optimized", 0.9, size=110, load_share=0.5)], 100) is None
 
 
 def test_the_final_is_between_those_that_hold() -> None:

@@ -16,7 +16,7 @@ import pytest
 from onnx import helper, numpy_helper
 from ortforge.plugins.passes import quantize_auto
 from ortforge.plugins.passes._auto import auto_search, scheme_table, trial_bench
-from ortforge.plugins.passes._measuring import closeness
+from ortforge.plugins.passes._measuring import closeness, pair_timing
 from ortforge.plugins.passes._models import model_file
 from test_auto_parts import answers, feeds, outlier_model
 
@@ -67,11 +67,11 @@ def job(tmp_path: Path) -> MakeJob:
 
 @pytest.fixture
 def search(job: MakeJob) -> Iterator[Callable[..., auto_search.Search]]:
-    """Begin a search on the model with outliers, with every other sample held apart."""
+    """Begin a search, on the model with outliers or another, with every other sample held apart."""
     begun: list[auto_search.Search] = []
 
-    def begin(limits: dict[str, Any]) -> auto_search.Search:
-        made = job(limits=limits)
+    def begin(limits: dict[str, Any], model: onnx.ModelProto | None = None) -> auto_search.Search:
+        made = job(limits=limits, model=model)
         samples = list(made.feeds())
         bench = trial_bench.ready(made.model, samples[0::2], made.workdir)
         numbers = list(range(1, len(samples), 2))
@@ -133,6 +133,52 @@ def test_only_as_many_nodes_stay_float_as_are_needed(search: Callable[..., auto_
     assert kept == {"second"}
     blocks = found.in_blocks(refined)
     assert blocks is not None and blocks.name == "dynamic-channel+1 (weights-8)" and not blocks.problem
+
+
+def cancelling_model() -> onnx.ModelProto:
+    """The model with outliers, and after it the difference of two products whose weights differ by one in ten thousand.
+
+    Half precision has a resolution of one in two thousand.
+    """
+    model = outlier_model()
+    draw = np.random.default_rng(5)
+    weight, change = draw.normal(size=(2, 64, 64)).astype(np.float32)
+    model.graph.node.extend(
+        [
+            helper.make_node("MatMul", ["embedding", "left"], ["f"], "left"),
+            helper.make_node("MatMul", ["embedding", "right"], ["g"], "right"),
+            helper.make_node("Sub", ["f", "g"], ["answer"], "difference"),
+        ]
+    )
+    model.graph.initializer.append(numpy_helper.from_array(weight, "left"))
+    model.graph.initializer.append(numpy_helper.from_array(weight + change * np.float32(1e-4), "right"))
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("answer", onnx.TensorProto.FLOAT, None))
+    return model
+
+
+def test_the_stretch_that_half_precision_ruins_stays_float(search: Callable[..., auto_search.Search]) -> None:
+    scheme = scheme_table.SCHEMES["float16"]
+    found = search({"cosine": 0.999}, cancelling_model())
+    found.screen(scheme)
+    [whole] = found.candidates
+    assert not whole.holds
+    found.refine(replace(whole, ratio=pair_timing.Ratio(1.0, 0.98, 1.02, 9)), scheme)
+    least = min((c for c in found.candidates if c.holds), key=lambda c: c.bytes)
+    assert {"left", "right"} <= set(least.kept) and not {"first", "second"} & set(least.kept)
+    model = model_file.load(least.path or Path())
+    halves = {w.name for w in model.graph.initializer if w.data_type == onnx.TensorProto.FLOAT16}
+    assert len(halves) >= 3 and whole.bytes < least.bytes < found.float_bytes
+
+
+def test_without_a_faster_one_the_optimized_model_is_left_with_its_stamp(job: MakeJob) -> None:
+    made = job(schemes=("optimized",), budget_s=20.0)
+    told = quantize_auto.apply(made)
+    [tried] = told["candidates"]
+    assert tried["name"] == "optimized" and tried["holds"]
+    # Whether it loads faster, and so ships, is the machine's to say.
+    assert (told["chosen"] == "optimized") == (told.get("stamp", {}).get("ort_version") == ort.__version__)
+    assert (told["chosen"] == "optimized") == (made.output.read_bytes() != made.model.read_bytes())
 
 
 # What goes wrong with a candidate is a finding

@@ -15,20 +15,22 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from .._half import mixed_search
 from .._measuring import closeness, pair_timing
 from .._models import model_file, onnx_graph
 from . import node_noise, weight_blocks
-from .candidate_choice import FINALISTS, Candidate, Ranking, finalists, ships, shortest_prefix
-from .scheme_table import Scheme
+from .candidate_choice import AS_FAST, FINALISTS, Candidate, Ranking, finalists, ships, shortest_prefix
+from .scheme_table import OPTIMIZED, SCHEMES, Scheme
 from .trial_bench import Bench
 
 if TYPE_CHECKING:
     from ortforge.api import PassJob, Trial
 
-__all__ = ["Search"]
+__all__ = ["Search", "is_worth_refining"]
 
 GLANCE_S: Final = 0.6
 """Time that a candidate takes turns with the float model when it is first seen."""
@@ -47,6 +49,9 @@ SCREENING_SHARE: Final = 0.65
 
 RANKING_SHARE: Final = 0.15
 """Share of the time that ranking one scheme may take; nodes are put into groups to stay below it."""
+
+MOST_PARTS: Final = 8
+"""Candidates that a scheme is refined with whose noise comes from stretches of the graph."""
 
 RANKED_ON: Final = 4
 """Samples that the noise of single nodes is taken from."""
@@ -112,12 +117,17 @@ class Search:
         """The fastest candidate that holds, so far."""
         return max((c for c in self.candidates if c.holds), key=lambda c: c.speed, default=None)
 
+    @property
+    def _is_faster(self) -> bool:
+        """Whether a candidate that holds is faster than the float model."""
+        return any(c.holds and c.ratio is not None and c.ratio.is_faster for c in self.candidates)
+
     def screen(self, scheme: Scheme) -> None:
         """Quantize everything with a scheme, unless it does not fit, or there is no time for it."""
         late = time.monotonic() > self._began + SCREENING_SHARE * (self._deadline - self._began)
         if reason := self.over:
             self.skipped[scheme.name] = reason
-        elif late and self.best is not None:
+        elif late and (self.best is not None or any(map(is_worth_refining, self.candidates))):
             self.skipped[scheme.name] = "the time is kept for refining what was found"
         else:
             try:
@@ -129,10 +139,14 @@ class Search:
             else:
                 self.attempt(scheme, self._excluded)
 
-    def attempt(self, scheme: Scheme, kept: Sequence[str]) -> Candidate:
-        """Make, load, judge and time one candidate; what goes wrong is a finding about it."""
+    def attempt(self, scheme: Scheme, kept: Sequence[str], *, only_if_close: bool = False) -> Candidate:
+        """Make, load, judge and time one candidate; what goes wrong is a finding about it.
+
+        :param only_if_close: it is not timed when it does not hold.
+        """
         extra = len(set(kept) - set(self._excluded))
-        return self._judge(scheme.name, tuple(kept), "float", extra, lambda: scheme.make(self._bench, kept))
+        make = partial(scheme.make, self._bench, kept)
+        return self._judge(scheme.name, tuple(kept), "float", extra, make, only_if_close=only_if_close)
 
     def in_blocks(self, candidate: Candidate) -> Candidate | None:
         """Try a candidate's kept nodes with 8-bit weights in blocks, which is closer to float than to int8."""
@@ -146,22 +160,29 @@ class Search:
         return self._judge(candidate.scheme, candidate.kept, "weights-8", extra, lambda: model)
 
     def _judge(
-        self, scheme: str, kept: tuple[str, ...], kept_as: str, extra: int, make: Callable[[], Any]
+        self,
+        scheme: str,
+        kept: tuple[str, ...],
+        kept_as: str,
+        extra: int,
+        make: Callable[[], Any],
+        *,
+        only_if_close: bool = False,
     ) -> Candidate:
         name = f"{scheme}+{extra}" if extra else scheme
         name += f" ({kept_as})" if kept_as != "float" else ""
         found = Candidate(name, scheme, kept, kept_as)
         began = time.monotonic()
         try:
-            found = self._measured(found, make())
+            found = self._measured(found, make(), only_if_close=only_if_close)
         except Exception as problem:
             found = replace(found, problem=model_file.first_line(problem))
         found = replace(found, seconds=time.monotonic() - began)
         self.candidates.append(found)
         return found
 
-    def _measured(self, candidate: Candidate, model: Any) -> Candidate:
-        if not _changed(model, self._bench.model):
+    def _measured(self, candidate: Candidate, model: Any, *, only_if_close: bool) -> Candidate:
+        if candidate.scheme != OPTIMIZED and not _changed(model, self._bench.model):
             raise ValueError("nothing was quantized")
         folder = self._bench.workdir / f"candidate-{len(self.candidates)}"
         folder.mkdir()
@@ -170,19 +191,41 @@ class Search:
         timeout_s = max(60.0, 30.0 * len(self._feeds) * self._float.first_run_s)
         with self._job.trial(path, self._judged_on, timeout_s=timeout_s) as trial:
             parity = closeness.compare(self._reference, trial.answers())
-            (ratio,), self.run_s = pair_timing.against_first([self._float, trial], GLANCE_S)
+            fails = tuple(closeness.violations(parity, self._tolerance, self._margin))
+            ratio = None
+            if not (fails and only_if_close):
+                (ratio,), self.run_s = pair_timing.against_first([self._float, trial], GLANCE_S)
         return replace(
             candidate,
             path=path,
             parity=parity,
             excess=closeness.excess(parity, self._tolerance, self._margin),
-            fails=tuple(closeness.violations(parity, self._tolerance, self._margin)),
+            fails=fails,
             ratio=ratio,
             bytes=model_file.size(path),
         )
 
+    def _refine_parts(self, scheme: Scheme) -> None:
+        """Find stretches of the graph that a scheme can have, by trying halves, quarters and so on."""
+        names = scheme.parts(self._bench) if scheme.parts else ()
+
+        def attempt(kept: Sequence[str]) -> mixed_search.Attempt:
+            if not kept:  # the whole scheme, which does not hold
+                return mixed_search.Attempt(len(names), False)
+            found = self.attempt(scheme, (*self._excluded, *kept), only_if_close=True)
+            return mixed_search.Attempt(len(names) - len(kept), found.holds)
+
+        mixed_search.search(names, [], attempt, most=MOST_PARTS, over=lambda: bool(self.over))
+
+    def fall_back(self, scheme: Scheme) -> None:
+        """Try what is left when no candidate is faster: it costs a moment beyond the time for candidates."""
+        if not self._is_faster:
+            self.attempt(scheme, self._excluded)
+
     def refine(self, whole: Candidate, scheme: Scheme) -> None:
         """Find the fewest nodes that a whole scheme must keep in float to hold, and build it with them."""
+        if scheme.parts and not self._is_faster:
+            self._refine_parts(scheme)
         if whole.path is None or scheme.targets is None:
             return
         try:
@@ -266,16 +309,28 @@ class Search:
         if not able:
             return []
         rounds: list[list[pair_timing.Ratio]] = []
+        loads: list[list[float]] = []
         for _ in range(FINAL_ROUNDS):
             with ExitStack() as stack:
                 paths = [Path(self._job.model), *(c.path for c in able if c.path is not None)]
                 trials: list[Trial] = [stack.enter_context(self._job.trial(path, self._judged_on)) for path in paths]
                 ratios, self.run_s = pair_timing.against_first(trials, FINAL_S)
                 rounds.append(ratios)
+                loads.append([trial.load_s / max(trials[0].load_s, 1e-9) for trial in trials[1:]])
         return [
-            replace(c, ratio=pair_timing.joined(found))
-            for c, found in zip(able, zip(*rounds, strict=True), strict=True)
+            replace(c, ratio=pair_timing.joined(found), load_share=sum(shares) / FINAL_ROUNDS)
+            for c, found, shares in zip(able, zip(*rounds, strict=True), zip(*loads, strict=True), strict=True)
         ]
+
+
+def is_worth_refining(candidate: Candidate) -> bool:
+    """Whether a candidate that does not hold is quick enough for nodes to be given back, which makes it slower still.
+
+    Where stretches of the graph are given back, what is gained is size, and being as fast is enough.
+    """
+    scheme = SCHEMES.get(candidate.scheme)
+    enough = AS_FAST if scheme and scheme.parts else PROMISING
+    return not candidate.holds and not candidate.problem and candidate.may_reach >= enough
 
 
 def _slowed(speed: float, kept: float) -> float:

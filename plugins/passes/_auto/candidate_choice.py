@@ -9,12 +9,15 @@ from typing import Any, Final
 
 from .._measuring import closeness, pair_timing
 
-__all__ = ["FINALISTS", "Candidate", "Ranking", "finalists", "ships", "shortest_prefix"]
+__all__ = ["AS_FAST", "FINALISTS", "Candidate", "Ranking", "finalists", "ships", "shortest_prefix"]
 
 FINALISTS: Final = 3
 
 SMALLER: Final = 0.9
 """Share of the float model's bytes below which a model counts as smaller."""
+
+QUICKER_LOAD: Final = 0.95
+"""Share of the float model's time to load below which a model counts as loading faster."""
 
 AS_FAST: Final = 1.0 - 2.0 * pair_timing.FLOOR
 """Ratio to the float model's speed from which on a smaller model may ship instead of it, if it is not surely slower.
@@ -26,7 +29,8 @@ class Candidate:
     """One model that was tried.
 
     :param kept: nodes left in float (or in ``kept_as``). :param excess: noise over the noise allowed; above 1 it does
-        not hold. :param problem: why it could not be made, loaded or run.
+        not hold. :param load_share: its time to load over the float model's, 1 where it was not
+        measured. :param problem: why it could not be made, loaded or run.
     """
 
     name: str
@@ -39,6 +43,7 @@ class Candidate:
     fails: tuple[str, ...] = ()
     ratio: pair_timing.Ratio | None = None
     bytes: int = 0
+    load_share: float = 1.0
     seconds: float = 0.0
     problem: str = ""
 
@@ -59,8 +64,10 @@ class Candidate:
 
     @property
     def is_as_fast(self) -> bool:
-        """Whether its speed cannot be told from the float model's."""
-        return self.ratio is not None and not self.ratio.is_slower and self.speed >= AS_FAST
+        """Whether its speed cannot be told from the float model's, with something left for the cell's longer timing."""
+        if self.ratio is None or self.speed < AS_FAST:
+            return False
+        return self.ratio.high >= 1.0 or self.speed >= 1.0 / (1.0 + pair_timing.FLOOR / 2.0)
 
     def as_json(self) -> dict[str, Any]:
         """Return what is worth keeping of it."""
@@ -71,6 +78,8 @@ class Candidate:
         found |= {"fails": list(self.fails), "bytes": self.bytes, "seconds": round(self.seconds, 2)}
         if self.ratio is not None:
             found |= {name: round(getattr(self.ratio, name), 3) for name in ("ratio", "low", "high")}
+        if self.load_share != 1.0:
+            found["load_share"] = round(self.load_share, 3)
         return found
 
 
@@ -120,7 +129,7 @@ def ships(timed: Sequence[Candidate], float_bytes: int) -> Candidate | None:
     """Return which of the finalists ships, or ``None``: the float model does.
 
     The fastest wins; what cannot be told from it in speed and is smaller wins over it. When nothing is faster than the
-    float model, a model that is smaller and not slower does.
+    float model, a model that is smaller and not slower does; when there is none either, one that loads in less time.
     """
     faster = [c for c in timed if c.ratio is not None and c.ratio.is_faster]
     if faster:
@@ -128,4 +137,5 @@ def ships(timed: Sequence[Candidate], float_bytes: int) -> Candidate | None:
         near = [c for c in faster if c.speed >= quickest.speed / (1.0 + pair_timing.FLOOR)]
         return min(near, key=lambda c: c.bytes)
     smaller = [c for c in timed if c.bytes < SMALLER * float_bytes and c.is_as_fast]
-    return min(smaller, key=lambda c: c.bytes, default=None)
+    quicker = [c for c in timed if c.load_share < QUICKER_LOAD and c.is_as_fast]
+    return min(smaller, key=lambda c: c.bytes, default=None) or min(quicker, key=lambda c: c.load_share, default=None)

@@ -8,13 +8,13 @@ a whole or not at all.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
-from .. import to_float16
+from .. import optimize, to_float16
 from .._models import model_file, onnx_graph
 from . import node_noise, smoothing, weight_blocks
 from .trial_bench import HEAVY_OPS, Bench
@@ -22,9 +22,11 @@ from .trial_bench import HEAVY_OPS, Bench
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+    from ortforge.api import PassJob
+
     Targets = Mapping[str, node_noise.Quantized]
 
-__all__ = ["SCHEMES", "Scheme", "in_order"]
+__all__ = ["OPTIMIZED", "SCHEMES", "Scheme", "in_order", "optimized", "summary_of"]
 
 
 def _always(bench: Bench) -> str:
@@ -39,6 +41,8 @@ class Scheme:
     :param targets: what the whole model in this form (the second argument) does to each node; ``None``: no node can be
         kept, or nothing is known of it.
     :param base: the float model that ``targets`` speaks of, where that is not the bench's.
+    :param parts: nodes in the order of the graph, where a scheme's noise comes from stretches of it rather than from
+        single nodes: stretches are kept in float then.
     :param unfit: why it cannot be used for this model, or ``""``.
     """
 
@@ -47,6 +51,7 @@ class Scheme:
     make: Callable[[Bench, Collection[str]], ModelProto]
     targets: Callable[[Bench, ModelProto], Targets] | None = None
     base: Callable[[Bench], ModelProto] | None = None
+    parts: Callable[[Bench], Sequence[str]] | None = None
     unfit: Callable[[Bench], str] = _always
 
 
@@ -197,6 +202,37 @@ def _half(bench: Bench, kept: Collection[str]) -> ModelProto:
     return model_file.load(output)
 
 
+def _half_parts(bench: Bench) -> list[str]:
+    nodes = model_file.load(bench.source).graph.node
+    return [node.name for node in nodes if node.name and node.op_type != "Constant"]
+
+
+def _optimized(bench: Bench, kept: Collection[str], *, job: PassJob) -> ModelProto:
+    """Do what the pass ``optimize`` does at its highest level, from the model as it came."""
+    folder = bench.workdir / "optimized"
+    folder.mkdir()
+    facts = {name: getattr(job, name) for name in ("ep", "ep_name", "ep_options", "ort_version", "cpu_flags")}
+    changed: Any = SimpleNamespace(
+        model=bench.source, output=folder / "model.onnx", workdir=folder, parameters={"level": "all"}, **facts
+    )
+    with _quiet():
+        optimize.apply(changed)
+    return model_file.load(folder / "model.onnx")
+
+
+def optimized(job: PassJob) -> Scheme:
+    """Return what is left when nothing can be quantized: the float model as a session would run it, which loads faster.
+
+    It is as fast as the float model, and bound to this runtime, EP and processor by its stamp.
+    """
+    return Scheme(OPTIMIZED, summary_of(OPTIMIZED), partial(_optimized, job=job))
+
+
+def summary_of(name: str) -> str:
+    """Return what a scheme does, in a few words."""
+    return SCHEMES[name].summary if name in SCHEMES else "the float model after ONNX Runtime's own optimizations"
+
+
 def _quiet() -> Any:
     """Keep advice that ONNX Runtime's tools print and log out of the way."""
     import contextlib
@@ -299,16 +335,18 @@ SCHEMES: Final[Mapping[str, Scheme]] = {
             partial(_weights_targets, bits=4, block=32),
             unfit=_needs_matmul,
         ),
-        Scheme("float16", "weights and computations in half precision", _half),
+        Scheme("float16", "weights and computations in half precision", _half, parts=_half_parts),
     )
 }
 """All schemes by name."""
 
+OPTIMIZED: Final = "optimized"
+
 _CONVOLUTIONAL: Final = (
     "static-channel",
+    "float16",
     "static-heavy",
     "static",
-    "float16",
     "dynamic-unsigned",
     "dynamic",
     "dynamic-channel",
