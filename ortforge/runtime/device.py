@@ -40,7 +40,7 @@ __all__ = [
 _PCI_VENDORS: Final = {"0x10de": "nvidia", "0x1002": "amd", "0x8086": "intel", "0x5143": "qualcomm"}
 """PCI ids of vendors whose GPUs an EP can use; display controllers of servers and virtual machines are left out."""
 
-_SMI: Final = "name,driver_version,memory.total,compute_cap"
+_SMI: Final = "name,driver_version,memory.total,compute_cap,uuid"
 _SMI_TIMEOUT_S: Final = 5.0
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 
@@ -94,15 +94,40 @@ def parse_memory(text: str) -> float:
     return math.inf if stripped == "max" or int(stripped) >= 1 << 60 else int(stripped)
 
 
-def parse_nvidia_smi(text: str) -> tuple[Gpu, ...]:
-    """Return the GPUs of ``nvidia-smi --query-gpu=…`` (name, driver, memory in MiB, compute capability; csv)."""
-    gpus = []
+def parse_nvidia_smi(text: str, visible: str | None = None) -> tuple[Gpu, ...]:
+    """Return the GPUs of ``nvidia-smi --query-gpu=…`` (name, driver, memory in MiB, compute capability, UUID; csv).
+
+    :param visible: ``CUDA_VISIBLE_DEVICES``, which nvidia-smi does not heed: CUDA has those GPUs alone, in that order.
+        ``None`` where it is not set.
+    """
+    gpus, uuids = [], []
     for row in csv.reader(text.splitlines(), skipinitialspace=True):
         if len(row) >= 4:
             memory = int(row[2]) << 20 if row[2].strip().isdigit() else 0
             capability = row[3].strip() if re.fullmatch(r"\d+\.\d+", row[3].strip()) else ""
             gpus.append(Gpu("nvidia", row[0].strip(), row[1].strip(), memory, capability))
-    return tuple(gpus)
+            uuids.append(row[4].strip() if len(row) > 4 else "")
+    return tuple(gpus) if visible is None else tuple(gpus[number] for number in _visible(visible, uuids))
+
+
+def _visible(setting: str, uuids: Sequence[str]) -> list[int]:
+    """Return the numbers of the GPUs that ``CUDA_VISIBLE_DEVICES`` lists, by CUDA's rules.
+
+    An entry is a number or the beginning of one GPU's UUID; the first that is neither ends the list. Parts of a GPU
+    (``MIG-…``) are not in nvidia-smi's answer: with them, every GPU counts.
+    """
+    entries = [entry.strip() for entry in setting.split(",")]
+    if any(entry.startswith("MIG") for entry in entries):
+        return list(range(len(uuids)))
+    chosen: list[int] = []
+    for entry in entries:
+        named = [number for number, uuid in enumerate(uuids) if entry.startswith("GPU-") and uuid.startswith(entry)]
+        if entry.isdecimal() and int(entry) < len(uuids):
+            named = [int(entry)]
+        if len(named) != 1:
+            break
+        chosen.append(named[0])
+    return chosen
 
 
 def parse_pressure(text: str) -> float | None:
@@ -279,7 +304,7 @@ def _gpus(cpu_model: str) -> tuple[Gpu, ...]:
     smi = shutil.which("nvidia-smi")
     if smi:
         text = _output([smi, f"--query-gpu={_SMI}", "--format=csv,noheader,nounits"], _SMI_TIMEOUT_S)
-        gpus = parse_nvidia_smi(text)
+        gpus = parse_nvidia_smi(text, os.environ.get("CUDA_VISIBLE_DEVICES"))
     if sys.platform == "darwin" and cpu_model.startswith("Apple"):
         return (Gpu("apple", cpu_model, platform.mac_ver()[0], 0),)
     cards = sorted(Path("/sys/class/drm").glob("card[0-9]*"))

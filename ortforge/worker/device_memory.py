@@ -77,6 +77,26 @@ class DeviceMemory:
             return None
         return figure(self._processes(handle), os.getpid(), self._before.get(bus), self._used(handle))
 
+    def where(self, index: int = 0) -> str:
+        """Say which GPU CUDA's device ``index`` is, where there are several to be told apart; else ``""``.
+
+        CUDA must be in use by then, as for :meth:`held`.
+        """
+        visible = _visible_gpus()
+        if visible < 2 and len(self._before) < 2:
+            return ""
+        bus = _bus_of(index)
+        handle = next((found for found in self._handles() if bus and self._bus(found) == bus), None)
+        if handle is None:
+            return ""
+        return f"It ran on GPU {index} of {visible} that CUDA sees: {self._name(handle)} at {bus}."
+
+    def _name(self, handle: Any) -> str:
+        name = (ctypes.c_char * 96)()  # NVML_DEVICE_NAME_V2_BUFFER_SIZE
+        if self._nvml.nvmlDeviceGetName(handle, name, len(name)) != 0:
+            return "a GPU"
+        return name.value.decode("utf-8", "replace")
+
     def _handles(self) -> Sequence[Any]:
         count = ctypes.c_uint()
         if self._nvml is None or self._nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) != 0:
@@ -107,6 +127,15 @@ class DeviceMemory:
         if list_processes(handle, ctypes.byref(count), found) != 0:
             return {}
         return {int(entry.pid): int(entry.used) for entry in found[: count.value]}
+
+
+def _visible_gpus() -> int:
+    """Return how many GPUs CUDA sees: those that CUDA_VISIBLE_DEVICES leaves."""
+    count = ctypes.c_int()
+    with suppress(OSError, AttributeError):
+        if ctypes.CDLL("libcuda.so.1").cuDeviceGetCount(ctypes.byref(count)) == 0:
+            return count.value
+    return 0
 
 
 def _bus_of(index: int) -> str:

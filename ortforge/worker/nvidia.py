@@ -7,11 +7,24 @@ and the CPU does the work.
 from __future__ import annotations
 
 import ctypes
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CUDA", "EPS", "captures", "missing_library", "preload", "refused_capture", "remarks", "without_time"]
+__all__ = [
+    "CUDA",
+    "EPS",
+    "absent_gpu",
+    "captures",
+    "missing_library",
+    "preload",
+    "refused_capture",
+    "remarks",
+    "with_remedy",
+    "without_time",
+]
 
 CUDA = "CUDAExecutionProvider"
 
@@ -46,8 +59,35 @@ def missing_library(ort: Any, ep: str) -> str:
         ctypes.CDLL(str(folder / "libonnxruntime_providers_shared.so"), mode=ctypes.RTLD_GLOBAL)
         ctypes.CDLL(str(folder / _LIBRARIES[ep]))
     except OSError as error:
-        return str(error)
+        return with_remedy(str(error))
     return ""
+
+
+def with_remedy(said: str) -> str:
+    """Add to the dynamic linker's words what TensorRT needs: no wheel of ONNX Runtime has it, and one package misleads.
+
+    ``tensorrt-lean`` has ``libnvinfer_lean`` alone: no builder and no parser, both of which ORT's EP needs.
+    """
+    asked = re.search(r"\blib(?:nvinfer|nvonnxparser)\w*\.so\.(\d+)", said)
+    if asked is None:
+        return said
+    return (
+        f"{said}; TensorRT {asked[1]} comes apart from ONNX Runtime: install NVIDIA's tensorrt of that version and "
+        "name the folder of its libraries in LD_LIBRARY_PATH. tensorrt-lean will not do: it only runs engines that a "
+        "full TensorRT built"
+    )
+
+
+def absent_gpu(error: Exception) -> str:
+    """Return which GPU was asked for that CUDA does not see, or ``""`` when the error is about something else."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if "no CUDA-capable device is detected" in str(error):
+        return "CUDA sees no GPU here" + ("" if visible is None else f': CUDA_VISIBLE_DEVICES = "{visible}" hides them')
+    told = re.search(r"Invalid device ID: (\d+), must be between 0 \(inclusive\) and (\d+) \(exclusive\)", str(error))
+    if told is None:
+        return ""
+    why = "" if visible is None else f': CUDA_VISIBLE_DEVICES = "{visible}" numbers those that it leaves from 0 on'
+    return f'device_id = "{told[1]}" asks for GPU number {int(told[1]) + 1}, and CUDA sees {told[2]} here{why}'
 
 
 def captures(providers: Sequence[Sequence[Any]]) -> bool:

@@ -82,6 +82,9 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     peak = peak_rss()
     device = int(dict(job["providers"][0][1] or {}).get("device_id", 0)) if job["providers"] else 0
     in_force = dict(session.get_provider_options().get(opened.ep) or {})
+    remarks = list(nvidia.remarks(opened.ep, in_force, timed.place, captured))
+    if memory and (which := memory.where(device)):
+        remarks.append(which)
 
     channel.finish(
         {
@@ -94,7 +97,7 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
             "device_memory": memory.held(device) if memory else None,
             "ep_options": in_force,
             "io_binding": timed.place,
-            "remarks": list(nvidia.remarks(opened.ep, in_force, timed.place, captured)),
+            "remarks": remarks,
             "samples": len(samples),
             "placement": _placed(opened.ep, session, profile_file) if profile_file else None,
             "inputs": described(inputs),

@@ -96,6 +96,8 @@ def open_session(
     except Exception as error:
         if nvidia.captures(wanted) and (why := nvidia.refused_capture(error)):
             raise JobError("unsupported", why) from error
+        if why := nvidia.absent_gpu(error):
+            raise JobError("unsupported", why) from error
         # TensorRT's EP does not fall away: ORT refuses the session, and asks for the libraries without a name.
         if missing := next(filter(None, (nvidia.missing_library(ort, name) for name in names)), ""):
             raise JobError("failed", f"{names[0]} cannot be used: its library does not load ({missing})") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from ortforge.api import Availability, Device, Gpu, available, unavailable
 
 X86_64 = ("x86_64", "amd64")
@@ -40,7 +42,9 @@ def on_nvidia(device: Device, what: str) -> Availability:
     if problem:
         return unavailable(f"{what} does not run here: {problem}")
     if not gpus_of(device, "nvidia"):
-        return unavailable(f"no NVIDIA GPU was found on this device ({describe(device)})")
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+        why = "" if hidden is None else f'; CUDA_VISIBLE_DEVICES = "{hidden}" hides those that it does not name'
+        return unavailable(f"no NVIDIA GPU was found on this device ({describe(device)}){why}")
     return available()
 
 

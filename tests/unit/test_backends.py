@@ -25,8 +25,9 @@ def usable(device: Device) -> set[str]:
 
 
 @pytest.fixture(autouse=True)
-def no_software_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
 def test_a_plain_linux_cpu_gets_what_runs_on_cpus_and_the_emulator(linux_cpu: Device) -> None:
@@ -67,6 +68,33 @@ def test_reasons_say_what_was_looked_for_and_what_is_there(linux_cpu: Device) ->
     assert "SwiftShader" in reasons["webgpu"]
 
 
+def test_gpus_that_are_hidden_from_cuda_are_not_called_missing(
+    linux_cpu: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    reason = BACKENDS["cuda"].availability(linux_cpu).reason
+    assert reason.endswith('no GPU); CUDA_VISIBLE_DEVICES = "" hides those that it does not name')
+
+
+@pytest.mark.parametrize(
+    ("capability", "taken"),
+    [("7.5", False), ("8.6", True), ("8.9", True), ("9.0", False), ("10.0", False), ("12.0", True), ("", True)],
+)
+def test_tensorrt_for_rtx_says_which_gpus_it_takes(linux_cpu: Device, capability: str, taken: bool) -> None:
+    """On others its library offers no device and gives no reason: seen on an H200 (9.0)."""
+    answer = BACKENDS["tensorrt-rtx"].availability(
+        replace(linux_cpu, gpus=(replace(H200, compute_capability=capability),))
+    )
+    assert answer.usable == taken
+    assert taken or f"8.6, 8.9, and 12.0 or newer, and not {H200.name} ({capability})" in answer.reason
+
+
+def test_tensorrt_for_rtx_takes_no_device_id(linux_cpu: Device) -> None:
+    refuse = BACKENDS["tensorrt-rtx"].objection
+    assert "CUDA_VISIBLE_DEVICES" in refuse({"device_id": "0"}, {}, linux_cpu)
+    assert refuse({"enable_cuda_graph": "1"}, {}, linux_cpu) == ""
+
+
 def test_webgpu_takes_a_software_driver_that_the_user_set_up(
     linux_cpu: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,7 +108,8 @@ def test_webgpu_takes_a_software_driver_that_the_user_set_up(
 
 def test_names_are_those_that_onnx_runtime_has() -> None:
     known = set(onnxruntime.get_all_providers())
-    assert {backend.ep for backend in BACKENDS.values()} <= known
+    apart = {"NvTensorRTRTXExecutionProvider"}  # only its own library has the name: get_ep_name() of its package
+    assert {backend.ep for backend in BACKENDS.values()} <= known | apart
     for backend in BACKENDS.values():
         assert backend.ep.lower().endswith("executionprovider")
 

@@ -91,6 +91,31 @@ def test_nvidia_smi() -> None:
     assert device.parse_nvidia_smi("No devices were found\n") == ()
 
 
+@pytest.mark.parametrize(
+    ("visible", "seen"),
+    [
+        (None, ["H200", "A10", "L4"]),
+        ("1", ["A10"]),
+        ("2,0", ["L4", "H200"]),
+        ("GPU-803e456b, GPU-28a5", ["A10", "H200"]),
+        ("0,7,1", ["H200"]),
+        ("GPU-", []),
+        ("-1", []),
+        ("", []),
+        ("MIG-28a561a1-a94b", ["H200", "A10", "L4"]),
+    ],
+    ids=["all", "one", "order", "uuids", "ends-at-none", "several-match", "minus-one", "empty", "parts"],
+)
+def test_gpus_that_cuda_is_not_let_see_do_not_count(visible: str | None, seen: list[str]) -> None:
+    """nvidia-smi lists them all the same, and CUDA numbers what it sees from 0 on."""
+    text = (
+        "H200, 580.159.04, 143771, 9.0, GPU-28a561a1-a94b-74a8-973e-2ea7f032d46a\n"
+        "A10, 580.159.04, 23028, 8.6, GPU-803e456b-865b-010c-063b-dcebba954682\n"
+        "L4, 580.159.04, 23034, 8.9, GPU-1b1c1d1e-0000-1111-2222-333344445555\n"
+    )
+    assert [gpu.name for gpu in device.parse_nvidia_smi(text, visible)] == seen
+
+
 def test_pressure_counts_up_where_linux_tells_it() -> None:
     text = "some avg10=1.53 avg60=0.87 avg300=0.30 total=4929442\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n"
     assert device.parse_pressure(text) == 4929442.0

@@ -106,6 +106,17 @@ def test_what_a_gpu_cannot_do_is_said_in_the_plan(tmp_path: Path, gpu: Device, u
     assert reason in said
 
 
+@pytest.mark.parametrize(("number", "refused"), [("0", False), ("1", False), ("2", True)])
+def test_each_gpu_of_two_can_be_asked_for_and_no_third(tmp_path: Path, gpu: Device, number: str, refused: bool) -> None:
+    use = f'{{ name = "cuda", label = "one", options = {{ device_id = "{number}" }} }}'
+    plan = plan_of(
+        tmp_path, replace(gpu, gpus=(H200, H200)), MATRIX.partition("eps = [")[0] + f'eps = ["cpu", {use}]\n'
+    )
+    (said,) = [cell.unsupported for cell in plan.cells if cell.ep == "one"]
+    assert ('device_id = "2" asks for GPU number 3, and this device has 2' in said) == refused
+    assert bool(said) == refused
+
+
 def test_a_gpu_and_its_driver_are_part_of_what_a_timing_is_known_by(tmp_path: Path, gpu: Device) -> None:
     newer = replace(gpu, gpus=(replace(H200, driver="590.10"),))
     name = "time:m/none@gpu:cuda/here"
@@ -163,6 +174,32 @@ def test_a_library_that_is_not_there_is_named() -> None:
     assert nvidia.missing_library(ort, "CPUExecutionProvider") == ""
 
 
+def test_a_tensorrt_that_is_missing_comes_with_where_to_get_it_and_what_will_not_do() -> None:
+    said = "libnvinfer.so.10: cannot open shared object file: No such file or directory"
+    told = nvidia.with_remedy(said)
+    assert told.startswith(f"{said}; TensorRT 10 comes apart from ONNX Runtime")
+    assert "tensorrt-lean will not do" in told
+    other = "libcublasLt.so.13: cannot open shared object file: No such file or directory"
+    assert nvidia.with_remedy(other) == other
+
+
+def test_a_gpu_that_cuda_does_not_see_is_said_with_what_hides_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A target's environment may hide GPUs that the plan counted. The words are ONNX Runtime's (1.31.1, two GPUs)."""
+    said = RuntimeError("Invalid device ID: 1, must be between 0 (inclusive) and 1 (exclusive).")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert nvidia.absent_gpu(said) == (
+        'device_id = "1" asks for GPU number 2, and CUDA sees 1 here: CUDA_VISIBLE_DEVICES = "1" numbers those that it '
+        "leaves from 0 on"
+    )
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert nvidia.absent_gpu(said).endswith("and CUDA sees 1 here")
+    none = RuntimeError("CUDA failure 100: no CUDA-capable device is detected ; GPU=-1 ; hostname=vm ; line=355")
+    assert nvidia.absent_gpu(none) == "CUDA sees no GPU here"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert nvidia.absent_gpu(none) == 'CUDA sees no GPU here: CUDA_VISIBLE_DEVICES = "" hides them'
+    assert nvidia.absent_gpu(RuntimeError("Load model from m.onnx failed: Protobuf parsing failed.")) == ""
+
+
 def test_a_time_share_that_is_none_is_left_out() -> None:
     """ORT's profile has the host's time: 0.1 ms to launch what the GPU computes for 2 ms."""
     found = {"nodes": {CUDA: 64, "CPUExecutionProvider": 3}, "time_share": {CUDA: 0.3, "CPUExecutionProvider": 0.7}}
@@ -190,6 +227,7 @@ def test_memory_is_not_known_where_nothing_is_told() -> None:
 @pytest.mark.skipif(ctypes.util.find_library("cuda") is not None, reason="there is a driver")
 def test_without_a_driver_nothing_is_claimed() -> None:
     assert DeviceMemory().held() is None
+    assert DeviceMemory().where() == ""
 
 
 def test_the_driver_s_structures_have_the_size_that_nvml_gives_them() -> None:
