@@ -77,9 +77,13 @@ def plan(
         for entry in prepared.plan.cells:
             typer.echo(f"{entry.id}" + (f"  unsupported: {entry.unsupported}" if entry.unsupported else ""))
     else:
-        reasons = dict.fromkeys((entry.target, entry.ep, entry.unsupported) for entry in unsupported)
-        for target, ep, reason in reasons:
-            typer.echo(f"unsupported: {target}:{ep}: {reason}")
+        reasons: dict[tuple[str, str, str], dict[str, None]] = {}
+        for entry in unsupported:
+            reasons.setdefault((entry.target, entry.ep, entry.unsupported), {})[entry.recipe] = None
+        recipes = {entry.recipe for entry in prepared.plan.cells}
+        for (target, ep, reason), of in reasons.items():
+            which = "" if recipes == of.keys() else f" ({', '.join(of)})"
+            typer.echo(f"unsupported: {target}:{ep}{which}: {reason}")
     if steps:
         for item in found:
             typer.echo(f"{item.state:<8} {item.key[:12] or '-':<12} {item.step.id}  ({item.why})")
