@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -47,6 +47,7 @@ def make_plan(matrix: Matrix, plugins: Plugins, device: Device, *, worker: str) 
     if not matrix.models:  # a file for building wheels
         for target in matrix.targets:
             planner.build(target)
+    planner.note_builds({cell.target for cell in planned})
     return Plan(planner.steps, planned, matrix.digest, (*matrix.warnings, *planner.notes))
 
 
@@ -163,6 +164,17 @@ class _Planner:
             needed = self.operators(target)
             self.builds[target] = lay_out(target, self.matrix, self.plugins, self.device, self.step, needed, until)
         return self.builds[target]
+
+    def note_builds(self, targets: Collection[str]) -> None:
+        """Say what this device leaves open: EPs that no wheel is proven on, and targets that are not built at all."""
+        for target, (_, prove) in sorted(self.builds.items()):
+            for ep, why in self.steps[prove].parameters["not_run"].items():
+                self.notes.append(f"target {target}: its wheel is not proven on {ep} here: {why}")
+        for target in sorted(targets):
+            if self.matrix.targets[target].from_ == "source" and target not in self.builds:
+                from ortforge.plan.building import unbuilt
+
+                self.notes.append(unbuilt(target, self.matrix, self.plugins, self.device))
 
     def operators(self, target: str) -> str:
         """Return the step that finds out which operators the target's cells need, if only those are to be built."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import nvidia
+from . import blame, nvidia
 from .module import load_module
 from .protocol import Channel, JobError
 
@@ -122,7 +122,8 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
 
         nvidia.preload(onnxruntime, [(pass_job.ep_name, {})])
     channel.phase("apply")
-    details = module.apply(pass_job)
+    with blame.on_the_model(pass_job.model, pass_job.ep_name):
+        details = module.apply(pass_job)
     if not isinstance(details, Mapping):
         raise JobError("failed", f"apply(job) must return a dict, and returned {type(details).__name__}")
     made = output.parent / str(details.get("file", output.name))

@@ -1,4 +1,4 @@
-"""Reading and writing models for the passes: external data, IR versions, sizes, and "does it load".
+"""Reading and writing models for the passes: external data, IR versions, sizes, and problems in one line.
 
 Runs inside a runtime beside the pass that imports it, so it knows nothing of ortforge. Only the standard library is
 imported when the file is, since the passes' other half is listed by processes that have no onnx.
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OLDEST_IR",
+    "bytes_of",
     "copy",
     "external_files",
     "first_line",
@@ -30,8 +31,10 @@ __all__ = [
     "load",
     "load_error",
     "needs_external_data",
+    "refuse_ort",
     "save",
     "save_beside",
+    "settle",
     "size",
 ]
 
@@ -76,11 +79,7 @@ def load(path: Path) -> ModelProto:
     """
     import onnx
 
-    if path.suffix == ".ort":
-        raise ValueError(
-            f"{path.name} is in ORT's own format, which no pass can read back. "
-            "Put the pass that writes it (optimize with format = 'ort') last in the recipe."
-        )
+    refuse_ort(path)
     try:
         return onnx.load(str(path))
     except Exception as problem:
@@ -90,11 +89,26 @@ def load(path: Path) -> ModelProto:
         ) from problem
 
 
+def refuse_ort(path: Path) -> None:
+    """Refuse a file in ORT's own format.
+
+    :raises ValueError: it is one.
+    """
+    if path.suffix == ".ort":
+        raise ValueError(
+            f"{path.name} is in ORT's own format, which no pass can read back. Give the .onnx file that it was made "
+            "from; a pass that writes this format (optimize with format = 'ort') goes last in the recipe."
+        )
+
+
 def needs_external_data(model: ModelProto) -> bool:
     """Whether the weights are too large for one protobuf message."""
-    # Counted from the shapes: asking for raw_data copies the weights.
-    size: int = sum(math.prod(tensor.dims) * _item_bytes(tensor.data_type) for tensor in tensors(model))
-    return size > INLINE_LIMIT
+    return sum(map(bytes_of, tensors(model))) > INLINE_LIMIT
+
+
+def bytes_of(tensor: TensorProto) -> int:
+    """Return the bytes of a tensor's values, counted from its shape: asking for raw_data copies them."""
+    return math.prod(tensor.dims) * _item_bytes(tensor.data_type)
 
 
 def _item_bytes(data_type: int) -> int:
@@ -107,6 +121,15 @@ def _item_bytes(data_type: int) -> int:
         return 1
 
 
+def settle(model: ModelProto, ir_version: int) -> None:
+    """Give a model the IR version of the model it came from, and imports only of domains that it uses."""
+    if ir_version < OLDEST_IR:
+        demote_weight_inputs(model)
+        ir_version = RAISED_IR
+    model.ir_version = ir_version
+    fit_imports(model)
+
+
 def save(model: ModelProto, path: Path, *, ir_version: int) -> None:
     """Write a model, with the IR version of the model it came from and imports only of domains that it uses.
 
@@ -115,11 +138,7 @@ def save(model: ModelProto, path: Path, *, ir_version: int) -> None:
     """
     import onnx
 
-    if ir_version < OLDEST_IR:
-        demote_weight_inputs(model)
-        ir_version = RAISED_IR
-    model.ir_version = ir_version
-    fit_imports(model)
+    settle(model, ir_version)
     if needs_external_data(model):
         onnx.save_model(
             model,
@@ -143,11 +162,7 @@ def save_beside(model: ModelProto, path: Path, *, ir_version: int, convert_attri
     """
     import onnx
 
-    if ir_version < OLDEST_IR:
-        demote_weight_inputs(model)
-        ir_version = RAISED_IR
-    model.ir_version = ir_version
-    fit_imports(model)
+    settle(model, ir_version)
     onnx.save_model(
         model,
         str(path),
@@ -227,7 +242,8 @@ def first_line(problem: BaseException) -> str:
     Python's own errors and asserts, which say little by themselves, are named with the function they stand in.
     """
     text = re.sub(r"Load model from \S+ failed:\s*", "", str(problem).strip())
-    line = text.splitlines()[0] if text else ""
+    # Python tells where it imported from.
+    line = re.sub(r" \(/\S+\)$", "", text.splitlines()[0]) if text else ""
     frames = traceback.extract_tb(problem.__traceback__)
     if frames and (not line or isinstance(problem, AttributeError | LookupError | NameError | TypeError)):
         line = f"{type(problem).__name__} in {frames[-1].name}" + (f": {line}" if line else "")

@@ -19,6 +19,7 @@ __all__ = [
     "DEFAULT_DOMAINS",
     "MASK_MAGNITUDE",
     "QUANTIZED_OPS",
+    "changed_inputs",
     "constants_to_initializers",
     "demote_weight_inputs",
     "fit_imports",
@@ -36,6 +37,7 @@ __all__ = [
     "restore",
     "sort_nodes",
     "unmade",
+    "without_functions",
 ]
 
 DEFAULT_DOMAINS: Final = ("", "ai.onnx")
@@ -279,6 +281,15 @@ def has_onnx_operators(model: ModelProto) -> bool:
     return any(entry.domain in DEFAULT_DOMAINS for entry in model.opset_import)
 
 
+def without_functions(model: ModelProto) -> ModelProto:
+    """Return the model with its functions, which torch's exporters write, put where they are called."""
+    from onnx import inliner
+
+    flat = inliner.inline_local_functions(model)
+    fit_imports(flat)
+    return flat
+
+
 def raise_opset(model: ModelProto, to: int, why: str) -> ModelProto:
     """Return the model with ONNX's operator set raised to at least ``to``.
 
@@ -335,13 +346,24 @@ def _chosen(wanted: Iterable[str], known: Sequence[str], refusal: str, *, plain:
             found = [text]
         else:
             found = [name for name in known if is_glob and fnmatchcase(name, text)]
-        if not found:
+        # A star alone is the same as nothing given, also where there is nothing to choose from.
+        if not found and text.strip("*"):
             bare = text.translate(dict.fromkeys(map(ord, "*?[]")))
             near = get_close_matches(bare, known, n=3 if is_glob else 1, cutoff=0.5)
             guess = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
             raise ValueError(refusal.format(text) + guess)
         chosen |= dict.fromkeys(found)
     return list(chosen)
+
+
+def changed_inputs(before: ModelProto, after: ModelProto) -> dict[str, str]:
+    """Return numpy's name of the new type of each input whose type changed."""
+    from onnx import helper
+
+    old = {value.name: value.type.tensor_type.elem_type for value in before.graph.input}
+    new = {value.name: value.type.tensor_type.elem_type for value in after.graph.input}
+    changed = {name: kind for name, kind in new.items() if old.get(name, kind) != kind}
+    return {name: str(helper.tensor_dtype_to_np_dtype(kind)) for name, kind in changed.items()}
 
 
 def float_weights(model: ModelProto) -> Iterator[TensorProto]:
