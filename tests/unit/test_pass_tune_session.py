@@ -656,11 +656,14 @@ def test_the_report_shows_what_was_tried_and_the_line_to_paste() -> None:
     for said in (
         "intra_op_threads: 1",
         "1.31 [1.22, 1.38] times the default",
-        "intra_op_threads = 1: promising, 1.30 [1.10, 1.50] against the default session",
-        "intra_op_threads = 64: failed, it crashed (SIGABRT)",
         "spinning: there is one thread only",
         "session = { intra_op_threads = 1 }",
     ):
         assert said in screen.getvalue()
         assert said in page
+    rows = [" ".join(line.split()) for line in screen.getvalue().splitlines()]
+    assert "intra_op_threads = 1 the default session 1.30× [1.10, 1.50] promising" in rows
+    assert "intra_op_threads = 64 the default session it crashed (SIGABRT)" in rows
+    assert "intra_op_threads = 1: promising, 1.30 [1.10, 1.50] against the default session" in page
+    assert "intra_op_threads = 64: failed, it crashed (SIGABRT)" in page
     assert "'tried'" not in screen.getvalue() + page

@@ -108,7 +108,8 @@ def needs_external_data(model: ModelProto) -> bool:
 
 def bytes_of(tensor: TensorProto) -> int:
     """Return the bytes of a tensor's values, counted from its shape: asking for raw_data copies them."""
-    return math.prod(tensor.dims) * _item_bytes(tensor.data_type)
+    count: int = math.prod(tensor.dims)
+    return count * _item_bytes(tensor.data_type)
 
 
 def _item_bytes(data_type: int) -> int:
