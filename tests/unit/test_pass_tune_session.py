@@ -662,7 +662,7 @@ def test_the_report_shows_what_was_tried_and_the_line_to_paste() -> None:
         assert said in screen.getvalue()
         assert said in page
     rows = [" ".join(line.split()) for line in screen.getvalue().splitlines()]
-    assert "intra_op_threads = 1 the default session 1.30× [1.10, 1.50] promising" in rows
+    assert "intra_op_threads = 1 the default session 1.30\N{MULTIPLICATION SIGN} [1.10, 1.50] promising" in rows
     assert "intra_op_threads = 64 the default session it crashed (SIGABRT)" in rows
     assert "intra_op_threads = 1: promising, 1.30 [1.10, 1.50] against the default session" in page
     assert "intra_op_threads = 64: failed, it crashed (SIGABRT)" in page

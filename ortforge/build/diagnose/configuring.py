@@ -483,6 +483,25 @@ CONFIGURING = (
         ),
     ),
     Known(
+        id="image-lacks-source",
+        phase="configuring",
+        title='the image lacks sources or headers that dependencies = "system" needs',
+        signs=("There is no CUTLASS in …", "There is no front end of cuDNN in …", "There is no source of ONNX in …"),
+        cause="ortforge's images bring them on a Debian base; this one, or a Dockerfile of your own, has none there.",
+        remedy='Use base = "debian:trixie-slim", or put them into your Dockerfile and say where in defines:'
+        ' ORTFORGE_CUTLASS, ORTFORGE_CUDNN_FRONTEND, ORTFORGE_ONNX_SOURCE; or set dependencies = "download".',
+        near=("CMake Error at",),
+        within=8,
+        samples=(
+            "CMake Error at /work/cmake/modules/cutlass.cmake:6 (message):\n"
+            "  There is no CUTLASS in /opt/nvidia/cutlass_library/source: the image has to\n  bring it.",
+            "CMake Error at /work/cmake/modules/cudnn_frontend.cmake:4 (message):\n"
+            "  There is no front end of cuDNN in /opt/nvidia/include: the image has to\n  bring it.",
+            "CMake Error at /work/cmake/system.cmake:28 (message):\n"
+            "  There is no source of ONNX in /usr/src/onnx: the image has to bring it.",
+        ),
+    ),
+    Known(
         id="stale-cache",
         phase="configuring",
         title="the build folder belongs to another source folder",
