@@ -31,7 +31,7 @@ def run(task: Task, work: Work) -> TaskOutcome:
         return TaskOutcome("ok", digest_json(proven), proven)
     wheel = work.store.objects.get(package) / facts["artifact"]
     requires = tuple(task.parameters.get("requires", ()))
-    environment = in_clean_room(wheel, facts["base"], facts["preload"], work, requires)
+    environment = in_clean_room(wheel, facts["base"], facts["preload"], work, requires, since=task.since)
     probe: Mapping[str, Any] = environment["probe"]
     not_run: Mapping[str, str] = task.parameters["not_run"]
     found: dict[str, Any] = {"image": environment["image"], "eps": {}, "not_run": dict(not_run), "lines": []}

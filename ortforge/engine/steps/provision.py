@@ -83,16 +83,19 @@ def run(task: Task, work: Work) -> TaskOutcome:
     return _probed(made, preload, work)
 
 
-def in_clean_room(wheel: Path, base: str, preload: str, work: Work, requires: tuple[str, ...] = ()) -> dict[str, Any]:
+def in_clean_room(
+    wheel: Path, base: str, preload: str, work: Work, requires: tuple[str, ...] = (), *, since: float = 0.0
+) -> dict[str, Any]:
     """Install a wheel where only a Python is; return the environment, with what ORT says of itself as ``probe``.
 
     :param base: image whose Python the wheel is for. :param preload: soname of the allocator that its processes load
-        first, or ``""``. :param requires: what is installed beside it.
+        first, or ``""``. :param requires: what is installed beside it. :param since: as for ``provision``.
     :raises BuildError: ORT does not start, or the allocator is not in force.
     :raises ProvisionError: the wheel cannot be installed there, or does not bring the allocator.
     """
     request = EnvironmentRequest(requires, wheels=(wheel,))
-    environment = provision(request, work.store.envs, say=work.say, place=_place(base, work, wheels=(wheel,)))
+    place = _place(base, work, wheels=(wheel,))
+    environment = provision(request, work.store.envs, say=work.say, since=since, place=place)
     facts = {**environment.to_json(), "preload": _preloaded(environment, preload)}
     probe = _probe(facts, work)
     if probe.status != "ok":
