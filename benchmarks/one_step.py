@@ -1,8 +1,9 @@
-"""Shows one step's recorded result, or (``--run``) does that step again and prints how long it took."""
+"""Shows one step's recorded result or (``--identity``) identity, or (``--run``) does it again and prints its times."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -24,14 +25,22 @@ def main() -> None:
     keys, records = look_up(plan, store.ledger.done_many)
     step = plan.steps[sys.argv[2]]
     if "--run" not in sys.argv:
-        print(json.dumps(records[step.id].result))
+        record = records[step.id]
+        print(json.dumps(record.identity if "--identity" in sys.argv else record.result))
         return
     inputs = tuple((name, records[name].identity, records[name].result) for name in step.inputs)
     task = Task(step.id, step.kind, keys[step.id], step.parameters, inputs, str(store.root), context=step.context)
+    # The step makes its result anew, so it also has to be published anew.
+    if records[step.id].identity not in {identity for _, identity, _ in inputs}:
+        store.objects.drop(records[step.id].identity)
     ready(str(store.root))  # once per run, not per pass
-    started = time.perf_counter()
+    os.sync()  # what others left unwritten is not this step's
+    started, before = time.perf_counter(), os.times()
     outcome = run_task(task)
-    print(json.dumps({"status": outcome.status, "reason": outcome.reason, "seconds": time.perf_counter() - started}))
+    seconds, after = time.perf_counter() - started, os.times()
+    spent = sum(after[:4]) - sum(before[:4])
+    told = {"status": outcome.status, "reason": outcome.reason, "seconds": seconds, "cpu_seconds": spent}
+    print(json.dumps(told))
 
 
 if __name__ == "__main__":

@@ -185,9 +185,10 @@ class Pass:
     ``ep_options``, ``ort_version``, ``cpu_flags`` and ``workdir``. What it returns is kept with the artefact: JSON
     only. The keys ``warnings`` (a list of sentences), ``stamp`` (conditions that must hold where the artefact runs),
     ``inputs`` (numpy's name of the new type of each input whose type changed: samples are cast to it when their values
-    fit), ``session`` and ``ep_options`` (session options and provider options to load the artefact with, on top of the
-    cell's own: part of what the artefact is) and ``file`` (name of the model written beside ``output`` instead of it,
-    for a pass that can write ``.ort`` too) are understood. What the runtime or EP cannot do is raised as
+    fit), ``outputs`` (the name of the old type of each output whose type changed: answers are compared in it),
+    ``session`` and ``ep_options`` (session options and provider options to load the artefact with, on top of the cell's
+    own: part of what the artefact is) and ``file`` (name of the model written beside ``output`` instead of it, for a
+    pass that can write ``.ort`` too) are understood. What the runtime or EP cannot do is raised as
     ``NotImplementedError`` (the cell is ``unsupported``), any other failure as ``ValueError`` or ``RuntimeError``, with
     a sentence that says what to do.
     """

@@ -40,7 +40,7 @@ def seal(
 
 
 def session_for(session: Mapping[str, Any], artefact: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the session options for an artefact: the cell's, those it was tuned to, and types of changed inputs.
+    """Return the session options for an artefact: the cell's, those it was tuned to, types of changed in- and outputs.
 
     A model that was optimized up to the layout level is loaded as it is: optimizing it again would cost the
     load time that the recipe saved. One saved at a lower level still needs ORT's later optimizations.
@@ -49,6 +49,8 @@ def session_for(session: Mapping[str, Any], artefact: Mapping[str, Any]) -> dict
     made = laid_over(session, artefact.get("session") or {})
     if artefact.get("inputs"):
         made["inputs"] = artefact["inputs"]
+    if artefact.get("outputs"):
+        made["outputs"] = artefact["outputs"]
     if stamp.get("level") in {"layout", "all"}:
         made["graph_optimization_level"] = "disable"
     return made

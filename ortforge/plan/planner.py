@@ -325,6 +325,10 @@ class _Planner:
                     "providers": self.session(spec)["providers"],
                     "cpu_flags": self.cpu_flags,
                 }
+            elif backend.ep != "CPUExecutionProvider" and known.kind in ("quantize", "convert"):
+                # Whether its result has kernels is asked of the cell's EP: the answer is no other EP's.
+                where = f"{maker}:{spec.ep.label}{self.session_mark(spec)}"
+                parameters |= {"ep": backend.name, "providers": self.session(spec)["providers"]}
             if known.measures:
                 where = f"{maker}:{spec.ep.label}{self.session_mark(spec)}"
                 tolerance = asdict(Tolerance(**self.tolerance(spec.model)))

@@ -9,6 +9,7 @@ from packaging.specifiers import SpecifierSet
 
 from ortforge.api import Device, Pass, PassUse
 from ortforge.matrix import CellSpec, Matrix, SourceTarget, TargetConfig
+from ortforge.plan.pass_order import UsedPass, why_not_after
 from ortforge.plugin_manager import Plugins
 from ortforge.runtime import device as devices
 from ortforge.runtime.published import published_problem
@@ -84,13 +85,14 @@ class Refusals:
             options = {**backend.options, **spec.ep.options}
             if objection := backend.objection(options, laid_over(spec.ep.session, own), self._device):
                 return f"session: {objection}"
-        before: list[str] = []
+        before: list[UsedPass] = []
         for use in self._matrix.recipes[spec.recipe].passes:
-            known = self._plugins.passes[use.use]
-            reason = self._objection(known, use.typed, tuple(before), version, spec)
+            used = UsedPass(self._plugins.passes[use.use], use.typed)
+            kinds = tuple(one.known.kind for one in before)
+            reason = why_not_after(before, used) or self._objection(used.known, use.typed, kinds, version, spec)
             if reason:
                 return f"{use.use}: {reason}"
-            before.append(known.kind)
+            before.append(used)
         return ""
 
     def _objection(self, known: Pass, parameters: object, before: tuple[str, ...], version: str, spec: CellSpec) -> str:

@@ -27,6 +27,7 @@ class PassJob:
     :param samples: calibration samples, each an .npz; prefer :meth:`feeds`.
     :param ep: the EP's short name; :param ep_name: ORT's name of it; :param ep_options: its provider options.
     :param workdir: an empty folder for anything that is not kept.
+    :param inputs: numpy's name of the type that earlier passes gave an input; samples are cast to it.
     :param tolerance: the model's limits, for a pass that measures; :param providers: and :param session: how the cell's
         session is made, for :meth:`trial`.
     """
@@ -43,16 +44,27 @@ class PassJob:
     cpu_flags: tuple[str, ...]
     workdir: Path
     tolerance: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
     providers: Sequence[Sequence[Any]] = (("CPUExecutionProvider", {}),)
     session: Mapping[str, Any] = field(default_factory=dict)
 
     def feeds(self) -> Iterator[dict[str, Array]]:
-        """Read the calibration samples one at a time, as dicts from input name to array."""
-        if self.folder is None:
-            return iter(())
-        from .samples import Samples
+        """Read the calibration samples one at a time, as dicts from input name to array, in the model's own types.
 
-        return iter(Samples(self.folder))
+        :raises JobError: kind ``input``, when a sample cannot be read.
+        :raises ValueError: a value does not fit the type that an earlier pass gave its input.
+        """
+        if self.folder is None:
+            return
+        from .samples import Samples
+        from .tensors import cast_feeds
+
+        for number, sample in enumerate(Samples(self.folder)):
+            try:
+                feeds = cast_feeds(sample, self.inputs, number)
+            except JobError as misfit:
+                raise ValueError(str(misfit)) from misfit
+            yield feeds
 
     def trial(
         self,
@@ -75,7 +87,9 @@ class PassJob:
         from .session import laid_over
         from .trials import REFERENCE, Trial, job_for
 
-        providers, own = (REFERENCE["providers"], REFERENCE["session"]) if reference else (self.providers, self.session)
+        providers, own = self.providers, self.session
+        if reference:
+            providers, own = REFERENCE["providers"], laid_over(REFERENCE["session"], {"inputs": dict(self.inputs)})
         if ep_options:
             (name, options), *others = providers
             providers = ((name, {**options, **ep_options}), *others)
@@ -114,6 +128,7 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
         cpu_flags=tuple(job.get("cpu_flags") or ()),
         workdir=workdir,
         tolerance=dict(job.get("tolerance") or {}),
+        inputs=dict(job.get("inputs") or {}),
         providers=tuple((name, dict(options)) for name, options in job.get("providers") or PassJob.providers),
         session=dict(job.get("session") or {}),
     )

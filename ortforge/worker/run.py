@@ -63,7 +63,7 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     writer = SampleWriter(output, [entry.name for entry in outputs if entry.type.startswith("tensor(")])
     first_run_s = 0.0
     profile_file: Path | None = None
-    types = job["session"].get("inputs") or {}
+    types, kept_as = job["session"].get("inputs") or {}, job["session"].get("outputs") or {}
     for number, sample in enumerate(samples):
         feeds = tensors.cast_feeds(sample, types, number)
         tensors.check_feeds(inputs, overridable, feeds, number)
@@ -77,7 +77,8 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
                 profile_file = Path(session.end_profiling())
             if captured:
                 answered = answer(feeds)
-        writer.write(dict(_flat(outputs, answered)))
+        flat = dict(_flat(outputs, answered))
+        writer.write({name: value.astype(kept_as[name]) if name in kept_as else value for name, value in flat.items()})
     writer.close(random=samples.random, source=samples.source, widened=answer.widened)
     peak = peak_rss()
     device = int(dict(job["providers"][0][1] or {}).get("device_id", 0)) if job["providers"] else 0

@@ -6,6 +6,7 @@ that crashes, hangs or is refused raises :class:`TrialError` with the reason, an
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import shutil
@@ -97,7 +98,8 @@ class Trial:
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                stream.close()
+                with contextlib.suppress(OSError):  # a command that it did not live to read
+                    stream.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> Trial:

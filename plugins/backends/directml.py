@@ -11,7 +11,10 @@ from ._needs import describe, other_system
 
 
 def ortforge_backends() -> Iterable[Backend]:
-    """Give the DirectML backend. It allows neither memory patterns nor parallel execution in a session."""
+    """Give the DirectML backend. It allows neither memory patterns nor parallel execution in a session.
+
+    ``dml`` is ONNX Runtime's name of its memory, for binding tensors, and of its allocator.
+    """
     yield Backend(
         name="directml",
         ep="DmlExecutionProvider",
@@ -24,6 +27,7 @@ def ortforge_backends() -> Iterable[Backend]:
             'Take it from a package on Windows: requires = ["onnxruntime-directml"].',
         ),
         address_space_limit=False,
+        memory="dml",
     )
 
 

@@ -1,4 +1,8 @@
-"""MIGraphX: AMD GPUs with ROCm, on Linux."""
+"""MIGraphX: AMD GPUs with ROCm, on Linux.
+
+ONNX Runtime's Python has no name for its memory (1.21 to 1.32 know cuda, dml, cann and webgpu, and new ones any GPU by
+its maker's number), so inputs and outputs lie in the host's and each timed run copies them.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,9 @@
 
 Without a GPU it runs on SwiftShader, a Vulkan driver in software, some hundred times slower: good for parity alone,
 and only where the user set it up (see the reason below).
+
+Inputs and outputs lie in the host's memory and each timed run copies them: a buffer of WebGPU's belongs to one session,
+and versions differ in how Python gets one.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ._half import bfloat16_graph
-from ._models import model_file, onnx_graph
+from ._models import loading, model_file, onnx_graph
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -56,10 +56,6 @@ def ortforge_passes() -> Iterable[Pass]:
 def _objection(use: PassUse) -> str:
     if reason := WITHOUT.get(use.ep):
         return f"it needs an EP that computes in bfloat16 (CUDA, TensorRT): {reason}"
-    if "quantize" in use.before:
-        return "the recipe has quantized the model already, and bfloat16 would break its scales; use one of the two"
-    if "convert" in use.before:
-        return "the recipe has converted the model to half precision already; convert once, from the float32 model"
     return ""
 
 
@@ -97,7 +93,7 @@ def apply(job: PassJob) -> dict[str, Any]:
     onnx_graph.name_nodes(model)
     done = bfloat16_graph.convert(model, able, blocked)
     model_file.save(model, output, ir_version=ir_version)
-    if problem := _load_error(output, job):
+    if problem := loading.load_error(output, job):
         raise RuntimeError(
             f"The converted model does not load: {problem} Keep the operators that are named in float32 with "
             "op_block_list."
@@ -116,19 +112,3 @@ def apply(job: PassJob) -> dict[str, Any]:
 
 def _float32_weights(model: ModelProto) -> int:
     return sum(1 for _ in onnx_graph.float_weights(model))
-
-
-def _load_error(path: Path, job: PassJob) -> str:
-    """Say why the cell's EP, with the CPU EP behind it, does not take the model, or return ``""``."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    providers: list[Any] = [(job.ep_name, dict(job.ep_options))]
-    if job.ep_name != "CPUExecutionProvider":
-        providers.append("CPUExecutionProvider")
-    try:
-        onnxruntime.InferenceSession(str(path), options, providers=providers)
-    except Exception as problem:
-        return model_file.first_line(problem)
-    return ""

@@ -15,11 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 from . import to_float16
 from ._half import mixed_search
 from ._measuring import closeness
-from ._models import model_file, onnx_graph
+from ._models import model_file, onnx_graph, outlines
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
-
     from ortforge.api import Pass, PassJob, PassUse
 
 WITHOUT_HALF: Final[Mapping[str, str]] = {
@@ -95,10 +93,6 @@ def _objection(use: PassUse) -> str:
     wanted: Parameters = use.parameters
     if reason := WITHOUT_HALF.get(use.ep):
         return f"it needs an EP with float16 kernels (CUDA, TensorRT, DirectML, …): {reason}; use quantize-auto there"
-    if "quantize" in use.before:
-        return "the recipe has quantized the model already, and float16 would break its scales; use one of the two"
-    if "convert" in use.before:
-        return "the recipe has converted the model to half precision already; the search begins from the float32 model"
     if not use.has_calibration:
         return "attempts are judged on calibration samples; give the model a calibration dataset"
     if not 0.0 <= wanted.margin < 1.0:
@@ -125,7 +119,8 @@ def apply(job: PassJob) -> dict[str, Any]:
 def convert(job: PassJob, wanted: Parameters) -> dict[str, Any]:
     """Do what :func:`apply` does, wherever the job runs."""
     source, output = Path(job.model), Path(job.output)
-    model = model_file.load(source)
+    apart = outlines.read(source)
+    model = apart.model
     if onnx_graph.quantized_ops(model):
         raise ValueError("The model is quantized, and float16 would break its scales. Convert the float model instead.")
     if not job.samples:
@@ -136,7 +131,7 @@ def convert(job: PassJob, wanted: Parameters) -> dict[str, Any]:
     onnx_graph.name_nodes(model)
     always = onnx_graph.names_of(model, wanted.node_block_list, "node_block_list")
     names = [node.name for node in model.graph.node if node.name not in always and node.op_type != "Constant"]
-    bench = _Bench(job, wanted, model, always)
+    bench = _Bench(job, wanted, apart, always)
     ended = time.monotonic() + wanted.budget_s
     delicate = [node.name for node in model.graph.node if node.op_type in DELICATE and node.name not in always]
     guesses: list[list[str]] = [[], delicate] if delicate else [[]]
@@ -157,8 +152,7 @@ def convert(job: PassJob, wanted: Parameters) -> dict[str, Any]:
             + ("." if found.complete else ", or raise max_attempts and budget_s: the search was not over.")
         )
         return {**tried, "float16_weights": 0, "warnings": [warning]}
-    made, said = bench.made(found.kept)
-    model_file.save(made, output, ir_version=model.ir_version)
+    said = bench.convert(found.kept, output)
     said["nodes_kept_float32"] = sorted({*said["nodes_kept_float32"], *always, *found.kept})
     unfinished = f"The search ended after {len(found.attempts)} attempts: nodes that it did not decide stay float32."
     return {
@@ -173,36 +167,31 @@ def convert(job: PassJob, wanted: Parameters) -> dict[str, Any]:
 class _Bench:
     """Makes the models of a search and asks the cell's EP for their answers."""
 
-    def __init__(self, job: PassJob, wanted: Parameters, model: ModelProto, always: Sequence[str]) -> None:
+    def __init__(self, job: PassJob, wanted: Parameters, apart: outlines.Outline, always: Sequence[str]) -> None:
         self._job = job
         self._wanted = wanted
-        self._model = model
+        self._apart = apart
         self._always = tuple(always)
-        self._count = 0
         # Spread over the data: its beginning may be all of one kind.
         step = max(1, len(job.samples) // wanted.samples)
         self.numbers = list(range(0, len(job.samples), step))[: wanted.samples]
         with job.trial(Path(job.model), self.numbers, reference=True) as trial:
             self._reference = trial.answers()
 
-    def made(self, kept: Sequence[str]) -> tuple[ModelProto, dict[str, Any]]:
-        """Return the model with these nodes in float32, and what the conversion says."""
-        self._count += 1
-        folder = Path(self._job.workdir) / f"attempt-{self._count}"
-        folder.mkdir()
+    def convert(self, kept: Sequence[str], target: Path) -> dict[str, Any]:
+        """Write the model with these nodes in float32, and return what the conversion says."""
         half = to_float16.Parameters(
             op_block_list=tuple(self._wanted.op_block_list),
             node_block_list=(*self._always, *kept),
         )
-        return to_float16.converted(self._model, half, folder)
+        return to_float16.converted(self._apart, half, target, self._job)
 
     def attempt(self, kept: Sequence[str]) -> mixed_search.Attempt:
         """Try a model; one that cannot be made, loaded or run does not hold."""
-        count = len(self._model.graph.node) - len(kept) - len(self._always)
+        count = len(self._apart.model.graph.node) - len(kept) - len(self._always)
         path = Path(self._job.workdir) / "attempt.onnx"
         try:
-            made, _ = self.made(kept)
-            model_file.save(made, path, ir_version=self._model.ir_version)
+            self.convert(kept, path)
             with self._job.trial(path, self.numbers) as trial:
                 answers = trial.answers()
         except RuntimeError as problem:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ._models import model_file, onnx_graph, ort_graph
+from ._models import model_file, onnx_graph, ort_graph, outlines
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -72,7 +72,7 @@ def apply(job: PassJob) -> dict[str, Any]:
     """
     wanted = Parameters(**job.parameters)
     source, output = Path(job.model), Path(job.output)
-    model = model_file.load(source)
+    model = outlines.outline_of(source)
     stamp = ort_graph.stricter(ort_graph.stamp_in(model), ort_graph.stamp_of(job, wanted.level))
     saved = output.with_suffix(f".{wanted.format}")
     given = source
@@ -145,10 +145,7 @@ def _save_optimized(job: PassJob, wanted: Parameters, source: Path, saved: Path,
 
 def _finish_onnx(saved: Path, before: ModelProto, stamp: dict[str, Any]) -> dict[str, int]:
     """Write the stamp into the file, with the input's IR version and only the imports it needs; count its operators."""
-    import onnx
-
-    # External data stays where it is: only the file that names it is written again.
-    model = onnx.load(str(saved), load_external_data=False)
+    model = outlines.outline_of(saved)
     ort_graph.put_stamp(model, stamp)
     model.ir_version = max(before.ir_version, model_file.OLDEST_IR)
     onnx_graph.fit_imports(model)

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._models import model_file, onnx_graph
+from ._models import loading, model_file, onnx_graph, outlines
 
 if TYPE_CHECKING:
-    from ortforge.api import Pass, PassJob, PassUse
+    from ortforge.api import Pass, PassJob
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,9 @@ def ortforge_passes() -> Iterable[Pass]:
             module=__file__,
             kind="prepare",
             requires=("sympy",),
-            objection=_objection,
             example={},
         )
     ]
-
-
-def _objection(use: PassUse) -> str:
-    if "quantize" in use.before:
-        return "it prepares a model for quantization, and the recipe has quantized it already; put it before"
-    return ""
 
 
 def apply(job: PassJob) -> dict[str, Any]:
@@ -69,13 +62,15 @@ def apply(job: PassJob) -> dict[str, Any]:
     """
     wanted = Parameters(**job.parameters)
     source, output, workdir = Path(job.model), Path(job.output), Path(job.workdir)
-    before = model_file.load(source)
+    before = outlines.outline_of(source)
     written, skipped = _with_fallbacks(source, workdir, wanted, large=model_file.needs_external_data(before))
-    model = model_file.load(written) if written else model_file.load(source)
+    apart = outlines.read(written or source)
+    model = apart.model
     named = onnx_graph.name_nodes(model) if wanted.name_nodes else 0
-    model_file.save(model, output, ir_version=before.ir_version)
+    outlines.save(apart, output, ir_version=before.ir_version)
     # A missing kernel is the runtime's matter: a model that came with one keeps it.
-    if (problem := model_file.load_error(output, kernels=False)) and not model_file.load_error(source, kernels=False):
+    problem = loading.load_error(output, job, kernels=False)
+    if problem and not loading.load_error(source, job, kernels=False):
         raise RuntimeError(f"The preprocessed model does not load: {problem} Leave this pass out for this model.")
     counts, counted = onnx_graph.op_counts(before), onnx_graph.op_counts(model)
     result: dict[str, Any] = {

@@ -106,8 +106,6 @@ def _wants_samples(parameters: Parameters, has_calibration: bool) -> bool:
 
 
 def _objection(use: PassUse) -> str:
-    if "quantize" in use.before:
-        return "the recipe has quantized the model already; quantize once, from the float model"
     if use.parameters.method == "static" and not use.has_calibration:
         return "method = 'static' needs calibration data; give the model a calibration dataset"
     return ""

@@ -80,8 +80,6 @@ def ortforge_passes() -> Iterable[Pass]:
 
 def _objection(use: PassUse) -> str:
     wanted: Parameters = use.parameters
-    if "quantize" in use.before:
-        return "the recipe has quantized the model already; let the search begin from the float model"
     if not use.has_calibration:
         return "it calibrates and judges candidates on calibration data; give the model a calibration dataset"
     if not 0.0 <= wanted.margin < 1.0:

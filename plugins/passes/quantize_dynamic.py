@@ -78,8 +78,6 @@ def ortforge_passes() -> Iterable[Pass]:
 
 
 def _objection(use: PassUse) -> str:
-    if "quantize" in use.before:
-        return "the recipe has quantized the model already; quantize once, from the float model"
     return contradiction(use.parameters)
 
 
@@ -120,6 +118,7 @@ def quantize(job: PassJob, wanted: Parameters) -> dict[str, Any]:
         op_types=wanted.op_types,
         takes=IntegerOpsRegistry,
         per_channel=wanted.per_channel,
+        values=False,
     )
     if not onnx_graph.has_onnx_operators(prepared.model):
         return quantizing.unchanged(source, output, quantizing.ONLY_TREES)
@@ -127,13 +126,12 @@ def quantize(job: PassJob, wanted: Parameters) -> dict[str, Any]:
     if not onnx_graph.quantized_ops(model):
         return quantizing.unchanged(source, output, _why_nothing(prepared, wanted))
     result = quantizing.finish(
-        source,
+        job,
         model,
-        output,
         prepared,
         advice="Put preprocess before this pass, or limit op_types (for example to MatMul).",
     )
-    warnings += quantizing.said_of_dropped(result)
+    warnings += quantizing.said_of_dropped(result, job)
     if job.ep in ("", "cpu"):
         warnings += type_support.wrong_products(prepared.model, job.ort_version, job.cpu_flags)
     if convs := result["quantized"].get("ConvInteger", 0):

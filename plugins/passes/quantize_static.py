@@ -116,8 +116,6 @@ def ortforge_passes() -> Iterable[Pass]:
 
 
 def _objection(use: PassUse) -> str:
-    if "quantize" in use.before:
-        return "the recipe has quantized the model already; quantize once, from the float model"
     if not use.has_calibration:
         return "it needs calibration data; give the model a calibration dataset"
     return contradiction(use.parameters)
@@ -184,7 +182,6 @@ def quantize(job: PassJob, wanted: Parameters) -> dict[str, Any]:
         _method(wanted),
         reader,
         scratch=workdir / "augmented.onnx",
-        external=model_file.needs_external_data(prepared.model),
     )
     masks = quantizing.mask_constants(prepared.model)
     absurd = range_guards.absurd_ranges(
@@ -206,12 +203,10 @@ def quantize(job: PassJob, wanted: Parameters) -> dict[str, Any]:
     warnings += _repair(model, prepared, wanted)
     if not onnx_graph.quantized_ops(model):
         return quantizing.unchanged(source, output, " ".join([_why_nothing(prepared), *warnings]))
-    result = quantizing.finish(
-        source, model, output, prepared, advice="Put preprocess before this pass, or use format = 'QDQ'."
-    )
-    checked, ruined = self_check.against_float(prepared.path, output, reader)
+    result = quantizing.finish(job, model, prepared, advice="Put preprocess before this pass, or use format = 'QDQ'.")
+    checked, ruined = self_check.against_float(prepared.path, job, reader)
     named = {one.tensor for one in absurd}
-    warnings += [*quantizing.said_of_dropped(result), *([ruined] if ruined else [])]
+    warnings += [*quantizing.said_of_dropped(result, job), *([ruined] if ruined else [])]
     warnings += quantizing.lint_scales(model, masks=masks, known=named)
     random = data_guards.declared_random(job.samples)
     warnings += [random, *(text for text in watch.complaints() if not (random and text.startswith("RANDOM")))]

@@ -62,8 +62,6 @@ def ortforge_passes() -> Iterable[Pass]:
 
 
 def _objection(use: PassUse) -> str:
-    if "quantize" in use.before:
-        return "the recipe has quantized the model already; quantize once, from the float model"
     if not use.has_calibration:
         return "it needs calibration data; give the model a calibration dataset"
     return quantize_static.contradiction(static(use.parameters))

@@ -99,10 +99,6 @@ def _needs_calibration(parameters: Any, has_calibration: bool) -> bool:
 
 def _objection(use: PassUse) -> str:
     wanted: Parameters = use.parameters
-    if "quantize" in use.before:
-        return "the recipe has quantized the model already; quantize once, from the float model"
-    if "convert" in use.before:
-        return "the recipe has converted the model to half precision already; scales are taken from float32 weights"
     since = SINCE.get(wanted.bits)
     version = tuple(int(part) for part in use.ort_version.split(".")[:2] if part.isdigit())
     without = wanted.format == "QOperator" or wanted.bits == 2
@@ -169,6 +165,7 @@ def apply(job: PassJob) -> dict[str, Any]:
         op_types=wanted.op_types,
         takes=OPERATORS,
         name_nodes=True,
+        written=bool(job.samples),
     )
     model = prepared.model
     found = _chosen(prepared, wanted)
@@ -185,15 +182,14 @@ def apply(job: PassJob) -> dict[str, Any]:
     if qdq or any(target.node.op_type == "Gather" for target in found):
         prepared = _raised_ir(prepared, 13 if qdq and wanted.bits == 2 else 10)
     result = quantizing.finish(
-        source,
+        job,
         model,
-        output,
         replace(prepared, model=before),
         advice="Use bits = 4 and format = 'QOperator', which the most versions have.",
     )
-    warnings = quantizing.said_of_dropped(result)
+    warnings = quantizing.said_of_dropped(result, job)
     if job.samples:
-        checked, ruined = self_check.against_float(prepared.path, output, job.feeds())
+        checked, ruined = self_check.against_float(prepared.path, job, job.feeds())
         result["self_check"] = checked
         warnings += [ruined] if ruined else []
     worst = sorted(errors.items(), key=lambda item: item[1])[:WORST]

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ._models import model_file, onnx_graph
+from ._models import loading, model_file, onnx_graph
 from ._quantization import calibration, quantizing
 
 if TYPE_CHECKING:
@@ -71,8 +71,6 @@ def ortforge_passes() -> Iterable[Pass]:
 
 
 def _objection(use: PassUse) -> str:
-    if "quantize" in use.before:
-        return "it prepares a model for quantization, and the recipe has quantized it already; put it before"
     if not use.has_calibration:
         return "it needs calibration data; give the model a calibration dataset"
     if not 0 <= use.parameters.alpha <= 1:
@@ -108,6 +106,7 @@ def apply(job: PassJob) -> dict[str, Any]:
         named={"nodes_to_exclude": wanted.nodes_to_exclude, "nodes_to_include": wanted.nodes_to_include},
         op_types=(),
         takes=(),
+        written=False,
     )
     model = prepared.model
     groups = _groups(model, prepared.names["nodes_to_include"], prepared.names["nodes_to_exclude"])
@@ -125,7 +124,7 @@ def apply(job: PassJob) -> dict[str, Any]:
         return quantizing.unchanged(source, output, f"NO-OP: nothing was smoothed. {said[0]}")
     folded, inserted, before, after = _smooth(model, groups, largest, wanted)
     model_file.save(model, output, ir_version=prepared.ir_version)
-    if problem := model_file.load_error(output, kernels=False):
+    if problem := loading.load_error(output, job, kernels=False):
         raise RuntimeError(f"The smoothed model does not load: {problem} Leave this pass out for this model.")
     return {
         "products": sum(len(group.products) for group in groups),

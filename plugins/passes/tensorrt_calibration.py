@@ -56,10 +56,6 @@ def ortforge_passes() -> Iterable[Pass]:
 
 def _objection(use: PassUse) -> str:
     wanted = use.parameters
-    if "quantize" in use.before:
-        return (
-            "the recipe has quantized the model already, and TensorRT takes ranges from a table or from QDQ, not both"
-        )
     if use.ep != "tensorrt":
         return (
             f"only TensorRT reads a calibration table, and the EP here is {use.ep}; quantize-static is for all others"
@@ -104,7 +100,6 @@ def apply(job: PassJob) -> dict[str, Any]:
         method,
         reader,
         scratch=workdir / "augmented.onnx",
-        external=model_file.needs_external_data(model),
     )
     if not ranges:
         raise ValueError("The model has no tensor of floats whose range could be measured. Leave this pass out.")

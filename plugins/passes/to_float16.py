@@ -10,18 +10,15 @@ import warnings as python_warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from ._half import half_repairs
-from ._models import model_file, onnx_graph
+from ._half import half_repairs, half_weights
+from ._models import loading, model_file, onnx_graph, outlines
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
     from ortforge.api import Pass, PassJob, PassUse
-
-LARGEST_HALF: Final = 65504.0
-"""Largest finite float16 (IEEE 754 binary16)."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +59,11 @@ def ortforge_passes() -> Iterable[Pass]:
 
 def _objection(use: PassUse) -> str:
     wanted: Parameters = use.parameters
-    if "quantize" in use.before:
-        return "the recipe has quantized the model already, and float16 would break its scales; use one of the two"
-    if not 0 < wanted.mask_value <= LARGEST_HALF:
-        return f"mask_value {wanted.mask_value:g} is not between 0 and {LARGEST_HALF:g}, which is what float16 holds"
+    if not 0 < wanted.mask_value <= half_weights.LARGEST_HALF:
+        return (
+            f"mask_value {wanted.mask_value:g} is not between 0 and {half_weights.LARGEST_HALF:g}, "
+            "which is what float16 holds"
+        )
     return ""
 
 
@@ -76,47 +74,48 @@ def apply(job: PassJob) -> dict[str, Any]:
     :raises RuntimeError: neither converter makes a model that loads.
     """
     wanted = Parameters(**job.parameters)
-    source, output, workdir = Path(job.model), Path(job.output), Path(job.workdir)
-    model = model_file.load(source)
-    if onnx_graph.quantized_ops(model):
+    source, output = Path(job.model), Path(job.output)
+    apart = outlines.read(source)
+    if onnx_graph.quantized_ops(apart.model):
         raise ValueError("The model is quantized, and float16 would break its scales. Convert the float model instead.")
     wanted = replace(
-        wanted, node_block_list=tuple(onnx_graph.names_of(model, wanted.node_block_list, "node_block_list"))
+        wanted, node_block_list=tuple(onnx_graph.names_of(apart.model, wanted.node_block_list, "node_block_list"))
     )
-    if not _float32_tensors(model):
+    if not _float32_tensors(apart.model):
         model_file.copy(source, output)
         return {"float16_weights": 0, "warnings": ["NO-OP: the model has no float32 weights to convert."]}
-    made, said = converted(model, wanted, workdir)
-    model_file.save(made, output, ir_version=model.ir_version)
+    said = converted(apart, wanted, output, job)
     return {**said, "bytes_before": model_file.size(source), "bytes_after": model_file.size(output), "warnings": []}
 
 
-def converted(model: ModelProto, wanted: Parameters, workdir: Path) -> tuple[ModelProto, dict[str, Any]]:
-    """Return a model in half precision that loads, and what is to be said of it; for passes that try several.
+def converted(apart: outlines.Outline, wanted: Parameters, target: Path, job: PassJob) -> dict[str, Any]:
+    """Write a model in half precision that loads, and return what is to be said of it; for passes that try several.
 
     :param wanted: ``node_block_list`` holds names, no globs.
     :raises RuntimeError: neither converter makes a model that loads.
     """
-    prepared, masks, kept = _make_room(model, wanted)
+    model = apart.model
+    prepared, masks, kept = _make_room(apart, wanted)
+    kinds = {tensor.name: tensor.data_type for tensor in prepared.model.graph.initializer}
+    weights = half_weights.Weights(prepared.weights, kinds, wanted.min_positive_val)
     failures: list[str] = []
     for name, convert in (
         ("onnxconverter_common", _by_converter_common),
         ("onnxruntime.transformers", _by_onnxruntime),
     ):
-        trial = workdir / f"{name}.onnx"
         try:
-            made = convert(_copied(prepared), wanted, kept)
+            made = convert(_copied(prepared.model), wanted, kept)
             half_repairs.pass_by_round_trips(made, model)
             if wanted.keep_io_types:
                 half_repairs.restore_outputs(made, model)
-            model_file.save(made, trial, ir_version=model.ir_version)
+            outlines.save(outlines.Outline(made, weights.of(made)), target, ir_version=model.ir_version)
         except Exception as problem:
             failures.append(f"{name}: {type(problem).__name__}: {model_file.first_line(problem)}")
             continue
-        if problem_text := model_file.load_error(trial, kernels=False):
+        if problem_text := loading.load_error(target, job, kernels=False):
             failures.append(f"{name}: its model does not load: {problem_text}")
             continue
-        return made, {
+        return {
             "converter": name,
             "converters_failed": failures,
             "float16_weights": _float16_tensors(made),
@@ -124,6 +123,7 @@ def converted(model: ModelProto, wanted: Parameters, workdir: Path) -> tuple[Mod
             "casts_added": onnx_graph.op_counts(made).get("Cast", 0) - onnx_graph.op_counts(model).get("Cast", 0),
             "nodes_kept_float32": kept,
             "masks_changed": masks,
+            **onnx_graph.changed_types(model, made),
         }
     raise RuntimeError(
         f"The model cannot be converted to float16 as a whole. {' | '.join(failures)} | "
@@ -148,15 +148,15 @@ def _by_onnxruntime(model: ModelProto, wanted: Parameters, kept: list[str]) -> M
 
 def _convert(float16: Any, model: ModelProto, wanted: Parameters, kept: list[str]) -> ModelProto:
     """Call a converter: both are of one descent and take the same options."""
-    made: ModelProto = float16.convert_float_to_float16(
-        model,
-        min_positive_val=wanted.min_positive_val,
-        max_finite_val=LARGEST_HALF,
-        keep_io_types=wanted.keep_io_types,
-        disable_shape_infer=model_file.needs_external_data(model),
-        op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, *wanted.op_block_list],
-        node_block_list=[*wanted.node_block_list, *kept],
-    )
+    with half_weights.by_shape(float16):
+        made: ModelProto = float16.convert_float_to_float16(
+            model,
+            min_positive_val=wanted.min_positive_val,
+            max_finite_val=half_weights.LARGEST_HALF,
+            keep_io_types=wanted.keep_io_types,
+            op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, *wanted.op_block_list],
+            node_block_list=[*wanted.node_block_list, *kept],
+        )
     return made
 
 
@@ -178,28 +178,36 @@ def _copied(model: ModelProto) -> ModelProto:
     return copied
 
 
-def _make_room(model: ModelProto, wanted: Parameters) -> tuple[ModelProto, list[str], list[str]]:
+def _make_room(apart: outlines.Outline, wanted: Parameters) -> tuple[outlines.Outline, list[str], list[str]]:
     """Look after weights that float16 cannot hold, which the converters would clip without a word.
 
     A mask's infinity becomes ``mask_value``. Everything else (a running variance of 1e5 is one) stays exact, in nodes
-    that stay float32. Returns the changed copy, the names of changed masks and of the nodes to keep.
+    that stay float32. Returns the changed outline, the names of changed masks and of the nodes to keep.
     """
     import numpy as np
     from onnx import numpy_helper
 
-    made = _copied(model)
-    onnx_graph.constants_to_initializers(made)
-    onnx_graph.name_nodes(made)
+    model = _copied(apart.model)
+    onnx_graph.constants_to_initializers(model)
+    onnx_graph.name_nodes(model)
+    moved = outlines.taken_apart(model)
+    made, weights = moved.model, {**apart.weights, **moved.weights}
     masks, outside = [], set()
     for tensor in list(onnx_graph.float_weights(made)):
-        values = numpy_helper.to_array(tensor)
+        data = weights.get(tensor.name)
+        values = numpy_helper.to_array(tensor) if data is None else np.frombuffer(data, "<f4")
+        if not values.size or max(values.max(), -values.min()) <= half_weights.LARGEST_HALF:
+            continue
         size = np.abs(values)
         infinite = size > onnx_graph.MASK_MAGNITUDE
         if bool(infinite.any()):
             values = np.where(infinite, np.copysign(np.float32(wanted.mask_value), values), values)
-            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+            if data is None:
+                tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+            else:
+                weights[tensor.name] = memoryview(values.tobytes())
             masks.append(tensor.name)
-        if bool(np.any((size > LARGEST_HALF) & ~infinite)):
+        if bool(np.any((size > half_weights.LARGEST_HALF) & ~infinite)):
             outside.add(tensor.name)
     kept = [node.name for node in onnx_graph.nodes(made) if not outside.isdisjoint(node.input)]
-    return made, masks, kept
+    return outlines.Outline(made, weights), masks, kept

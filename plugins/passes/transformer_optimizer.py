@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ._models import model_file, onnx_graph, ort_graph
+from ._models import loading, model_file, onnx_graph, ort_graph, outlines
 from ._transformers import attention_nodes, fusion, objections
 from ._transformers.fusion_complaints import Attempt, complaints
 from ._transformers.model_types import LEVEL_NAMES, MODEL_TYPES, PROVIDERS
@@ -117,7 +117,7 @@ def apply(job: PassJob) -> dict[str, Any]:
     wanted = Parameters(**job.parameters)
     source, output = Path(job.model), Path(job.output)
     _check_runtime(job, wanted)
-    before = model_file.load(source)
+    before = outlines.outline_of(source)
     heads = _heads(wanted, before)
     _check_inputs(wanted, before)
     start = _optimized(job, wanted, source, before)
@@ -140,10 +140,9 @@ def apply(job: PassJob) -> dict[str, Any]:
     if stamp:
         ort_graph.put_stamp(fused, stamp)
         result["stamp"] = stamp
-    if changed := _changed_inputs(before, fused):
-        result["inputs"] = changed
+    result |= onnx_graph.changed_types(before, fused)
     _save(fused, output, wanted, ir_version=before.ir_version)
-    if problem := model_file.load_error(output, kernels=False):
+    if problem := loading.load_error(output, job, kernels=False):
         raise RuntimeError(
             f"The fused model does not load: {problem} Check model_type, num_heads and hidden_size, or switch off the "
             "fusion that it names."
@@ -265,16 +264,6 @@ def _keep_inputs(before: ModelProto, fused: ModelProto) -> list[str]:
     fused.graph.input.extend(lost)
     names = ", ".join(value.name for value in lost if value.name not in read_by_branches)
     return [f"Nothing reads the input {names} any more: right for full sequences alone."] if names else []
-
-
-def _changed_inputs(before: ModelProto, fused: ModelProto) -> dict[str, str]:
-    """Return numpy's name of the new type of each input whose type changed."""
-    from onnx import helper
-
-    old = {value.name: value.type.tensor_type.elem_type for value in before.graph.input}
-    new = {value.name: value.type.tensor_type.elem_type for value in fused.graph.input}
-    changed = {name: kind for name, kind in new.items() if old.get(name, kind) != kind}
-    return {name: str(helper.tensor_dtype_to_np_dtype(kind)) for name, kind in changed.items()}
 
 
 def _stamp(job: PassJob, wanted: Parameters, before: ModelProto) -> dict[str, Any]:

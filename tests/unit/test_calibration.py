@@ -35,7 +35,7 @@ def measured(folder: Path, feeds: list[dict[str, Any]], name: str, **how: Any) -
     reader = calibration.SampleReader(lambda: iter(feeds), len(feeds), ["x"])
     method = calibration.Method(name, **how)
     ranges: dict[str, Any] = calibration.measure(
-        folder / "model.onnx", OPS, method, reader, scratch=folder / "augmented.onnx", external=False
+        folder / "model.onnx", OPS, method, reader, scratch=folder / "augmented.onnx"
     )
     return ranges
 
@@ -138,7 +138,7 @@ feeds = lambda: ({"x": draw.random((8, 3, 16, 16), np.float32)} for _ in range(c
 reader = calibration.SampleReader(feeds, count, ["x"])
 calibration.measure(
     folder / "model.onnx", ["Conv", "Gemm"], calibration.Method(method), reader,
-    scratch=folder / "augmented.onnx", external=False,
+    scratch=folder / "augmented.onnx",
 )
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

@@ -318,15 +318,11 @@ def test_every_parameter_has_a_sentence(modules: dict[str, ModuleType]) -> None:
 @pytest.mark.parametrize(
     ("name", "parameters", "use", "says"),
     [
-        ("quantize-dynamic", {}, {"before": ("quantize",)}, "quantized the model already"),
-        ("quantize-static", {}, {"before": ("prepare", "quantize")}, "quantized the model already"),
         ("quantize-static", {}, {"has_calibration": False}, "calibration"),
         ("quantize-static", {"activation_type": "QInt8", "weight_type": "QUInt8"}, {}, "QInt8"),
         ("quantize-static", {"format": "QOperator", "activation_type": "QUInt16"}, {}, "QDQ"),
         ("quantize-static", {"calibrate_method": "Distribution"}, {}, "8-bit floats"),
-        ("float16", {}, {"before": ("quantize",)}, "scales"),
         ("float16", {"mask_value": 1e6}, {}, "65504"),
-        ("preprocess", {}, {"before": ("quantize",)}, "put it before"),
         ("optimize", {"level": "layout"}, {"ort_version": "1.21.1"}, "'all'"),
         ("transformer-optimizer", {"num_heads": 12}, {}, "go together"),
         ("transformer-optimizer", {"num_heads": 12, "hidden_size": 100}, {}, "multiple"),

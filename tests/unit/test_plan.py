@@ -128,6 +128,29 @@ passes = [{ use = "transformer-optimizer", opt_level = 2 }]
     assert made["m/bound@a:one/here"] != made["m/bound@a:two/here"]
 
 
+def test_what_is_quantized_for_another_ep_than_the_cpus_is_that_eps_own(tmp_path: Path, plugins: Plugins) -> None:
+    text = """
+[models.m]
+path = "path:small.onnx"
+[targets.built]
+from = "source"
+source = "debian:trixie"
+version = "1.21.0"
+eps = ["cpu", "dnnl", { name = "cpu", label = "one", session = { intra_op_threads = 1 } }]
+[recipes.int8]
+passes = [{ use = "preprocess" }, { use = "quantize-dynamic" }]
+"""
+    plan = planned(tmp_path, plugins, text)
+    made = {cell.ep: cell.transforms for cell in plan.cells if cell.recipe == "int8"}
+    assert made["cpu"] == made["one"], "the CPU EP's is shared, whatever the session"
+    assert made["cpu"][0] == made["dnnl"][0], "no kernel is asked for there"
+    assert made["cpu"][1] != made["dnnl"][1]
+    cpu, dnnl = (plan.steps[made[ep][1]].parameters for ep in ("cpu", "dnnl"))
+    assert "providers" not in cpu
+    assert (dnnl["ep"], dnnl["providers"][0][0]) == ("dnnl", "DnnlExecutionProvider")
+    assert keys(plan)[made["cpu"][1]] != keys(plan)[made["dnnl"][1]]
+
+
 def test_an_ep_with_threads_of_its_own_gets_the_sessions_number(tmp_path: Path, plugins: Plugins) -> None:
     target = """
 [models.m]

@@ -244,12 +244,12 @@ def test_a_dropped_node_is_named_by_the_pass_that_lost_it(tmp_path: Path) -> Non
     _, path = run_pass(tmp_path, "quantize-dynamic", model)
     whole = onnx.load(path)
     assert quantizing.dropped_nodes(prepared.model, whole) == []
-    result = quantizing.finish(job.model, without(whole, "softmax"), job.output, prepared, advice="")
+    result = quantizing.finish(job, without(whole, "softmax"), prepared, advice="")
     assert result["dropped"] == ["softmax (Softmax)"]
-    (said,) = quantizing.said_of_dropped(result)
+    (said,) = quantizing.said_of_dropped(result, job)
     assert said.startswith("DROPPED NODES: softmax (Softmax) is in the float model")
     # The pass looks at the outputs, too.
-    kept = module("quantize_static").self_check.against_float(job.model, job.output, iter(feeds))
+    kept = module("quantize_static").self_check.against_float(job.model, job, iter(feeds))
     assert kept[1].startswith("RUINED: output y")
 
 

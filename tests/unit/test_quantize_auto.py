@@ -277,7 +277,6 @@ def test_few_samples_are_used_twice_and_that_is_said(job: MakeJob) -> None:
 @pytest.mark.parametrize(
     ("parameters", "fields", "said"),
     [
-        ({}, {"before": ("quantize",)}, "quantized the model already"),
         ({}, {"has_calibration": False}, "give the model a calibration dataset"),
         ({"margin": 1.0}, {}, "margin 1 is no share"),
         ({"budget_s": -1.0}, {}, "needs time and candidates"),

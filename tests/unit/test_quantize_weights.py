@@ -304,8 +304,6 @@ def objection(parameters: dict[str, Any], **more: Any) -> str:
 
 def test_what_the_plan_knows() -> None:
     assert objection({}) == ""
-    assert "quantized the model already" in objection({}, before=("quantize",))
-    assert "half precision already" in objection({}, before=("convert",))
     assert "1.21.1 has no kernel for 8-bit" in objection({"bits": 8}, ort_version="1.21.1")
     assert "1.23.2 has no kernel for 2-bit" in objection({"bits": 2}, ort_version="1.23.2")
     assert objection({"bits": 8}, ort_version="") == ""

@@ -118,9 +118,7 @@ def test_biases_that_32_bits_do_not_hold_get_scales_of_their_own(tmp_path: Path)
         ("quantize_static", {"extra_options": {"SmoothQuant": True}}, {}, "put the pass smooth-quant before"),
         ("quantize_dynamic", {"weight_type": "QInt4"}, {}, "use the pass quantize-weights"),
         ("quantize", {"method": "static"}, {"has_calibration": False}, "give the model a calibration dataset"),
-        ("quantize", {}, {"before": ("quantize",)}, "quantized the model already"),
         ("smooth_quant", {}, {"has_calibration": False}, "give the model a calibration dataset"),
-        ("smooth_quant", {}, {"before": ("quantize",)}, "put it before"),
         ("smooth_quant", {"alpha": 1.5}, {}, "a share, from 0 to 1"),
     ],
 )

@@ -122,11 +122,9 @@ def test_qdq_is_in_tensorrts_form(tmp_path: Path) -> None:
     ("stem", "asked", "said"),
     [
         ("tensorrt_calibration", {"ep": "cpu"}, "only TensorRT reads a calibration table, and the EP here is cpu"),
-        ("tensorrt_calibration", {"before": ("quantize",)}, "has quantized the model already"),
         ("tensorrt_calibration", {"data": False}, "give the model a calibration dataset"),
         ("tensorrt_calibration", {"percentile": 0.9}, "percentile is 0.9"),
         ("tensorrt_calibration", {"bins": 3}, "bins is 3; give 256 to 65536"),
-        ("quantize_tensorrt", {"before": ("quantize",)}, "quantize once, from the float model"),
         ("quantize_tensorrt", {"data": False}, "give the model a calibration dataset"),
         ("quantize_tensorrt", {"percentile": 0.9}, "percentile is 0.9"),
     ],

@@ -115,7 +115,6 @@ def test_a_wrong_model_type_is_answered_with_those_there_are(offered: Pass) -> N
         ({"opt_level": 2}, {"ep": "openvino"}, "which fused operators openvino may not have"),
         ({"convert_to_packing_mode": True}, {}, "which CUDA alone has"),
         ({"convert_to_packing_mode": True, "model_type": "gpt2"}, {"ep": "cuda"}, "for model_type 'bert', not 'gpt2'"),
-        ({}, {"before": ("quantize",)}, "put it before quantization"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_runs(

@@ -37,6 +37,7 @@ def run(task: Task, work: Work) -> TaskOutcome:
             "ep_options": parameters.get("providers", [["CPUExecutionProvider", {}]])[0][1],
             "ort_version": tools["probe"]["ort_version"],
             "cpu_flags": parameters.get("cpu_flags", []),
+            "inputs": before.get("inputs") or {},
         }
         how = parameters.get("measures")
         if how is not None:
@@ -73,6 +74,8 @@ def run(task: Task, work: Work) -> TaskOutcome:
             "warnings": [*before.get("warnings", []), *details.pop("warnings", [])],
             "stamp": stamp,
             "inputs": {**before.get("inputs", {}), **details.pop("inputs", {})},
+            # The types of the model as it came, which the reference has, too.
+            "outputs": {**details.pop("outputs", {}), **before.get("outputs", {})},
             "changed": {**before.get("changed", {}), parameters["pass"]: details},
             "note": outcome.note,
             **settings,

@@ -194,8 +194,9 @@ def _half(bench: Bench, kept: Collection[str]) -> ModelProto:
     output = folder / "model.onnx"
     known = {node.name for node in onnx_graph.nodes(model_file.load(bench.source))}
     stays = tuple(name for name in kept if name in known)
+    facts = {"ep": "cpu", "ep_name": "CPUExecutionProvider", "ep_options": {}}
     job: Any = SimpleNamespace(
-        model=bench.source, output=output, workdir=folder, parameters={"node_block_list": stays}, ep="cpu"
+        model=bench.source, output=output, workdir=folder, parameters={"node_block_list": stays}, **facts
     )
     with _quiet():
         to_float16.apply(job)

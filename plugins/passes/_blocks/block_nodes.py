@@ -199,7 +199,7 @@ def drop_unread(model: ModelProto) -> None:
     for graph in onnx_graph.graphs(model):
         read |= {value.name for value in graph.output}
     for graph in onnx_graph.graphs(model):
-        kept = [tensor for tensor in graph.initializer if tensor.name in read]
-        if len(kept) != len(graph.initializer):
-            del graph.initializer[:]
-            graph.initializer.extend(kept)
+        # One by one: giving a graph the others again would copy them.
+        for place in reversed(range(len(graph.initializer))):
+            if graph.initializer[place].name not in read:
+                del graph.initializer[place]

@@ -29,7 +29,6 @@ __all__ = [
     "first_line",
     "has_external_data",
     "load",
-    "load_error",
     "needs_external_data",
     "refuse_ort",
     "save",
@@ -108,8 +107,7 @@ def needs_external_data(model: ModelProto) -> bool:
 
 def bytes_of(tensor: TensorProto) -> int:
     """Return the bytes of a tensor's values, counted from its shape: asking for raw_data copies them."""
-    count: int = math.prod(tensor.dims)
-    return count * _item_bytes(tensor.data_type)
+    return int(math.prod(tensor.dims)) * _item_bytes(tensor.data_type)
 
 
 def _item_bytes(data_type: int) -> int:
@@ -218,23 +216,6 @@ def has_external_data(path: Path) -> bool:
 def size(path: Path) -> int:
     """Return the bytes of a model and of its external data."""
     return path.stat().st_size + sum((path.parent / name).stat().st_size for name in _files_beside(path))
-
-
-def load_error(path: Path, *, kernels: bool = True) -> str:
-    """Say why ONNX Runtime's CPU EP does not take the model, or return ``""``.
-
-    :param kernels: ``False`` when a missing kernel does not count, since the model may be meant for another EP.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    try:
-        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as problem:
-        return "" if type(problem).__name__ == "NotImplemented" and not kernels else first_line(problem)
-    return ""
 
 
 def first_line(problem: BaseException) -> str:

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
-    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 __all__ = [
     "DEFAULT_DOMAINS",
     "MASK_MAGNITUDE",
     "QUANTIZED_OPS",
-    "changed_inputs",
+    "changed_types",
     "constants_to_initializers",
     "demote_weight_inputs",
     "fit_imports",
@@ -356,14 +356,24 @@ def _chosen(wanted: Iterable[str], known: Sequence[str], refusal: str, *, plain:
     return list(chosen)
 
 
-def changed_inputs(before: ModelProto, after: ModelProto) -> dict[str, str]:
-    """Return numpy's name of the new type of each input whose type changed."""
+def changed_types(before: ModelProto, after: ModelProto) -> dict[str, dict[str, str]]:
+    """Return what a pass says of types that it changed, by numpy's names, nothing where it changed none.
+
+    ``inputs`` has the new type of each such input, ``outputs`` the old one of each such output.
+    """
     from onnx import helper
 
-    old = {value.name: value.type.tensor_type.elem_type for value in before.graph.input}
-    new = {value.name: value.type.tensor_type.elem_type for value in after.graph.input}
-    changed = {name: kind for name, kind in new.items() if old.get(name, kind) != kind}
-    return {name: str(helper.tensor_dtype_to_np_dtype(kind)) for name, kind in changed.items()}
+    def differing(one: Iterable[ValueInfoProto], other: Iterable[ValueInfoProto]) -> dict[str, str]:
+        known = {value.name: value.type.tensor_type.elem_type for value in one}
+        kinds = {value.name: value.type.tensor_type.elem_type for value in other}
+        changed = {name: kind for name, kind in kinds.items() if known.get(name, kind) != kind}
+        return {name: str(helper.tensor_dtype_to_np_dtype(kind)) for name, kind in changed.items()}
+
+    found = {
+        "inputs": differing(before.graph.input, after.graph.input),
+        "outputs": differing(after.graph.output, before.graph.output),
+    }
+    return {which: types for which, types in found.items() if types}
 
 
 def float_weights(model: ModelProto) -> Iterator[TensorProto]:

@@ -6,9 +6,10 @@ Runs inside a runtime beside the passes that import it; only the standard librar
 from __future__ import annotations
 
 import json
+import mmap
 from typing import TYPE_CHECKING, Any, Final
 
-from . import model_file, onnx_graph
+from . import model_file, onnx_graph, outlines, wire
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,9 +37,6 @@ __all__ = [
 
 STAMP_KEY: Final = "ortforge.stamp"
 """Name of the stamp in the model's ``metadata_props``."""
-
-GRAPH: Final = 7
-"""Number of the field of ModelProto that holds the graph; all lists of a model have greater ones."""
 
 LEVELS: Final = ("basic", "extended", "layout", "all")
 """Graph optimization levels, the one that binds a model the least first."""
@@ -98,6 +96,9 @@ def save_graph(
     options.optimized_model_filepath = str(saved)
     if saved.suffix == ".ort":
         options.add_session_config_entry("session.save_model_format", "ORT")
+    else:
+        # The graph is written before weights are packed for kernels, and the session goes at once.
+        options.add_session_config_entry("session.disable_prepacking", "1")
     if split:
         options.add_session_config_entry(
             "session.optimized_model_external_initializers_file_name", f"{saved.name}.data"
@@ -109,10 +110,7 @@ def save_graph(
 
 def holds_device_copies(path: Path) -> bool:
     """Whether a graph holds copies between devices, which ORT adds for an EP that is not the CPU's."""
-    import onnx
-
-    model = onnx.load(str(path), load_external_data=False)
-    return any(node.op_type.startswith("Memcpy") for node in onnx_graph.nodes(model))
+    return any(node.op_type.startswith("Memcpy") for node in onnx_graph.nodes(outlines.outline_of(path)))
 
 
 def stamp_of(job: PassJob, level: str, ep: str = "") -> dict[str, Any]:
@@ -157,61 +155,45 @@ def put_stamp(model: ModelProto, stamp: Mapping[str, Any]) -> None:
 
 
 def save_all_but_graph(model: ModelProto, path: Path) -> None:
-    """Save a model that was read from ``path`` and whose graph was not changed: what follows the graph is written anew.
+    """Save what a model, read from ``path`` with or without its weights, has beside its graph, which stays as it is.
 
     A graph is nearly all of a file, and writing it again takes as long as making it did. In a protocol buffer the last
     value of a field holds, so what stands before the graph may stay.
     """
     import onnx
 
-    end = _end_of_graph(path)
-    if not end:
-        onnx.save_model(model, str(path))
-        return
     rest = type(model)(ir_version=model.ir_version)
     for field, values in model.ListFields():
-        if field.number > GRAPH:
+        if field.number > outlines.GRAPH:
             getattr(rest, field.name).extend(values)
-    with path.open("r+b") as file:
-        file.truncate(end)
-        file.seek(end)
-        file.write(rest.SerializeToString())
+    if end := _end_of_graph(path):
+        with path.open("r+b") as file:
+            file.truncate(end)
+            file.seek(end)
+            file.write(rest.SerializeToString())
+        return
+    whole = onnx.load(str(path), load_external_data=False)
+    for field, _ in whole.ListFields():
+        if field.number > outlines.GRAPH:
+            whole.ClearField(field.name)
+    whole.MergeFrom(rest)
+    onnx.save_model(whole, str(path))
 
 
 def _end_of_graph(path: Path) -> int:
     """Return where a model's graph ends in its file; 0 when a list of the model comes before it, or it comes twice."""
-    end = at = 0
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        while at < size:
-            file.seek(at)
-            head = file.read(20)
-            tag, used = _varint(head, 0)
-            number, wire = tag >> 3, tag & 7
-            length = 0
-            if wire == 0:
-                _, used = _varint(head, used)
-            elif wire == 2:
-                length, used = _varint(head, used)
-            else:
+    end = 0
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+        memoryview(mapped) as data,
+    ):
+        for field in wire.fields(data, 0, len(data)):
+            if (field.number == outlines.GRAPH and end) or (field.number > outlines.GRAPH and not end):
                 return 0
-            at += used + length
-            if (number == GRAPH and end) or (number > GRAPH and not end):
-                return 0
-            if number == GRAPH:
-                end = at
+            if field.number == outlines.GRAPH:
+                end = field.end
     return end
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
 
 
 def stamped_copy(source: Path, target: Path, stamp: Mapping[str, Any]) -> None:

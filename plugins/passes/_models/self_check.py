@@ -9,13 +9,15 @@ Runs inside a runtime beside the pass that imports it; only the standard library
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from . import model_file
+from . import loading, model_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
+
+    from ortforge.api import PassJob
 
 __all__ = ["RUINED_COSINE", "against_float"]
 
@@ -24,14 +26,16 @@ RUINED_COSINE: Final = 0.9
 """An output turned by more than 26 degrees on the very data that the ranges were made for."""
 
 
-def against_float(float_model: Path, quantized: Path, feeds: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], str]:
+def against_float(float_model: Path, job: PassJob, feeds: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], str]:
     """Compare the outputs of both models on the first samples.
 
     Returns the worst cosine and SQNR (in dB) over outputs and samples, for the result, and a sentence if the model is
-    ruined or does not run. The quantized model is loaded with all optimizations, as it will be run.
+    ruined or does not run. The quantized model is loaded with all optimizations, on the cell's EP, as it will be run.
+
+    :param job: the pass's, whose ``output`` is the quantized model.
     """
     try:
-        sessions = [_session(path) for path in (float_model, quantized)]
+        sessions = [loading.session_of(path, job) for path in (float_model, Path(job.output))]
         names = [output.name for output in sessions[0].get_outputs() if output.type.startswith("tensor(float")]
         worst: dict[str, Any] = {}
         for number, feed in enumerate(itertools.islice(feeds, SAMPLES)):
@@ -50,14 +54,6 @@ def against_float(float_model: Path, quantized: Path, feeds: Iterable[Mapping[st
         f"sample {worst['sample']}, which the ranges were made for. Leave the nodes that cause it out "
         "(ortforge explain ranks them), or use other types or op_types."
     )
-
-
-def _session(path: Path) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def _measure(reference: Any, candidate: Any) -> dict[str, float]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+    from onnx import ModelProto
 
     Feed = Mapping[str, Any]
     Floats = NDArray[np.float64]
@@ -111,17 +112,17 @@ class SampleReader:
 
 
 def measure(
-    model: Path, op_types: Sequence[str], method: Method, reader: SampleReader, *, scratch: Path, external: bool
+    model: Path, op_types: Sequence[str], method: Method, reader: SampleReader, *, scratch: Path
 ) -> dict[str, Range]:
     """Run a model on all samples and return the ranges of the tensors that operators of ``op_types`` touch.
 
-    :param scratch: a file name for the augmented model. :param external: its weights need a file of their own.
+    :param scratch: a file name for the augmented model, in the model's folder: it uses the same external data.
     :raises ValueError: a sample does not fit the model's inputs, or a tensor is NaN.
     :raises RuntimeError: the model does not run on a sample.
     """
     kind = "MinMax" if method.name == "MinMax" else "Percentile"
     try:
-        session = _augmented(model, op_types, kind, scratch, external)
+        session = _augmented(model, op_types, kind, scratch)
         if not session.tensors:
             return {}
         if method.name == "MinMax":
@@ -153,16 +154,15 @@ class _Session:
         return found
 
 
-def _augmented(model: Path, op_types: Sequence[str], kind: str, scratch: Path, external: bool) -> _Session:
+def _augmented(model: Path, op_types: Sequence[str], kind: str, scratch: Path) -> _Session:
     from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
 
-    with _quiet():
+    with _quiet(), _weights_left_alone():
         calibrator = create_calibrator(
             model,
             list(op_types),
             augmented_model_path=str(scratch),
             calibrate_method=CalibrationMethod[kind],
-            use_external_data_format=external,
         )
     session = calibrator.infer_session
     if kind != "MinMax":
@@ -170,6 +170,30 @@ def _augmented(model: Path, op_types: Sequence[str], kind: str, scratch: Path, e
     # "<tensor>_ReduceMin" and "<tensor>_ReduceMax" follow the model's own outputs, in pairs.
     added = [output.name for output in session.get_outputs()][calibrator.num_model_outputs :]
     return _Session(session, [name.rpartition("_")[0] for name in added[::2]])
+
+
+@contextlib.contextmanager
+def _weights_left_alone() -> Iterator[None]:
+    """Let ONNX Runtime's calibrators add nodes to a model without reading and writing weights that lie beside it."""
+    module: Any = importlib.import_module("onnxruntime.quantization.calibrate")
+    original = module.load_model_with_shape_infer
+    module.load_model_with_shape_infer = _inferred
+    try:
+        yield
+    finally:
+        module.load_model_with_shape_infer = original
+
+
+def _inferred(path: Path) -> ModelProto:
+    import onnx
+    from onnxruntime.quantization.quant_utils import add_infer_metadata
+
+    made = path.with_name(f"{path.stem}-inferred.onnx")
+    onnx.shape_inference.infer_shapes_path(str(path), str(made))
+    model = onnx.load(str(made), load_external_data=False)
+    made.unlink()
+    add_infer_metadata(model)
+    return model
 
 
 def _reduced(session: _Session, method: Method, reader: SampleReader) -> dict[str, Range]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from .._models import model_file, onnx_graph
+from .._models import loading, model_file, onnx_graph, outlines
 from . import type_support
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from onnx import ModelProto, NodeProto
+
+    from ortforge.api import PassJob
 
 __all__ = [
     "ONLY_TREES",
@@ -79,6 +81,8 @@ def prepare(
     takes: Collection[str],
     name_nodes: bool = False,
     per_channel: bool = False,
+    values: bool = True,
+    written: bool = True,
 ) -> Prepared:
     """Load a model, raise its opset where a quantizer would otherwise ruin it, and move constants to initializers.
 
@@ -87,10 +91,15 @@ def prepare(
     :param takes: the operators that the quantizer knows, which are what globs choose from.
     :param name_nodes: give names to nodes that have none, so that the pass itself can leave them out.
     :param per_channel: weights get a scale for each channel, which a product with a vector has not: such are left out.
+    :param values: the pass looks at what weights hold; without it, the model may be an outline (``outlines.py``).
+    :param written: the pass needs the file.
     :raises ValueError: the model is quantized already, is bound to one CPU, or lacks what is named.
     :raises RuntimeError: its opset cannot be raised.
     """
-    model = model_file.load(source)
+    apart = outlines.read(source)
+    if values or _needs_changes(apart.model, least_opset):
+        apart = outlines.Outline(model_file.load(source), {})
+    model = apart.model
     if done := onnx_graph.quantized_ops(model):
         listed = ", ".join(f"{n} {op}" for op, n in list(done.items())[:4])
         raise ValueError(f"The model is quantized already ({listed}). Use a float model, or leave this pass out.")
@@ -123,13 +132,19 @@ def prepare(
     fused = any(node.domain == onnx_graph.CONTRIB_DOMAIN for node in model.graph.node)
     if fused and (typed := _type_tensors(model, workdir / "typed.onnx")):
         said["tensors_typed"] = typed
+    # Also where nothing was changed: the quantizers write files beside the model that they read, and send it through
+    # onnx's shape inference, for which weights that lie beside it cost nothing.
     path = workdir / "prepared.onnx"
-    if not said and onnx_graph.opset(model) == opset and ir_version >= model_file.OLDEST_IR:
-        # Nothing was changed. The quantizers write files beside the model they read, so it is not read where it lies.
-        model_file.stand_in(source, path)
-    else:
-        model_file.save(model, path, ir_version=ir_version)
+    if written:
+        outlines.save_apart(outlines.Outline(model, apart.weights), path, ir_version=ir_version)
     return Prepared(model, path, opset, ir_version, said, names, ops)
+
+
+def _needs_changes(model: ModelProto, least_opset: int) -> bool:
+    """Whether a model goes through tools that want it whole: onnx's, or a session that tells its types."""
+    fused = any(node.domain == onnx_graph.CONTRIB_DOMAIN for node in model.graph.node)
+    raised = onnx_graph.has_onnx_operators(model) and onnx_graph.opset(model) < least_opset
+    return bool(model.functions) or fused or raised
 
 
 def _products_with_vectors(model: ModelProto) -> list[NodeProto]:
@@ -186,15 +201,16 @@ def unchanged(source: Path, output: Path, warning: str) -> dict[str, Any]:
     return {"quantized": {}, "bytes_before": bytes_, "bytes_after": bytes_, "warnings": [warning]}
 
 
-def finish(source: Path, quantized: ModelProto, output: Path, prepared: Prepared, *, advice: str) -> dict[str, Any]:
+def finish(job: PassJob, quantized: ModelProto, prepared: Prepared, *, advice: str) -> dict[str, Any]:
     """Write the quantizer's model with the input's IR version, check that it loads, and say what changed.
 
     :param advice: what to try when it does not load.
-    :raises NotImplementedError: this runtime has no kernel for an operator of the result.
+    :raises NotImplementedError: the cell's EP and the CPU EP behind it have no kernel for an operator of the result.
     :raises RuntimeError: ONNX Runtime does not load what its own quantizer wrote.
     """
+    source, output = Path(job.model), Path(job.output)
     model_file.save(quantized, output, ir_version=prepared.ir_version)
-    if problem := model_file.load_error(output):
+    if problem := loading.load_error(output, job):
         if too_new := re.search(r"\b(?:Deq|Q)uantizeLinear\((\d+)\)", problem):
             raise NotImplementedError(
                 f"The model has opset {too_new[1]}, and this runtime quantizes by the kernels of opsets up to "
@@ -213,6 +229,8 @@ def finish(source: Path, quantized: ModelProto, output: Path, prepared: Prepared
         "bytes_after": model_file.size(output),
         **prepared.said,
     }
+    if left := loading.left_to_cpu(output, job, changed["quantized"]):
+        changed["left_to_cpu"] = left
     if dropped := dropped_nodes(prepared.model, quantized):
         changed["dropped"] = dropped
     if (opset := onnx_graph.opset(quantized)) != prepared.opset:
@@ -290,8 +308,9 @@ def mask_constants(model: ModelProto) -> list[str]:
 
     found = []
     for tensor in onnx_graph.float_weights(model):
-        values = numpy_helper.to_array(tensor)
-        if values.size and bool(np.any(np.abs(values) > onnx_graph.MASK_MAGNITUDE)):
+        values = numpy_helper.to_array(tensor).ravel()
+        # These two pass over NaN, and make no copies.
+        if values.size and max(np.fmax.reduce(values), -np.fmin.reduce(values)) > onnx_graph.MASK_MAGNITUDE:
             found.append(tensor.name)
     return found
 
@@ -369,12 +388,20 @@ def _scale_inputs(op_type: str, inputs: int) -> range | tuple[int, ...]:
     return ()
 
 
-def said_of_dropped(result: Mapping[str, Any]) -> list[str]:
-    """Return a sentence if nodes were dropped."""
-    dropped = result.get("dropped", [])
-    if not dropped:
-        return []
-    return [f"DROPPED NODES: {_some(dropped)} is in the float model and has no counterpart in the quantized one."]
+def said_of_dropped(result: Mapping[str, Any], job: PassJob) -> list[str]:
+    """Return a sentence if nodes were dropped, and one if the cell's EP leaves quantized ones to the CPU EP."""
+    said = []
+    if dropped := result.get("dropped", []):
+        said.append(
+            f"DROPPED NODES: {_some(dropped)} is in the float model and has no counterpart in the quantized one."
+        )
+    if left := result.get("left_to_cpu", {}):
+        listed = ", ".join(f"{n} {op}" for op, n in left.items())
+        said.append(
+            f"{job.ep_name} has no kernels for {listed}: those run on the CPU EP, with copies between the devices. Use "
+            "another format or other types, or limit op_types."
+        )
+    return said
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:

@@ -38,8 +38,6 @@ def objection(use: PassUse) -> str:
 
 
 def _of_recipe(wanted: Parameters, use: PassUse) -> Iterator[str]:
-    if "quantize" in use.before:
-        yield "its patterns are those of float models; put it before quantization"
     if wanted.num_heads < 0 or wanted.hidden_size < 0:
         yield "num_heads and hidden_size cannot be negative; leave them out to have them read from the graph"
     if bool(wanted.num_heads) != bool(wanted.hidden_size):
