@@ -1,4 +1,4 @@
-"""Tells whose fault a failed pass is: when the model that it was given does not load here, no pass can help."""
+"""Tells whose fault a failure is: the model's, which no pass can help, or the execution provider's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 from .classify import classify
 from .protocol import JobError
 
-__all__ = ["on_the_model"]
+__all__ = ["of_the_ep", "on_the_model"]
+
+CPU = "CPUExecutionProvider"
 
 
 @contextlib.contextmanager
@@ -32,17 +34,43 @@ def on_the_model(model: Path, ep_name: str) -> Iterator[None]:
 
 def _refusal(model: Path, ep_name: str) -> JobError | None:
     """Return why the CPU EP does not support a model, or ``None``; missing kernels count for its own cells alone."""
+    problem = _load_error(str(model))
+    if problem is None or (type(problem).__name__ == "NotImplemented" and ep_name not in ("", CPU)):
+        return None
+    why = classify(problem, "load")
+    if why.kind == "unsupported":
+        return JobError(why.kind, f"this runtime does not load the model that the pass was given: {why.message}")
+    return None
+
+
+def of_the_ep(model: str, ep_name: str, error: Exception) -> str:
+    """Say that an EP is to blame for a model that does not load, or return ``""``.
+
+    An EP takes parts out of a graph and puts nodes of its own there. What it breaks thereby is reported as an invalid
+    model, though the same file loads on the CPU EP.
+    """
+    why = classify(error, "load")
+    if ep_name in ("", CPU) or why.kind != "model" or _load_error(model) is not None:
+        return ""
+    cause = (
+        " (the parts that the provider took out of the graph wait for each other)" if "acyclic" in why.message else ""
+    )
+    return (
+        f"{ep_name} does not load this model, which the CPU EP loads, so the provider is at fault and not the model: "
+        f"{why.message.rstrip('.')}{cause}. Another form of the model may pass: for 8 bits QDQ, as quantize-static "
+        "writes it, in place of dynamic quantization"
+    )
+
+
+def _load_error(model: str) -> Exception | None:
+    """Return what the CPU EP says when it does not load a model as it is."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     try:
-        onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        onnxruntime.InferenceSession(model, options, providers=[CPU])
     except Exception as problem:
-        if type(problem).__name__ == "NotImplemented" and ep_name not in ("", "CPUExecutionProvider"):
-            return None
-        why = classify(problem, "load")
-        if why.kind == "unsupported":
-            return JobError(why.kind, f"this runtime does not load the model that the pass was given: {why.message}")
+        return problem
     return None

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import nvidia
+from . import blame, nvidia
 from .protocol import JobError
 
 __all__ = ["Opened", "describe_device", "laid_over", "open_session", "register_plugin"]
@@ -101,6 +101,8 @@ def open_session(
         # TensorRT's EP does not fall away: ORT refuses the session, and asks for the libraries without a name.
         if missing := next(filter(None, (nvidia.missing_library(ort, name) for name in names)), ""):
             raise JobError("failed", f"{names[0]} cannot be used: its library does not load ({missing})") from error
+        if why := blame.of_the_ep(model, names[0] if names else "", error):
+            raise JobError("failed", why) from error
         raise
     in_force = made.get_providers()
     for name in names:

@@ -13,7 +13,6 @@ import pytest
 from onnx import numpy_helper
 
 from ortforge.api import PassUse
-from ortforge.worker.session import open_session
 
 from .pass_jobs import accuracy, job_for, module, outputs, picture_model, pictures, run_pass, samples_folder
 
@@ -68,33 +67,6 @@ def test_the_model_is_untouched_and_the_options_name_the_table(tmp_path: Path) -
         "trt_int8_use_native_calibration_table": "0",
         "trt_fp16_enable": "1",
     }
-
-
-def test_a_session_gets_the_folder_of_its_model(tmp_path: Path) -> None:
-    _, output = calibrated(tmp_path)
-    seen: list[Any] = []
-
-    class Recording:
-        """ONNX Runtime, which claims to have TensorRT, and the options that a session of it is asked for."""
-
-        import onnxruntime as _real
-
-        SessionOptions = _real.SessionOptions
-        GraphOptimizationLevel = _real.GraphOptimizationLevel
-        __version__ = _real.__version__
-
-        @staticmethod
-        def get_available_providers() -> list[str]:
-            return ["OursExecutionProvider"]
-
-        @staticmethod
-        def InferenceSession(model: str, options: Any, **asked: Any) -> Any:  # noqa: N802
-            seen.append(asked["provider_options"])
-            raise RuntimeError("no device")
-
-    with pytest.raises(RuntimeError, match="no device"):
-        open_session(Recording, str(output), [["OursExecutionProvider", {"table": "{model_folder}/t"}]], {})
-    assert seen == [[{"table": f"{output.parent}/t"}]]
 
 
 def test_qdq_is_in_tensorrts_form(tmp_path: Path) -> None:

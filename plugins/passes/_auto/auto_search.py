@@ -44,6 +44,9 @@ MOST_PROBES: Final = 4
 PROMISING: Final = 1.05
 """A whole scheme that is not this much faster than the float model gains nothing when nodes are given back."""
 
+FAR_TOO_SLOW: Final = 0.75
+"""A scheme that does not even come to this speed speaks for all that share its kernels."""
+
 SCREENING_SHARE: Final = 0.65
 """Share of the time after which no further scheme is screened, unless none holds yet."""
 
@@ -131,13 +134,24 @@ class Search:
             self.skipped[scheme.name] = "the time is kept for refining what was found"
         else:
             try:
-                unfit = scheme.unfit(self._bench)
+                unfit = self._as_slow_as(scheme) or scheme.unfit(self._bench)
             except Exception as problem:
                 unfit = f"it cannot be prepared: {model_file.first_line(problem)}"
             if unfit:
                 self.skipped[scheme.name] = unfit
             else:
                 self.attempt(scheme, self._excluded)
+
+    def _as_slow_as(self, scheme: Scheme) -> str:
+        """Return which candidate on the same kernels was much too slow, in a sentence, or ``""``."""
+        for found in self.candidates:
+            other = SCHEMES.get(found.scheme)
+            alike = scheme.kernels and other is not None and other.kernels == scheme.kernels
+            if alike and found.ratio is not None and found.ratio.high < FAR_TOO_SLOW:
+                return (
+                    f"{found.name} is {found.speed:.2g} times as fast as the float model, and its kernels are the same"
+                )
+        return ""
 
     def attempt(self, scheme: Scheme, kept: Sequence[str], *, only_if_close: bool = False) -> Candidate:
         """Make, load, judge and time one candidate; what goes wrong is a finding about it.

@@ -23,6 +23,10 @@ AS_FAST: Final = 1.0 - 2.0 * pair_timing.FLOOR
 """Ratio to the float model's speed from which on a smaller model may ship instead of it, if it is not surely slower.
 The cell's own timing, which takes longer, has the last word."""
 
+SURELY_AS_FAST: Final = 1.0 / (1.0 + 0.75 * pair_timing.FLOOR)
+"""The same for a ratio whose whole interval is below 1. A cell counts as slower from a whole noise floor on; a quarter
+of that is left for its timing to come out otherwise."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -67,7 +71,7 @@ class Candidate:
         """Whether its speed cannot be told from the float model's, with something left for the cell's longer timing."""
         if self.ratio is None or self.speed < AS_FAST:
             return False
-        return self.ratio.high >= 1.0 or self.speed >= 1.0 / (1.0 + pair_timing.FLOOR / 2.0)
+        return self.ratio.high >= 1.0 or self.speed >= SURELY_AS_FAST
 
     def as_json(self) -> dict[str, Any]:
         """Return what is worth keeping of it."""

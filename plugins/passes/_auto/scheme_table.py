@@ -44,6 +44,7 @@ class Scheme:
     :param parts: nodes in the order of the graph, where a scheme's noise comes from stretches of it rather than from
         single nodes: stretches are kept in float then.
     :param unfit: why it cannot be used for this model, or ``""``.
+    :param kernels: what runs its products, where it shares that with other schemes: what is slow for one is for all.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Scheme:
     base: Callable[[Bench], ModelProto] | None = None
     parts: Callable[[Bench], Sequence[str]] | None = None
     unfit: Callable[[Bench], str] = _always
+    kernels: str = ""
 
 
 # Static quantization
@@ -71,6 +73,9 @@ def _static(
     ops = list(op_types) or _all_static_ops()
     ranges = bench.ranges(ops, smooth=smooth)
     options: dict[str, Any] = {"UseQDQContribOps": True} if wide else {}
+    if smooth:
+        # What a product puts out has outliers again, and goes into an addition more often than into a product.
+        options["OpTypesToExcludeOutputQuantization"] = ["MatMul", "Gemm"]
     model = bench.smoothed()[0] if smooth else bench.copy()
     try:
         return _qdq(model, kept, ops, per_channel, wide, ranges, options)
@@ -248,6 +253,8 @@ def _quiet() -> Any:
 
 _EVERY: Final[tuple[str, ...]] = ()
 
+_DYNAMIC: Final = "activations rounded while running"
+
 SCHEMES: Final[Mapping[str, Scheme]] = {
     scheme.name: scheme
     for scheme in (
@@ -279,7 +286,7 @@ SCHEMES: Final[Mapping[str, Scheme]] = {
         ),
         Scheme(
             "static-smooth",
-            "static-heavy after activations' outliers were moved into the weights",
+            "static-heavy after activations' outliers were moved into the weights, products put out as float",
             partial(_static, op_types=HEAVY_OPS, per_channel=True, smooth=True),
             partial(_static_targets, op_types=HEAVY_OPS),
             base=lambda bench: bench.smoothed()[0],
@@ -291,6 +298,7 @@ SCHEMES: Final[Mapping[str, Scheme]] = {
             partial(_dynamic, per_channel=True),
             partial(_dynamic_targets, per_channel=True),
             unfit=_needs_weights,
+            kernels=_DYNAMIC,
         ),
         Scheme(
             "dynamic-smooth",
@@ -299,6 +307,7 @@ SCHEMES: Final[Mapping[str, Scheme]] = {
             partial(_dynamic_targets, per_channel=True, smooth=True),
             base=lambda bench: bench.smoothed()[0],
             unfit=_needs_outliers,
+            kernels=_DYNAMIC,
         ),
         Scheme(
             "dynamic-split",
@@ -307,6 +316,7 @@ SCHEMES: Final[Mapping[str, Scheme]] = {
             partial(_dynamic_targets, per_channel=True, smooth=True, split=True),
             base=lambda bench: bench.smoothed(split=True)[0],
             unfit=_needs_worse_outliers,
+            kernels=_DYNAMIC,
         ),
         Scheme(
             "dynamic",
@@ -314,6 +324,7 @@ SCHEMES: Final[Mapping[str, Scheme]] = {
             _dynamic,
             _dynamic_targets,
             unfit=_needs_weights,
+            kernels=_DYNAMIC,
         ),
         Scheme(
             "dynamic-unsigned",
@@ -321,6 +332,7 @@ SCHEMES: Final[Mapping[str, Scheme]] = {
             partial(_dynamic, signed=False),
             _dynamic_targets,
             unfit=_needs_weights,
+            kernels=_DYNAMIC,
         ),
         Scheme(
             "weights-8",
@@ -375,12 +387,33 @@ _MULTIPLYING: Final = (
 )
 
 
-def in_order(bench: Bench) -> list[Scheme]:
+_MULTIPLYING_ELSEWHERE: Final = (
+    "static-smooth",
+    "static-heavy",
+    "static-16",
+    "float16",
+    "static-channel",
+    "static",
+    "weights-8",
+    "weights-4",
+    "dynamic-smooth",
+    "dynamic-channel",
+    "dynamic-split",
+    "dynamic",
+    "dynamic-unsigned",
+)
+
+
+def in_order(bench: Bench, ep_name: str) -> list[Scheme]:
     """Return all schemes, those first that models of this kind most often gain by, in case the time runs out.
 
     Convolutions are quick with ranges known ahead; a convolution quantized while running is slower than in float
     everywhere it was measured. Transformers and recurrent models are the other way round: their activations vary with
-    the input, and a matrix multiplication hides the cost of looking at them.
+    the input, and a matrix multiplication hides the cost of looking at them. That goes for the CPU EP, which has the
+    kernels; other EPs are made for ranges known ahead.
     """
-    order = _CONVOLUTIONAL if bench.has("Conv", "ConvTranspose") else _MULTIPLYING
+    if bench.has("Conv", "ConvTranspose"):
+        order = _CONVOLUTIONAL
+    else:
+        order = _MULTIPLYING if ep_name == "CPUExecutionProvider" else _MULTIPLYING_ELSEWHERE
     return [SCHEMES[name] for name in order]
