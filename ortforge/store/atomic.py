@@ -19,7 +19,7 @@ from typing import Any, Final
 from ortforge.errors import StoreError
 from ortforge.store.hashing import canonical
 
-__all__ = ["disk_errors", "free_space", "publish", "readable_size", "remove", "write_bytes", "write_json"]
+__all__ = ["disk_errors", "free_space", "publish", "readable_size", "remove", "sync_tree", "write_bytes", "write_json"]
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
@@ -69,7 +69,7 @@ def publish(temp: str | os.PathLike[str], final: str | os.PathLike[str]) -> None
     """
     source, target = Path(temp), Path(final)
     with disk_errors(target):
-        _sync_tree(source)
+        sync_tree(source)
         try:
             source.rename(target)
         except OSError as error:
@@ -181,7 +181,11 @@ def free_space(path: Path) -> str:
     return ""
 
 
-def _sync_tree(path: Path) -> None:
+def sync_tree(path: Path) -> None:
+    """Wait until a file, or a folder and all below it, is on the disk.
+
+    :raises OSError: it could not be written.
+    """
     if path.is_dir():
         for folder, _, names in os.walk(path):
             for name in names:
@@ -192,7 +196,7 @@ def _sync_tree(path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe's other end is not waited for
     try:
         os.fsync(descriptor)
     finally:

@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import Final
 
 from ortforge.errors import StoreError
-from ortforge.store.atomic import disk_errors, publish, remove
+from ortforge.store.atomic import disk_errors, publish, remove, sync_tree
 from ortforge.store.hashing import DIGEST_LENGTH, digest_tree, list_tree
 
 __all__ = ["CorruptObjectError", "ObjectStore"]
 
 _DIGEST: Final = re.compile(rf"[0-9a-f]{{{DIGEST_LENGTH}}}")
+_LARGE: Final = 8 * 1024**2
+"""Bytes from which on writing to the disk takes long enough to do something else meanwhile."""
 _FOREIGN_AGE_S: Final = 7 * 24 * 3600.0
 """How old a temporary folder of another host or container must be to count as left over: its process cannot be seen."""
 
@@ -83,7 +85,7 @@ class ObjectStore:
             with disk_errors(self._objects, needed=size):
                 if keep or not sole or not _renamed(source, staged):
                     _copy(source, staged)
-            return self._admit(staged)
+            return self._admit(staged, size)
 
     def get(self, digest: str) -> Path:
         """Return where an object lies. Its content is checked the first time in each process.
@@ -205,10 +207,9 @@ class ObjectStore:
             os.utime(path)
         return True
 
-    def _admit(self, staged: Path) -> str:
+    def _admit(self, staged: Path, size: int) -> str:
         """Publish what nobody else can write any more."""
-        with disk_errors(staged, verb="read"):
-            digest = digest_tree(staged)
+        digest = _digest_and_sync(staged) if size >= _LARGE else _digest_of(staged)
         path = self._place(digest)
         if path.exists():
             if self._intact(digest):
@@ -224,6 +225,21 @@ class ObjectStore:
                 path.chmod(0o555)
         self._verified.add(digest)
         return digest
+
+
+def _digest_of(staged: Path) -> str:
+    with disk_errors(staged, verb="read"):
+        return digest_tree(staged)
+
+
+def _digest_and_sync(staged: Path) -> str:
+    """Return the digest; the disk writes while the processor hashes, so that publishing finds little left to do."""
+    with ThreadPoolExecutor(1) as pool:
+        synced = pool.submit(sync_tree, staged)
+        digest = _digest_of(staged)
+        with disk_errors(staged):
+            synced.result()
+    return digest
 
 
 def _renamed(source: Path, target: Path) -> bool:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from ortforge.errors import StoreError
 from ortforge.store.hashing import (
+    PIECE,
     canonical,
     digest_bytes,
     digest_file,
@@ -156,6 +157,26 @@ def test_file_digests_stream_and_agree_with_bytes(tmp_path: Path) -> None:
     file.write_bytes(data)
     assert digest_file(file) == digest_bytes(data) == hashlib.blake2b(data, digest_size=20).hexdigest()
     assert sha256_file(file) == hashlib.sha256(data).hexdigest()
+
+
+def test_every_byte_of_a_large_file_counts_in_a_tree(tmp_path: Path) -> None:
+    """Of files that are hashed in pieces: the first and the last byte of each, and where the file ends."""
+    data = bytearray(os.urandom(2 * PIECE + 5))
+    file = tmp_path / "weights.bin"
+    digests = []
+    for place in (None, 0, PIECE - 1, PIECE, 2 * PIECE - 1, 2 * PIECE, 2 * PIECE + 4):
+        if place is not None:
+            data[place] ^= 1
+        file.write_bytes(data)
+        digests += [digest_tree(file), digest_tree(tmp_path)]
+    file.write_bytes(data[:-1])
+    digests += [digest_tree(file)]
+    swapped = data[PIECE : 2 * PIECE] + data[:PIECE] + data[2 * PIECE :]
+    file.write_bytes(swapped)
+    digests += [digest_tree(file)]
+    assert len(set(digests)) == len(digests)
+    file.write_bytes(data)
+    assert digest_tree(file) == digests[-4]
 
 
 def _tree(root: Path) -> Path:

@@ -96,7 +96,7 @@ def smoothed(model: ModelProto, observed: Observed, *, split: bool) -> tuple[Mod
     """
     import numpy as np
     from onnx import ModelProto as Model
-    from onnx import helper, numpy_helper
+    from onnx import TensorProto, helper, numpy_helper
 
     made = Model()
     made.CopyFrom(model)
@@ -142,6 +142,11 @@ def smoothed(model: ModelProto, observed: Observed, *, split: bool) -> tuple[Mod
             node.input[1] = constant(f"{node.name}.smoothed", scaled)  # the weight may have other readers
             if move.outliers:
                 after[node.name] = _sum_with_outliers(node, f"{name}.outliers", constant, factor[worst])
+    # Quantizers leave a tensor alone whose type they do not know.
+    for node in (node for added in (*before.values(), *after.values()) for node in added):
+        made.graph.value_info.extend(
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in node.output
+        )
     _insert(made, before, after)
     _drop_unread(made)
     return made, told

@@ -201,11 +201,11 @@ def stand_in(source: Path, target: Path) -> None:
 
 def _files_beside(path: Path) -> list[str]:
     """Return the names of the files that hold a model's external data; reads the model only where there may be any."""
-    import onnx
+    from . import outlines
 
     if path.suffix == ".ort" or all(entry.name in (path.name, "index.json") for entry in path.parent.iterdir()):
         return []
-    return external_files(onnx.load(str(path), load_external_data=False))
+    return external_files(outlines.outline_of(path))
 
 
 def has_external_data(path: Path) -> bool:
