@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
@@ -83,7 +84,8 @@ def run_pass(
     below.mkdir()
     samples = samples_folder(below / "samples", feeds, random=random) if feeds else None
     job = job_for(below, model, samples, parameters)
-    result: dict[str, Any] = module(name.replace("-", "_")).apply(job)
+    with contextlib.chdir(job.workdir):  # as a worker does: ONNX Runtime leaves files where it runs
+        result: dict[str, Any] = module(name.replace("-", "_")).apply(job)
     return result, job.output
 
 
