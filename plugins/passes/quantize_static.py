@@ -210,9 +210,11 @@ def quantize(job: PassJob, wanted: Parameters) -> dict[str, Any]:
     warnings += quantizing.lint_scales(model, masks=masks, known=named)
     random = data_guards.declared_random(job.samples)
     warnings += [random, *(text for text in watch.complaints() if not (random and text.startswith("RANDOM")))]
-    warnings += type_support.x86_remarks(wanted.activation_type, wanted.weight_type, reduce_range=wanted.reduce_range)
-    if job.ep in ("", "cpu") and {wanted.activation_type, wanted.weight_type} <= {"QInt8", "QUInt8"}:
-        warnings += type_support.wrong_products(prepared.model, job.ort_version, job.cpu_flags)
+    if job.ep in ("", "cpu"):
+        types = wanted.activation_type, wanted.weight_type
+        warnings += type_support.x86_remarks(*types, reduce_range=wanted.reduce_range)
+        if {*types} <= {"QInt8", "QUInt8"}:
+            warnings += type_support.wrong_products(prepared.model, job.ort_version, job.cpu_flags)
     facts = {"calibration_samples": len(job.samples), "against_float": checked, "nodes_excluded": excluded}
     return {**result, **facts, "warnings": [text for text in [*warnings, adjusting] if text]}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,18 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from pass_jobs import accuracy, cosine, helper_module, module, outputs, picture_model, pictures, run_pass
+from pass_jobs import (
+    accuracy,
+    cosine,
+    helper_module,
+    job_for,
+    module,
+    outputs,
+    picture_model,
+    pictures,
+    run_pass,
+    samples_folder,
+)
 from test_planted_disasters import attention_with_mask
 
 from ortforge.api import PassUse
@@ -167,6 +179,13 @@ def test_signed_activations_are_remarked_on_by_the_pass(tmp_path: Path) -> None:
     result, _ = quantized(tmp_path, activation_type="QInt8")
     expected = helper_module("_quantization.type_support").x86_remarks("QInt8", "QInt8", reduce_range=False)
     assert [text for text in result["warnings"] if "S8S8" in text] == expected
+
+
+def test_what_is_slow_on_the_cpu_ep_is_not_said_of_another(tmp_path: Path) -> None:
+    samples = samples_folder(tmp_path / "samples", CALIBRATION)
+    job = job_for(tmp_path / "job", picture_model(), samples, {"activation_type": "QInt8"})
+    said = module("quantize_static").apply(replace(job, ep="openvino", ep_name="OpenVINOExecutionProvider"))
+    assert not [text for text in said["warnings"] if "X86" in text]
 
 
 def test_outputs_of_chosen_operators_stay_float(tmp_path: Path) -> None:
