@@ -330,10 +330,12 @@ class Search:
                 trials: list[Trial] = [stack.enter_context(self._job.trial(path, self._judged_on)) for path in paths]
                 ratios, self.run_s = pair_timing.against_first(trials, FINAL_S)
                 rounds.append(ratios)
-                loads.append([trial.load_s / max(trials[0].load_s, 1e-9) for trial in trials[1:]])
+                loads.append([trial.load_s for trial in trials])
+        # What else the machine does only ever adds to the time of a load: the shortest is the model's own.
+        float_s, *theirs_s = (min(each) for each in zip(*loads, strict=True))
         return [
-            replace(c, ratio=pair_timing.joined(found), load_share=sum(shares) / FINAL_ROUNDS)
-            for c, found, shares in zip(able, zip(*rounds, strict=True), zip(*loads, strict=True), strict=True)
+            replace(c, ratio=pair_timing.joined(found), load_share=load_s / max(float_s, 1e-9))
+            for c, found, load_s in zip(able, zip(*rounds, strict=True), theirs_s, strict=True)
         ]
 
 

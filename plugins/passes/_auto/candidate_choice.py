@@ -23,9 +23,8 @@ AS_FAST: Final = 1.0 - 2.0 * pair_timing.FLOOR
 """Ratio to the float model's speed from which on a smaller model may ship instead of it, if it is not surely slower.
 The cell's own timing, which takes longer, has the last word."""
 
-SURELY_AS_FAST: Final = 1.0 / (1.0 + 0.75 * pair_timing.FLOOR)
-"""The same for a ratio whose whole interval is below 1. A cell counts as slower from a whole noise floor on; a quarter
-of that is left for its timing to come out otherwise."""
+MAYBE_AS_FAST: Final = 0.88
+"""The same at a glance, in one process: where its memory lies moves a process's latency by some percent."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +67,8 @@ class Candidate:
 
     @property
     def is_as_fast(self) -> bool:
-        """Whether its speed cannot be told from the float model's, with something left for the cell's longer timing."""
-        if self.ratio is None or self.speed < AS_FAST:
-            return False
-        return self.ratio.high >= 1.0 or self.speed >= SURELY_AS_FAST
+        """Whether its speed cannot be told from the float model's, by the rule of a cell's verdict."""
+        return self.ratio is not None and self.speed >= AS_FAST and not self.ratio.is_slower
 
     def as_json(self) -> dict[str, Any]:
         """Return what is worth keeping of it."""
@@ -125,7 +122,7 @@ def finalists(candidates: Sequence[Candidate]) -> list[Candidate]:
     able = sorted((c for c in candidates if c.holds), key=lambda c: -c.speed)
     found = [c for c in able[:FINALISTS] if c.may_reach > 1.0]
     # By the upper end: a glance on a busy machine says little, and the final looks longer.
-    small = min((c for c in able if c.may_reach >= AS_FAST), key=lambda c: c.bytes, default=None)
+    small = min((c for c in able if c.may_reach >= MAYBE_AS_FAST), key=lambda c: c.bytes, default=None)
     return found if small is None or small in found else [*found, small]
 
 
