@@ -27,9 +27,17 @@ def on_the_model(model: Path, ep_name: str) -> Iterator[None]:
         yield
     except RuntimeError as failure:
         # A ValueError is about the file, the data or a parameter, and says so itself.
-        if refusal := _refusal(model, ep_name):
+        if refusal := _refusal(model, ep_name) or _refusal_by(ep_name, failure):
             raise refusal from failure
         raise
+
+
+def _refusal_by(ep_name: str, failure: RuntimeError) -> JobError | None:
+    """Return what another EP than the CPU's said when it refused the model, if that is what the pass failed of."""
+    if ep_name in ("", CPU) or not isinstance(failure.__cause__, Exception):
+        return None
+    why = classify(failure.__cause__, "load")
+    return JobError(why.kind, why.message) if why.kind == "unsupported" and ep_name in str(failure) else None
 
 
 def _refusal(model: Path, ep_name: str) -> JobError | None:
@@ -52,13 +60,14 @@ def of_the_ep(model: str, ep_name: str, error: Exception) -> str:
     why = classify(error, "load")
     if ep_name in ("", CPU) or why.kind != "model" or _load_error(model) is not None:
         return ""
-    cause = (
-        " (the parts that the provider took out of the graph wait for each other)" if "acyclic" in why.message else ""
-    )
+    if "acyclic" in why.message:
+        cause = " (the parts that the provider took out of the graph wait for each other)"
+        advice = "For 8 bits, QDQ as quantize-static writes it may pass in place of dynamic quantization"
+    else:
+        cause, advice = "", "Another form of the model may pass: other types, formats or op_types of what made it"
     return (
         f"{ep_name} does not load this model, which the CPU EP loads, so the provider is at fault and not the model: "
-        f"{why.message.rstrip('.')}{cause}. Another form of the model may pass: for 8 bits QDQ, as quantize-static "
-        "writes it, in place of dynamic quantization"
+        f"{why.message.rstrip('.')}{cause}. {advice}"
     )
 
 

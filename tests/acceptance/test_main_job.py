@@ -23,7 +23,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, store: Path) -> tuple[Path, R
         text + "\n[limits]\ntiming_s = 1.0\nrounds = 2\nsamples = 16\n", encoding="utf-8"
     )
     cells = ["--cell", "magika/*", "--cell", "cls/none*", "--cell", "cls/int8-static*", "--cell", "vad/none*"]
-    cells += ["--cell", "cls/int8-dynamic@openvino:*"]
+    cells += ["--cell", "cls/int8-dynamic@openvino:*", "--cell", "vad/offline@openvino:*"]
     return folder, ortforge(folder, "run", "--store", str(store), "--json", *cells)
 
 
@@ -32,7 +32,7 @@ def test_every_cell_has_a_verdict(done: tuple[Path, Result]) -> None:
     assert result.code == 1, result.err
     matrix = tomllib.loads((ROOT / "matrix.toml").read_text("utf-8"))
     per_model = len(matrix["targets"]) * (len(matrix["recipes"]) + 1)
-    assert len(result.cells) == per_model + 3 * len(matrix["targets"]) + 1
+    assert len(result.cells) == per_model + 3 * len(matrix["targets"]) + 2
     for cell in result.cells.values():
         assert cell["status"] in STATUSES
         assert cell["status"] == "pass" or cell["reasons"], cell["id"]
@@ -60,6 +60,14 @@ def test_what_an_ep_makes_of_a_sound_model_is_not_the_models_fault(done: tuple[P
     assert cell["status"] == "failed"
     assert "the provider is at fault and not the model: This is an invalid model" in cell["reasons"][0]
     assert "quantize-static" in cell["reasons"][0]
+
+
+def test_what_an_ep_does_not_support_is_said_of_a_pass_as_of_the_model(done: tuple[Path, Result]) -> None:
+    _, result = done
+    plain, optimized = (result.cells[f"vad/{recipe}@openvino:openvino/here"] for recipe in ("none", "offline"))
+    assert {plain["status"], optimized["status"]} == {"unsupported"}
+    for cell in (plain, optimized):
+        assert "doesn't support Parameter operation with dynamic rank" in cell["reasons"][0]
 
 
 def test_openvino_takes_nodes_or_says_why(done: tuple[Path, Result]) -> None:

@@ -225,11 +225,21 @@ def first_line(problem: BaseException) -> str:
     """
     text = re.sub(r"Load model from \S+ failed:\s*", "", str(problem).strip())
     # Python tells where it imported from.
-    line = re.sub(r" \(/\S+\)$", "", text.splitlines()[0]) if text else ""
+    line = re.sub(r" \(/\S+\)$", "", _first_lines(text))
     frames = traceback.extract_tb(problem.__traceback__)
     if frames and (not line or isinstance(problem, AttributeError | LookupError | NameError | TypeError)):
         line = f"{type(problem).__name__} in {frames[-1].name}" + (f": {line}" if line else "")
     return _without_signatures(line)[:400] or type(problem).__name__
+
+
+def _first_lines(text: str) -> str:
+    """Return the first line, and those that it announces with a colon."""
+    said = ""
+    for line in text.splitlines():
+        said = f"{said} {line.strip()}".strip()
+        if not said.endswith(":"):
+            break
+    return said
 
 
 def _without_signatures(line: str) -> str:
