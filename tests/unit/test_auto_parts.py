@@ -356,6 +356,14 @@ def test_a_glance_that_was_disturbed_does_not_keep_the_smallest_out_of_the_final
     assert disturbed not in candidate_choice.finalists([candidate("small", 0.6, size=5)])
 
 
+def test_the_smallest_that_may_be_as_fast_does_not_take_the_place_of_one_that_seems_so() -> None:
+    half, eight = candidate("half", 0.99, size=50), candidate("eight bits", 0.87, size=25)
+    stored = candidate("optimized", 0.96, size=101, loads_faster=True)
+    names = [one.name for one in candidate_choice.finalists([half, eight, stored])]
+    assert names == ["half", "eight bits", "optimized"]
+    assert candidate_choice.finalists([candidate("optimized", 0.8, size=101, loads_faster=True)]) == []
+
+
 def test_nodes_that_share_a_weight_share_its_codes() -> None:
     weight = numpy_helper.from_array(RNG.normal(size=(64, 64)).astype(np.float32), "w")
     other = numpy_helper.from_array(RNG.normal(size=(64, 64)).astype(np.float32), "v")

@@ -13,7 +13,7 @@ __all__ = ["AS_FAST", "FINALISTS", "Candidate", "Ranking", "finalists", "ships",
 
 FINALISTS: Final = 3
 
-SMALLER: Final = 0.9
+SMALLER: Final = 0.95
 """Share of the float model's bytes below which a model counts as smaller."""
 
 QUICKER_LOAD: Final = 0.95
@@ -32,8 +32,8 @@ class Candidate:
     """One model that was tried.
 
     :param kept: nodes left in float (or in ``kept_as``). :param excess: noise over the noise allowed; above 1 it does
-        not hold. :param load_share: its time to load over the float model's, 1 where it was not
-        measured. :param problem: why it could not be made, loaded or run.
+        not hold. :param load_share: its time to load over the float model's, 1 where it was not measured.
+    :param loads_faster: whether it was made for that. :param problem: why it could not be made, loaded or run.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Candidate:
     ratio: pair_timing.Ratio | None = None
     bytes: int = 0
     load_share: float = 1.0
+    loads_faster: bool = False
     seconds: float = 0.0
     problem: str = ""
 
@@ -118,12 +119,17 @@ def shortest_prefix(count: int, excess: Callable[[int], float], limit: float) ->
 
 
 def finalists(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return what is worth timing once more: the fastest that hold, and the smallest that may be as fast as float."""
+    """Return what is worth timing once more: the fastest that hold, and what gains in size or in loading.
+
+    Of the small ones that is the smallest which seems as fast as float, and the smallest which may be: by the upper
+    end, since a glance on a busy machine says little, and the final looks longer. What loads faster comes last.
+    """
     able = sorted((c for c in candidates if c.holds), key=lambda c: -c.speed)
     found = [c for c in able[:FINALISTS] if c.may_reach > 1.0]
-    # By the upper end: a glance on a busy machine says little, and the final looks longer.
-    small = min((c for c in able if c.may_reach >= MAYBE_AS_FAST), key=lambda c: c.bytes, default=None)
-    return found if small is None or small in found else [*found, small]
+    for least in (AS_FAST, MAYBE_AS_FAST):
+        small = min((c for c in able if c.may_reach >= least), key=lambda c: c.bytes, default=None)
+        found += [small] if small is not None and small not in found else []
+    return found + [c for c in able if c.loads_faster and c.may_reach >= MAYBE_AS_FAST and c not in found]
 
 
 def ships(timed: Sequence[Candidate], float_bytes: int) -> Candidate | None:

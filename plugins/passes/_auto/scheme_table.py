@@ -20,6 +20,8 @@ from . import node_noise, smoothing, weight_blocks
 from .trial_bench import HEAVY_OPS, Bench
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from onnx import ModelProto
 
     from ortforge.api import PassJob
@@ -37,7 +39,8 @@ def _always(bench: Bench) -> str:
 class Scheme:
     """One way to quantize a model.
 
-    :param make: from the bench and the nodes to keep in float, the model. A failure is a finding about the scheme.
+    :param make: from the bench and the nodes to keep in float, the model, or where it was written. A failure is a
+        finding about the scheme.
     :param targets: what the whole model in this form (the second argument) does to each node; ``None``: no node can be
         kept, or nothing is known of it.
     :param base: the float model that ``targets`` speaks of, where that is not the bench's.
@@ -49,7 +52,7 @@ class Scheme:
 
     name: str
     summary: str
-    make: Callable[[Bench, Collection[str]], ModelProto]
+    make: Callable[[Bench, Collection[str]], ModelProto | Path]
     targets: Callable[[Bench, ModelProto], Targets] | None = None
     base: Callable[[Bench], ModelProto] | None = None
     parts: Callable[[Bench], Sequence[str]] | None = None
@@ -213,7 +216,7 @@ def _half_parts(bench: Bench) -> list[str]:
     return [node.name for node in nodes if node.name and node.op_type != "Constant"]
 
 
-def _optimized(bench: Bench, kept: Collection[str], *, job: PassJob) -> ModelProto:
+def _optimized(bench: Bench, kept: Collection[str], *, job: PassJob) -> Path:
     """Do what the pass ``optimize`` does at its highest level, from the model as it came."""
     folder = bench.workdir / "optimized"
     folder.mkdir()
@@ -223,7 +226,7 @@ def _optimized(bench: Bench, kept: Collection[str], *, job: PassJob) -> ModelPro
     )
     with _quiet():
         optimize.apply(changed)
-    return model_file.load(folder / "model.onnx")
+    return folder / "model.onnx"
 
 
 def optimized(job: PassJob) -> Scheme:
