@@ -182,9 +182,9 @@ def test_the_trees_parser_wins_over_the_table() -> None:
 
 def test_a_check_is_fast() -> None:
     flags = dict.fromkeys(flags_of("1.21.0"), True)
-    began = time.perf_counter()
+    began = time.process_time()
     assert problems_of(flags, "1.21.0")
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
 
 
 def test_arguments_are_sorted_and_repeat_what_repeats() -> None:
