@@ -197,6 +197,7 @@ def _timing(cell: Cell, steps: Mapping[str, Settled]) -> dict[str, Any] | None:
             "high": 1.0,
             "outcome": "baseline",
             "noise": floor["floor"],
+            "load": None,
         } | {"pairs": floor["pairs"], "rounds": floor.get("rounds", 1)}
     timed = steps.get("time")
     return {**timed.result, "baseline": cell.baseline} if timed is not None and timed.ok else None

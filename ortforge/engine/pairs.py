@@ -1,7 +1,8 @@
 """Paired, interleaved timing: two workers take turns, so that what disturbs one disturbs the other.
 
 A round starts fresh processes for both sides, because where a process's memory happens to lie moves its
-latency by some percent; a turn is a few iterations of one side; a pair is one turn of each.
+latency by some percent; a turn is a few iterations of one side; a pair is one turn of each. Where it matters how
+quickly a model loads, the two take turns at that as well, at the end of a round.
 """
 
 from __future__ import annotations
@@ -42,11 +43,20 @@ MOST_KEPT: Final = 1000
 """Raw samples that are kept of each side. Figures are made from all of them; a model of microseconds has
 hundreds of thousands, and a run holds the results of all its cells."""
 
+Pairs = list[tuple[float, float]]
+"""``(baseline ns, candidate ns)`` of one round."""
+
 SIDES: Final = ("baseline", "candidate")
 LOCK_LOOK_S: Final = 0.2
 
 WARM_UP_SHARE: Final = 0.3
 """Share of a round's time that warming up may take before measuring starts regardless."""
+
+
+LOADING_SHARE: Final = 0.3
+"""A round's loads may take so much of its time again. Where one pair takes longer, the processes' own start counts."""
+MOST_LOADS: Final = 10
+"""Pairs of loads in a round: more of them teach nothing that other rounds do not teach better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +91,11 @@ def measure(
 ) -> tuple[dict[str, Any], TaskOutcome | None]:
     """Time both sides; return the facts, or a failure when a worker died.
 
+    :param parameters: ``budget_s``, ``rounds``, and ``loads``: whether loading is timed in pairs too.
+
     The facts hold ``round_pairs`` (rounds of (baseline ns, candidate ns), each the median of one turn), raw
-    ``samples`` and ``baseline_samples`` in ns, start-up figures of both sides, and the trust in all of it.
+    ``samples`` and ``baseline_samples`` in ns, start-up figures of both sides, and the trust in all of it; and
+    ``load_pairs`` like ``round_pairs`` where loads were asked for.
     """
     from ortforge.verdict.timing import paired, percentiles, trust
 
@@ -94,7 +107,9 @@ def measure(
     limits = limits_of(context)
     raw: tuple[list[int], list[int]] = ([], [])
     starts: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
-    round_pairs: list[list[tuple[float, float]]] = []
+    round_pairs: list[Pairs] = []
+    load_pairs: list[Pairs] = []
+    loading_s = LOADING_SHARE * budget if parameters.get("loads") else 0.0
     contention_us, measured_s = 0.0, 0.0
     try:
         for number in range(rounds):
@@ -102,7 +117,9 @@ def measure(
                 break  # a model this slow is known well enough, or not at all
             with work.store.objects.scratch() as scratch:
                 before, started = pressure(), time.monotonic()
-                round_pairs.append(_round(work, sides, limits, scratch, budget, raw, starts, first=number % 2))
+                pairs, loads = _round(work, sides, limits, scratch, budget, loading_s, raw, starts, first=number % 2)
+                round_pairs.append(pairs)
+                load_pairs.append(loads)
                 after = pressure()
                 if before is not None and after is not None:
                     contention_us += after - before
@@ -123,7 +140,7 @@ def measure(
         **_start_figures(starts[1], ""),
         **_start_figures(starts[0], "baseline_"),
     }
-    return facts, None
+    return facts | ({"load_pairs": load_pairs} if loading_s else {}), None
 
 
 class _SideDied(Exception):  # noqa: N818 - says what happened; the outcome says why
@@ -174,11 +191,12 @@ def _round(
     limits: Limits,
     scratch: Path,
     budget_s: float,
+    loading_s: float,
     raw: tuple[list[int], list[int]],
     starts: tuple[list[dict[str, Any]], list[dict[str, Any]]],
     first: int,
-) -> list[tuple[float, float]]:
-    """One round: fresh workers, warm-up, then pairs until the budget is used."""
+) -> tuple[Pairs, Pairs]:
+    """One round: fresh workers, warm-up, then pairs until the budget is used, and at last pairs of loads."""
     from ortforge.verdict.timing import stable
 
     with ExitStack() as stack:
@@ -198,7 +216,7 @@ def _round(
         while time.monotonic() < warm_until and not all(stable(medians) for medians in history):
             for number, ns in enumerate(turns.pair((0, 1))):
                 history[number].append(median(ns))
-        pairs: list[tuple[float, float]] = []
+        pairs: Pairs = []
         while (
             len(pairs) < FEWEST_PAIRS
             or (now := time.monotonic()) < deadline
@@ -209,11 +227,13 @@ def _round(
             for number, ns in enumerate(both):
                 raw[number].extend(ns)
             pairs.append((float(median(both[0])), float(median(both[1]))))
+        own = [float(worker.ready["load_s"]) for worker in workers]
+        loads = turns.loads(loading_s, first) if sum(own) <= loading_s else []
         for number, worker in enumerate(workers):
             with _blaming(number):
                 finish = worker.ask({"op": "finish"}, timeout=limits.run_s)
             starts[number].append({**worker.ready, **finish})
-    return pairs
+    return pairs, loads or [(own[0] * 1e9, own[1] * 1e9)]
 
 
 class _Turns:
@@ -245,6 +265,17 @@ class _Turns:
                 taken[number] = self._workers[number].ask(command, timeout=self._limits.run_s)["ns"]
         self._start += self._length
         return taken[0], taken[1]
+
+    def loads(self, seconds: float, first: int) -> Pairs:
+        """Let both load their model in turn, for about so long; no turn can follow."""
+        began, pairs = time.monotonic(), list[tuple[float, float]]()
+        while len(pairs) < MOST_LOADS and (not pairs or time.monotonic() - began < seconds):
+            ns = [0.0, 0.0]
+            for number in (0, 1) if (len(pairs) + first) % 2 == 0 else (1, 0):
+                with _blaming(number):
+                    ns[number] = float(self._workers[number].ask({"op": "load"}, timeout=self._limits.load_s)["ns"])
+            pairs.append((ns[0], ns[1]))
+        return pairs
 
 
 def _start_figures(starts: Sequence[Mapping[str, Any]], prefix: str) -> dict[str, Any]:

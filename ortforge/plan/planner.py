@@ -460,7 +460,8 @@ class _Planner:
             self.dataset(spec.model, "validation"),
             self.noise(spec),
         )
-        parameters = self.timing(spec, self.session(spec), self.session(base))
+        loads = self.matrix.recipes[spec.recipe].goal in ("load", "any")
+        parameters = {**self.timing(spec, self.session(spec), self.session(base)), "loads": loads}
         return self.step(f"time:{name}", "time", parameters, inputs, (check,), self.timing_limits(spec, base))
 
     def timing_limits(self, *sides: CellSpec) -> dict[str, Any]:

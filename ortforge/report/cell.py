@@ -82,6 +82,9 @@ def _timing(cell: Facts) -> Iterator[tuple[str, str]]:
     starts = ", ".join(filter(None, (latency(cell.get("load_s")), latency(cell.get("first_run_s")))))
     base = [latency(timing.get(f"baseline_{name}")) for name in ("load_s", "first_run_s")]
     yield "load, first run", f"{starts} (its baseline: {', '.join(base)})" if all(base) else starts
+    if load := timing.get("load"):
+        compared = speed({**load, "noise": timing.get("noise")})
+        yield "loading", f"{compared} against its baseline; {load['pairs']} pairs in {load['rounds']} rounds"
     yield "peak RSS", size(cell.get("peak_rss"))
     if held := cell.get("device_memory"):
         growth = "" if held["source"] == "process" else " (growth of what is used on the whole GPU)"

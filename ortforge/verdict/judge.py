@@ -48,7 +48,8 @@ class Facts:
     :param quantized_static: the model was quantized with calibration data.
     :param goal: what the recipe is for. ``latency``: faster than the baseline; ``load``: loads in less time,
         ``size``: fewer bytes, both without being slower; ``any``: one of these three.
-    :param load_s: seconds to load, and bytes of the artefact, each beside its baseline's.
+    :param load_s: seconds to load, and bytes of the artefact, each beside its baseline's; how the two loads compare is
+        in ``timing["load"]``.
     :param warnings: sentences of passes and lints, which become notes; ``notes`` are sentences of the run, such as
         what had to be tried twice.
     """
@@ -258,15 +259,17 @@ def _untimed(facts: Facts) -> str:
 
 
 def _load(facts: Facts) -> _Speed:
-    """Compare load times. They are measured a few times at most, so what lies inside the noise counts for nothing."""
-    mine, base = facts.load_s, facts.baseline_load_s
-    if mine is None or base is None:
+    """Compare loads as runs are compared: by the pairs' ratio, its interval and the noise floor."""
+    mine, base, load = facts.load_s, facts.baseline_load_s, (facts.timing or {}).get("load")
+    if mine is None or base is None or load is None:
         return _Speed("unknown", "Its load time was not compared with its baseline's.")
-    numbers = f"It loads in {mine * 1e3:.1f} ms, its baseline in {base * 1e3:.1f} ms"
-    floor = (facts.timing or {}).get("noise") or MINIMUM_FLOOR
-    if mine * (1.0 + floor) < base:
+    numbers = (
+        f"It loads in {mine * 1e3:.1f} ms, its baseline in {base * 1e3:.1f} ms; in turns, {load['ratio']:.3g} times as "
+        f"quickly (95 % interval {load['low']:.3g} to {load['high']:.3g})"
+    )
+    if load["outcome"] == "faster":
         return _unless_slower(facts, numbers, "sooner")
-    return _Speed("worse" if mine > base * (1.0 + floor) else "same", numbers + ": not shorter beyond the noise.")
+    return _Speed("worse" if load["outcome"] == "slower" else "same", numbers + ": not shorter beyond the noise.")
 
 
 def _size(facts: Facts) -> _Speed:

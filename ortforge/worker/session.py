@@ -29,6 +29,9 @@ _LEVELS = {
 MODEL_FOLDER = "{model_folder}"
 """Stands, in a provider option that a pass gave, for the folder of the model."""
 
+_REGISTERED: set[tuple[str, str]] = set()
+"""Plugin EPs of this process, by registration and library: ORT takes each once, however many sessions use it."""
+
 _SWITCHES = ("enable_cpu_mem_arena", "enable_mem_pattern")
 """Settings that jobs and ORT's SessionOptions call by the same name, on or off."""
 
@@ -157,10 +160,13 @@ def register_plugin(ort: Any, session: Mapping[str, Any]) -> str:
         except ImportError as error:
             raise JobError("unsupported", f"the plugin EP's module {module} cannot be imported: {error}") from error
     registration = str(session.get("registration") or os.path.basename(str(library)))  # noqa: PTH119
+    if (registration, str(library)) in _REGISTERED:
+        return registration
     try:
         ort.register_execution_provider_library(registration, str(library))
     except Exception as error:
         raise JobError("unsupported", f"the plugin EP {registration} cannot be registered: {error}") from error
+    _REGISTERED.add((registration, str(library)))
     return registration
 
 

@@ -1,7 +1,7 @@
 """time: a session that takes turns with another one, telling the raw nanoseconds of every iteration.
 
 Only the run itself is inside the clock. Its arrays are dropped before the next iteration, and the garbage
-collector is off: a turn makes no cycles.
+collector is off: a turn makes no cycles. When the turns are over, the two may take turns at loading their models.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import gc
 import resource
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .limits import peak_rss
@@ -28,8 +29,55 @@ MOST_FEED_BYTES = 1 << 30
 """Feeds are held in memory, so that reading files is no part of a turn; samples beyond this are left out."""
 
 
+@dataclass(frozen=True)
+class _Held:
+    """All that keeps the session alive: dropped together, so that a model is not in memory twice."""
+
+    timed: Runner
+    feeds: list[Any]
+
+
 def run(job: Mapping[str, Any], channel: Channel) -> None:
     """Do a ``time`` job: get ready, then answer commands until told to finish."""
+    held: _Held | None = _get_ready(job, channel)
+    gc.collect()
+    gc.disable()
+    position, peak = 0, 0
+    while True:
+        command = channel.read()
+        op = command.get("op")
+        if op == "turn" and held is not None:
+            start = int(command.get("start", position))
+            iterations, discard = int(command["iterations"]), int(command.get("discard", 0))
+            channel.reply(take_turn(held.timed, held.feeds, iterations, discard, start))
+            position = (start + iterations) % len(held.feeds)
+        elif op == "load":
+            if held is not None:
+                peak, held = peak_rss(), None
+                gc.collect()
+            channel.reply({"ns": _load(job)})
+        elif op == "finish":
+            channel.leave()
+            channel.reply({"peak_rss": peak or peak_rss()})
+            return
+        else:
+            raise JobError("failed", f"a time job knows the commands turn, then load, and finish, not {op!r} here")
+
+
+def _load(job: Mapping[str, Any]) -> int:
+    """Make the session once more and drop it; return how long making it took, in nanoseconds."""
+    import onnxruntime as ort
+
+    from .session import open_session
+
+    begin = time.perf_counter_ns()
+    opened = open_session(ort, job["model"], job["providers"], job["session"], config={SPINNING_STOP: "1"})
+    end = time.perf_counter_ns()
+    del opened
+    return end - begin
+
+
+def _get_ready(job: Mapping[str, Any], channel: Channel) -> _Held:
     started = time.perf_counter()
     import onnxruntime as ort
 
@@ -70,26 +118,7 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     ready = {"import_s": import_s, "load_s": load_s, "first_run_s": first_run_s, "samples": len(feeds)}
     ready["spinning_stop"] = (job["session"].get("config") or {}).get(SPINNING_STOP, "1") == "1"
     channel.reply({"ready": ready})
-    gc.collect()
-    gc.disable()
-    _answer_commands(channel, timed, feeds)
-
-
-def _answer_commands(channel: Channel, timed: Runner, feeds: list[Any]) -> None:
-    position = 0
-    while True:
-        command = channel.read()
-        if command.get("op") == "turn":
-            start = int(command.get("start", position))
-            iterations, discard = int(command["iterations"]), int(command.get("discard", 0))
-            channel.reply(take_turn(timed, feeds, iterations, discard, start))
-            position = (start + iterations) % len(feeds)
-        elif command.get("op") == "finish":
-            channel.leave()
-            channel.reply({"peak_rss": peak_rss()})
-            return
-        else:
-            raise JobError("failed", f"a time job knows the commands turn and finish, not {command.get('op')!r}")
+    return _Held(timed, feeds)
 
 
 def take_turn(timed: Runner, feeds: list[Any], iterations: int, discard: int, start: int) -> dict[str, Any]:

@@ -258,6 +258,8 @@ def _start_facts(cell: Cell) -> Iterator[tuple[str, object]]:
     for name, said in (("load_s", "load"), ("first_run_s", "first run")):
         base = latency(timing.get(f"baseline_{name}"))
         yield said, latency(cell.get(name)) + (f" (its baseline: {base})" if base else "")
+    if load := timing.get("load"):
+        yield "loading", speed({**load, "noise": timing.get("noise")})
     yield "peak RSS", size(cell.get("peak_rss"))
 
 

@@ -108,7 +108,12 @@ def test_load_time_is_told_with_and_without(done: tuple[Path, Result]) -> None:
     assert cell["artefact"]["stamp"]["level"] == "all"
     assert cell["timing"]["load_s"] > 0
     assert cell["timing"]["baseline_load_s"] > 0
+    load = cell["timing"]["load"]
+    assert load["rounds"] >= 1
+    assert 0 < load["low"] <= load["ratio"] <= load["high"]
     assert "It loads in" in " ".join(cell["reasons"] + cell["notes"])
+    plain = done[1].cells[f"minilm/narrow@{HERE}"]["timing"]
+    assert plain["load"] is None, "a recipe for latency has nothing to do with loading"
 
 
 def test_a_model_that_was_bound_elsewhere_is_unsupported(done: tuple[Path, Result]) -> None:

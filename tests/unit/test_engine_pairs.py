@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from ortforge.api import TaskOutcome
-from ortforge.engine.pairs import MOST_KEPT, Side, alone, measure, thinned
+from ortforge.engine.pairs import MOST_KEPT, MOST_LOADS, Side, alone, measure, thinned
 from ortforge.engine.work import Work, ready
 from ortforge.runtime.supervisor import Interpreter
 from ortforge.store.locks import hold
@@ -25,13 +25,20 @@ RUNTIME = """
 import os, signal, time
 __version__ = "1.99.0"
 DELAY, TRACE, DIES = float(os.environ["DELAY"]), os.environ["TRACE"], int(os.environ.get("DIES", "0"))
+LOADS, alive = float(os.environ["LOADS"]), []
 class GraphOptimizationLevel: ORT_ENABLE_ALL = 99
 class SessionOptions:
     def add_session_config_entry(self, name, value): ...
 def get_available_providers(): return ["CPUExecutionProvider"]
 class Argument: name, type, shape = "x", "tensor(float)", [1]
 class InferenceSession:
-    def __init__(self, *given, **options): self.runs = []
+    def __init__(self, *given, **options):
+        if LOADS:
+            with open(TRACE + ".loads", "a") as file:
+                file.write(f"{time.monotonic_ns()} {len(alive)}\\n")
+            time.sleep(LOADS)
+        alive.append(1)
+        self.runs = []
     def get_providers(self): return get_available_providers()
     def get_inputs(self): return [Argument()]
     def get_overridable_initializers(self): return []
@@ -42,8 +49,10 @@ class InferenceSession:
         if DELAY:
             time.sleep(DELAY)
     def __del__(self):
-        with open(TRACE, "w") as file:
-            file.write(repr(self.runs))
+        alive.pop()
+        if self.runs:
+            with open(TRACE, "w") as file:
+                file.write(repr(self.runs))
 """
 
 
@@ -62,19 +71,24 @@ class Bench:
         package.mkdir(parents=True)
         (package / "__init__.py").write_text(RUNTIME, encoding="utf-8")
 
-    def side(self, name: str, delay: float, dies: int = 0) -> Side:
-        extra = {"DELAY": str(delay), "DIES": str(dies), "TRACE": str(self.folder / name)}
+    def side(self, name: str, delay: float, dies: int = 0, loads: float = 0.0) -> Side:
+        extra = {"DELAY": str(delay), "DIES": str(dies), "TRACE": str(self.folder / name), "LOADS": str(loads)}
         extra["PYTHONPATH"] = str(self.folder / "runtime")
         interpreter = Interpreter.local(Path(sys.executable), worker=self.work.worker, environment=extra)
         providers: list[Any] = [["CPUExecutionProvider", {}]]
         return Side(interpreter, {"op": "time", "model": "", "ep": "cpu", "providers": providers, "session": {}})
 
     def measure(
-        self, baseline: Side, candidate: Side, budget_s: float, rounds: int
+        self, baseline: Side, candidate: Side, budget_s: float, rounds: int, *, loads: bool = False
     ) -> tuple[dict[str, Any], TaskOutcome | None]:
         limits = {"import_s": 30, "load_s": 30, "run_s": 30, "memory": 2 << 30}
-        parameters = {"budget_s": budget_s, "rounds": rounds}
+        parameters = {"budget_s": budget_s, "rounds": rounds, "loads": loads}
         return measure(self.work, baseline, candidate, self.data, parameters, {"limits": limits})
+
+    def loads(self, name: str) -> list[tuple[int, int]]:
+        """Return when each session was made, and how many others were alive in that process."""
+        lines = (self.folder / f"{name}.loads").read_text().splitlines()
+        return [(int(when), int(alive)) for when, alive in map(str.split, lines)]
 
     def trace(self, name: str) -> list[tuple[int, float]]:
         found: list[tuple[int, float]] = eval((self.folder / name).read_text())
@@ -114,6 +128,29 @@ def test_a_model_of_microseconds_has_turns_of_many_iterations_and_leaves_little_
     assert len(bench.trace("a")) > 50 * len(facts["round_pairs"][0])
     assert facts["p99_s"] is not None
     assert len(json.dumps(facts["samples"])) < 20_000
+
+
+def test_loads_take_turns_after_the_runs_and_no_two_sessions_are_in_memory(bench: Bench) -> None:
+    sides = [bench.side("a", 0.001, loads=0.02), bench.side("b", 0.001, loads=0.01)]
+    facts, failure = bench.measure(*sides, 1.2, 1, loads=True)
+    assert failure is None
+    (pairs,) = facts["load_pairs"]
+    assert all(one > 0.02e9 and other > 0.01e9 for one, other in pairs)
+    first, second = bench.loads("a"), bench.loads("b")
+    assert len(first) == len(second) == len(pairs) + 1, "the processes' own start, and the pairs"
+    assert {alive for _, alive in first + second} == {0}
+    leads = [one[0] < other[0] for one, other in zip(first[1:], second[1:], strict=True)]
+    assert all(one != other for one, other in pairwise(leads))
+    assert bench.trace("a")[-1][0] < first[1][0]
+    assert len(pairs) <= MOST_LOADS
+
+
+def test_a_load_that_takes_longer_than_its_share_is_timed_where_it_happens(bench: Bench) -> None:
+    facts, failure = bench.measure(bench.side("a", 0, loads=0.3), bench.side("b", 0, loads=0.2), 0.4, 2, loads=True)
+    assert failure is None
+    assert [len(pairs) for pairs in facts["load_pairs"]] == [1, 1]
+    assert len(bench.loads("a")) == len(bench.loads("b")) == 2
+    assert "load_pairs" not in bench.measure(bench.side("a", 0), bench.side("b", 0), 0.1, 1)[0]
 
 
 @pytest.mark.parametrize("side", ["baseline", "candidate"])

@@ -205,11 +205,21 @@ def test_a_recipe_that_changed_nothing_is_no_pass(goal: Any) -> None:
     assert verdict.reasons == ("The recipe changed nothing, so the unoptimized model is what ships.",)
 
 
-@pytest.mark.parametrize(("load", "status"), [(0.012, "pass"), (0.0435, "slower"), (0.060, "slower")])
-def test_a_recipe_for_load_time_must_load_in_less(load: float, status: str) -> None:
-    verdict = judge(Facts(parity=CLOSE, goal="load", load_s=load, baseline_load_s=0.044, timing=SAME))
+@pytest.mark.parametrize(
+    ("loading", "status"),
+    [(timing(3.5, "faster"), "pass"), (timing(1.01, "can't tell"), "slower"), (timing(0.8, "slower"), "slower")],
+)
+def test_a_recipe_for_load_time_must_load_in_less(loading: Any, status: str) -> None:
+    measured = SAME | {"load": loading}
+    verdict = judge(Facts(parity=CLOSE, goal="load", load_s=0.012, baseline_load_s=0.044, timing=measured))
     assert verdict.status == status
-    assert f"It loads in {load * 1e3:.1f} ms, its baseline in 44.0 ms" in verdict.reasons[-1]
+    assert "It loads in 12.0 ms, its baseline in 44.0 ms; in turns, " in verdict.reasons[-1]
+    assert f"{loading['ratio']:.3g} times as quickly (95 % interval" in verdict.reasons[-1]
+
+
+def test_loads_that_did_not_take_turns_prove_nothing() -> None:
+    facts = Facts(parity=CLOSE, goal="load", load_s=0.012, baseline_load_s=0.044, timing=SAME | {"load": None})
+    assert "not compared" in " ".join((*judge(facts).reasons, *judge(facts).notes))
 
 
 @pytest.mark.parametrize(
@@ -225,7 +235,7 @@ def test_a_recipe_for_size_must_be_smaller_and_not_slower(size: int, measured: A
 @pytest.mark.parametrize("goal", ["load", "size", "any"])
 def test_neither_a_quick_start_nor_a_small_file_makes_up_for_lost_speed(goal: Any) -> None:
     gains = {"load_s": 0.01, "baseline_load_s": 0.04, "bytes": 50, "baseline_bytes": 90}
-    slow = Facts(parity=CLOSE, goal=goal, timing=timing(0.02, "slower"), **gains)
+    slow = Facts(parity=CLOSE, goal=goal, timing=timing(0.02, "slower", load=timing(4.0, "faster")), **gains)
     verdict = judge(slow)
     assert verdict.status == "slower"
     assert "0.02 times its baseline's speed" in verdict.reasons[0]
@@ -235,10 +245,11 @@ def test_neither_a_quick_start_nor_a_small_file_makes_up_for_lost_speed(goal: An
 
 
 def test_a_recipe_for_anything_needs_one_gain() -> None:
-    facts = Facts(parity=CLOSE, goal="any", timing=SAME, bytes=90, baseline_bytes=90, load_s=0.04, baseline_load_s=0.04)
+    same = SAME | {"load": timing(1.0, "can't tell")}
+    facts = Facts(parity=CLOSE, goal="any", timing=same, bytes=90, baseline_bytes=90, load_s=0.04, baseline_load_s=0.04)
     assert judge(facts).status == "slower"
     assert judge(replace(facts, bytes=45)).status == "pass"
-    assert judge(replace(facts, load_s=0.01)).status == "pass"
+    assert judge(replace(facts, timing=SAME | {"load": timing(4.0, "faster")})).status == "pass"
     assert judge(replace(facts, timing=timing(1.5, "faster"))).status == "pass"
 
 
@@ -275,7 +286,7 @@ def test_worst_follows_the_order() -> None:
         parity=st.sampled_from([None, EXACT, CLOSE, WRONG, BROKEN]),
         placement=st.sampled_from([None, placed(0, 1), placed(5, 1)]),
         ep_name=st.sampled_from(["", CPU, EP]),
-        timing=st.sampled_from([None, SLOWER, SAME, timing(2.0, "faster")]),
+        timing=st.sampled_from([None, SLOWER, SAME, timing(2.0, "faster"), SAME | {"load": timing(2.0, "faster")}]),
         is_baseline=st.booleans(),
         no_op=st.booleans(),
         quantized_static=st.booleans(),

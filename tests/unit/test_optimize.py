@@ -20,6 +20,7 @@ from rich.console import Console
 from transformer_sample import apply_pass, cosine, encoder_layer, feed
 
 from ortforge.api import PassUse, Task, TaskOutcome
+from ortforge.api.wording import TIMES
 from ortforge.engine.artefacts import model_file, seal
 from ortforge.engine.steps import check, transform
 from ortforge.engine.work import Work
@@ -116,9 +117,13 @@ def test_load_time_with_and_without_stand_side_by_side_in_the_report() -> None:
     entry = cell("m", "offline", "stock", "pass", error=0.0, speed=1.0)
     entry |= {"load_s": 0.0121, "first_run_s": 0.002}
     entry["timing"] = {**entry["timing"], "baseline_load_s": 0.0443, "baseline_first_run_s": 0.003}
+    loading = {"ratio": 3.51, "low": 3.4, "high": 3.62, "outcome": "faster", "pairs": 21, "rounds": 3}
+    entry["timing"]["load"] = loading
     screen = io.StringIO()
     show_cell(entry, {"cells": [entry]}, Console(file=screen, width=300))
     assert "12.1 ms, 2 ms (its baseline: 44.3 ms, 3 ms)" in screen.getvalue()
+    assert f"3.51{TIMES} [3.40, 3.62] against its baseline; 21 pairs in 3 rounds" in screen.getvalue()
+    assert ("loading", f"3.51{TIMES} [3.40, 3.62]") in list(_cells._start_facts(entry))
     assert ("load", "12.1 ms (its baseline: 44.3 ms)") in list(_cells._start_facts(entry))
 
 

@@ -9,7 +9,10 @@ from ortforge.store.hashing import digest_json
 
 
 def run(task: Task, work: Work) -> TaskOutcome:
-    """Time candidate and baseline interleaved; the ratio and its interval come from the pairs."""
+    """Time candidate and baseline interleaved; ratios and their intervals come from the pairs.
+
+    ``load`` is what became of the pairs of loads, ``None`` where the cell's goal has nothing to do with loading.
+    """
     from ortforge.verdict.timing import outcome, paired
 
     (_, model, artefact), (_, _, runtime), (_, base, base_artefact), (_, _, base_runtime), (_, data, _), noise = (
@@ -23,5 +26,13 @@ def run(task: Task, work: Work) -> TaskOutcome:
         return failure
     floor = noise[2]["noise"]["floor"]
     ratio = paired(found.pop("round_pairs"))
-    facts = {**found, **ratio, "noise": floor, "outcome": outcome(ratio, floor)}
+    loads = found.pop("load_pairs", None)
+    load = paired(loads) if loads else None
+    facts = {
+        **found,
+        **ratio,
+        "noise": floor,
+        "outcome": outcome(ratio, floor),
+        "load": {**load, "outcome": outcome(load, floor)} if load else None,
+    }
     return TaskOutcome("ok", digest_json(facts), facts)
