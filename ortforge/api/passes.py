@@ -107,6 +107,10 @@ class PassJob(Protocol):
         """The model's limits by name, ``None`` for one that is off; empty unless the pass ``measures``."""
         ...
 
+    def say(self, text: str) -> None:
+        """Tell whoever watches the run how far the pass is, in a few words; 200 characters are shown at most."""
+        ...
+
     def feeds(self) -> Iterator[dict[str, Any]]:
         """Yield the calibration samples one by one, as dicts from input name to array."""
         ...

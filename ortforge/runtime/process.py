@@ -16,7 +16,7 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +24,7 @@ from typing import Any, Final
 from ortforge.runtime.family import Family
 from ortforge.runtime.signals import read_death
 from ortforge.runtime.spawner import SPAWNER
+from ortforge.worker.protocol import MOST_SAID
 
 __all__ = ["Ended", "Limits", "WorkerProcess", "human_bytes"]
 
@@ -40,7 +41,7 @@ MOST_LOG_BYTES: Final = 16 << 20
 MOST_LINE_BYTES: Final = 64 << 20
 """A message without an end beyond this is no message."""
 
-_TYPES: Final = frozenset({"phase", "reply", "done", "error"})
+_TYPES: Final = frozenset({"phase", "said", "reply", "done", "error"})
 _DOING: Final = {
     "import": "starting and importing",
     "load": "loading the model",
@@ -92,6 +93,7 @@ class WorkerProcess:
 
     :param argv: what to start; :param environment: all of its variables.
     :param folder: an empty folder: the worker's current directory, with its log.
+    :param hear: is told what the job says of how far it is, while :meth:`receive` waits.
     :raises OSError: it cannot be started.
     """
 
@@ -103,8 +105,10 @@ class WorkerProcess:
         limits: Limits,
         folder: Path,
         cancel: threading.Event | None = None,
+        hear: Callable[[str], None] | None = None,
     ) -> None:
         self.limits = limits
+        self._hear = hear
         self.phase = "import"
         self.peak_rss = 0
         self.cpu_s = 0.0
@@ -160,7 +164,7 @@ class WorkerProcess:
         self._outbox += (json.dumps(command, allow_nan=False) + "\n").encode()
 
     def receive(self, timeout: float | None = None, waiting_for: str = "") -> dict[str, Any]:
-        """Wait for the next reply, ``done`` or ``error``; phases are noted and passed over.
+        """Wait for the next reply, ``done`` or ``error``; phases are noted, how far it is is passed on.
 
         :param timeout: seconds, in place of the phase's limit; :param waiting_for: what the time-out's reason names.
         :raises Ended: the process is gone; its reason says why.
@@ -171,6 +175,10 @@ class WorkerProcess:
                 message = self._inbox.popleft()
                 if message["type"] == "garbage":
                     self._end("failed", message["reason"])
+                if message["type"] == "said":
+                    if self._hear is not None:
+                        self._hear(str(message.get("text", ""))[:MOST_SAID])
+                    continue
                 if message["type"] != "phase":
                     return message
                 self.phase = str(message.get("phase", "run"))

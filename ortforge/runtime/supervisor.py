@@ -12,7 +12,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -144,19 +144,21 @@ def run_job(
     workdir: Path,
     retry_crash: bool = True,
     cancel: threading.Event | None = None,
+    hear: Callable[[str], None] | None = None,
 ) -> JobOutcome:
     """Do one job in a process of its own; never raises for what happens in it.
 
     :param workdir: an existing folder; each attempt's log and scratch files go to ``workdir/attempt-N``.
     :param retry_crash: try once more after a crash. If that succeeds the outcome is ``ok`` with a note ``flaky: …``.
     :param cancel: when it is set, the job is killed within half a second (status ``failed``).
+    :param hear: is told what the job says of how far it is.
     :raises OSError: ``workdir`` cannot be written.
     """
-    first = _attempt(interpreter, job, limits, workdir / "attempt-1", cancel)
+    first = _attempt(interpreter, job, limits, workdir / "attempt-1", cancel, hear)
     if first.status != "crashed" or not retry_crash or (cancel is not None and cancel.is_set()):
         return first
     _clear_output(job)
-    second = _attempt(interpreter, job, limits, workdir / "attempt-2", cancel)
+    second = _attempt(interpreter, job, limits, workdir / "attempt-2", cancel, hear)
     if second.status == "crashed":
         return replace(
             second,
@@ -184,6 +186,7 @@ def _start(
     limits: Limits,
     folder: Path,
     cancel: threading.Event | None,
+    hear: Callable[[str], None] | None = None,
 ) -> WorkerProcess:
     """Start a worker in a new folder and send it its job.
 
@@ -191,7 +194,7 @@ def _start(
     """
     folder.mkdir(parents=True)
     argv = [*interpreter.argv, "-m", PACKAGE]
-    process = WorkerProcess(argv, interpreter.environment, limits=limits, folder=folder, cancel=cancel)
+    process = WorkerProcess(argv, interpreter.environment, limits=limits, folder=folder, cancel=cancel, hear=hear)
     own = {
         "result": str(folder / "result.json"),
         "memory": limits.memory,
@@ -211,10 +214,11 @@ def _attempt(
     limits: Limits,
     folder: Path,
     cancel: threading.Event | None,
+    hear: Callable[[str], None] | None,
 ) -> JobOutcome:
     started = time.monotonic()
     try:
-        process = _start(interpreter, job, limits, folder, cancel)
+        process = _start(interpreter, job, limits, folder, cancel, hear)
     except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
         return JobOutcome("failed", f"the interpreter {interpreter.argv[0]} cannot be started: {error}")
     with process:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["PassJob", "run"]
 
 
+def _to_nobody(text: str) -> None:
+    """Say something where nobody watches, as in a pass that is called by hand."""
+
+
 @dataclass(frozen=True)
 class PassJob:
     """What a pass is given.
@@ -29,7 +33,7 @@ class PassJob:
     :param workdir: an empty folder for anything that is not kept.
     :param inputs: numpy's name of the type that earlier passes gave an input; samples are cast to it.
     :param tolerance: the model's limits, for a pass that measures; :param providers: and :param session: how the cell's
-        session is made, for :meth:`trial`.
+        session is made, for :meth:`trial`. :param say: tells whoever watches how far the pass is, in a few words.
     """
 
     model: Path
@@ -47,6 +51,7 @@ class PassJob:
     inputs: Mapping[str, str] = field(default_factory=dict)
     providers: Sequence[Sequence[Any]] = (("CPUExecutionProvider", {}),)
     session: Mapping[str, Any] = field(default_factory=dict)
+    say: Callable[[str], None] = _to_nobody
 
     def feeds(self) -> Iterator[dict[str, Array]]:
         """Read the calibration samples one at a time, as dicts from input name to array, in the model's own types.
@@ -131,6 +136,7 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
         inputs=dict(job.get("inputs") or {}),
         providers=tuple((name, dict(options)) for name, options in job.get("providers") or PassJob.providers),
         session=dict(job.get("session") or {}),
+        say=channel.say,
     )
     if pass_job.ep_name in nvidia.EPS:
         import onnxruntime  # the pass's own sessions need its libraries, too

@@ -20,6 +20,9 @@ from typing import Any
 
 __all__ = ["Channel", "JobError", "plain"]
 
+MOST_SAID = 200
+"""Characters of a line that tells how far a job is."""
+
 
 class JobError(Exception):
     """A failure in words.
@@ -95,6 +98,11 @@ class Channel:
         """Say that a phase begins: its time limit starts now."""
         self.phase_name = name
         self.send({"type": "phase", "phase": name})
+
+    def say(self, text: str) -> None:
+        """Tell whoever watches how far the job is. It means nothing to the job: nobody may be listening."""
+        if self._open:
+            self.send({"type": "said", "text": text[:MOST_SAID]})
 
     def reply(self, answer: Mapping[str, Any]) -> None:
         """Answer one command of an interactive job."""

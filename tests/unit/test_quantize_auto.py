@@ -106,6 +106,16 @@ def test_what_ships_holds_on_samples_that_it_never_saw(job: MakeJob) -> None:
     assert (told["chosen"] in by_name) == (made.output.read_bytes() != made.model.read_bytes())
 
 
+def test_whoever_watches_is_told_which_candidate_is_tried(job: MakeJob) -> None:
+    said: list[str] = []
+    made = job(schemes=("dynamic-channel", "dynamic-smooth"), limits={"cosine": 0.998}, budget_s=25.0)
+    told = quantize_auto.apply(replace(made, say=said.append))
+    tried = [line for line in said if line.startswith("candidate ")]
+    assert tried[0].endswith("best so far: the float model")
+    assert {line.partition(", ")[2].partition(";")[0] for line in tried} == {row["name"] for row in told["candidates"]}
+    assert [int(line.split()[1].rstrip(",")) for line in tried] == [*range(1, len(told["candidates"]) + 1)]
+
+
 def test_when_nothing_holds_the_float_model_ships_and_that_is_said(job: MakeJob) -> None:
     made = job(schemes=("dynamic",), tolerance={"sqnr_db": 150.0}, budget_s=20.0)
     told = quantize_auto.apply(made)

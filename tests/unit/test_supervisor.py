@@ -304,6 +304,29 @@ def test_printing_on_every_level_is_no_garbage(supervise: Supervise, apply_job: 
     assert all(word in outcome.log for word in ("python", "descriptor", "child"))
 
 
+def test_what_a_job_says_of_how_far_it_is_is_heard_at_once_and_cut(
+    apply_job: ApplyJob, interpreter: Interpreter, tmp_path: Path
+) -> None:
+    go, heard = tmp_path / "go", list[str]()
+
+    def hear(text: str) -> None:
+        heard.append(text)
+        go.touch()  # the job waits for this: what is said is heard while it runs
+
+    body = f"""
+        import pathlib, time
+        job.say("one of two")
+        while not pathlib.Path({str(go)!r}).exists():
+            time.sleep(0.01)
+        job.say("x" * 5000)
+    """
+    outcome = run_job(interpreter, apply_job(body), limits=LIMITS, workdir=tmp_path / "job", hear=hear)
+    assert outcome.status == "ok", outcome.reason
+    assert heard == ["one of two", "x" * 200]
+    deaf = run_job(interpreter, apply_job(body), limits=LIMITS, workdir=tmp_path / "deaf")
+    assert deaf.status == "ok"
+
+
 def test_garbage_between_the_messages_is_shown(supervise: Supervise, apply_job: ApplyJob) -> None:
     everywhere = """
     for number in range(3, 20):
@@ -491,6 +514,17 @@ def test_a_session_answers_turns_until_it_is_told_to_finish(
         second = session.ask({"op": "turn", "iterations": 1, "discard": 0}, timeout=10)
         assert second["start"] == 5 % 3  # goes on where the first turn ended
         assert session.ask({"op": "finish"}, timeout=10)["peak_rss"] > 1 << 20
+
+
+def test_a_session_loads_its_model_again_after_the_turns(
+    interpreter: Interpreter, time_job: dict[str, object], tmp_path: Path
+) -> None:
+    with WorkerSession(interpreter, time_job, limits=LIMITS, workdir=tmp_path) as session:
+        session.ask({"op": "turn", "iterations": 1}, timeout=10)
+        assert min(session.ask({"op": "load"}, timeout=10)["ns"] for _ in range(3)) > 0
+        with pytest.raises(WorkerDied) as death:
+            session.ask({"op": "turn", "iterations": 1}, timeout=10)
+    assert "not 'turn' here" in death.value.outcome.reason
 
 
 def test_a_session_outlives_the_thread_that_started_it(

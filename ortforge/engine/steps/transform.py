@@ -48,7 +48,9 @@ def run(task: Task, work: Work) -> TaskOutcome:
         jobdir.mkdir()
         interpreter = work.interpreter(tools["environment"], how and how["environment"])
         with alone(work) if how is not None else nullcontext():
-            outcome = run_job(interpreter, job, limits=limits_of(task.context), workdir=jobdir, cancel=work.cancel)
+            outcome = run_job(
+                interpreter, job, limits=limits_of(task.context), workdir=jobdir, cancel=work.cancel, hear=work.say
+            )
         if outcome.status != "ok":
             return failed_job(outcome, f"pass {parameters['pass']}")
         details = dict(outcome.result["details"])

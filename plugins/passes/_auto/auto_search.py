@@ -186,6 +186,7 @@ class Search:
         name = f"{scheme}+{extra}" if extra else scheme
         name += f" ({kept_as})" if kept_as != "float" else ""
         found = Candidate(name, scheme, kept, kept_as, loads_faster=scheme == OPTIMIZED)
+        self._job.say(self._so_far(f"candidate {len(self.candidates) + 1}, {name}"))
         began = time.monotonic()
         try:
             found = self._measured(found, make(), only_if_close=only_if_close)
@@ -194,6 +195,10 @@ class Search:
         found = replace(found, seconds=time.monotonic() - began)
         self.candidates.append(found)
         return found
+
+    def _so_far(self, doing: str) -> str:
+        best = self.best
+        return f"{doing}; best so far: {f'{best.name}, {best.speed:.2f} times' if best else 'the float model'}"
 
     def _measured(self, candidate: Candidate, model: Any, *, only_if_close: bool) -> Candidate:
         if candidate.scheme != OPTIMIZED and not _changed(model, self._bench.model):
@@ -306,6 +311,7 @@ class Search:
         allowed = max(8, int(RANKING_SHARE * (self._deadline - self._began) / each_s))
         size = -(-len(names) // allowed)
         groups = [tuple(names[start : start + size]) for start in range(0, len(names), size)]
+        self._job.say(self._so_far(f"asking {len(names)} nodes for the noise that they add"))
         threads = int(self._job.session.get("intra_op_threads") or 0) if hasattr(self._job, "session") else 0
         simulation = node_noise.Simulation(
             base, targets, groups, self._feeds, self._bench.workdir, threads=threads, ranked_on=len(few)
@@ -326,6 +332,7 @@ class Search:
         self._float.close()
         if not able:
             return []
+        self._job.say(f"the final: {', '.join(c.name for c in able)}")
         rounds: list[list[pair_timing.Ratio]] = []
         loads: list[list[float]] = []
         for _ in range(FINAL_ROUNDS):

@@ -110,6 +110,10 @@ class _Bench:
         self._numbers = list(range(min(MOST_SAMPLES, len(job.samples))))
         self.timeout_s = 120.0
 
+    def say(self, text: str) -> None:
+        """Tell whoever watches what is being tried."""
+        self._job.say(text)
+
     def rounds(self, first: Settings, second: Settings, count: int) -> list[list[tuple[float, float]]]:
         """Return rounds of pairs, each from two fresh processes.
 
@@ -140,6 +144,7 @@ def search(job: PassJob, situation: Situation, knobs: Sequence[str], *, budget_s
     clock = _Clock(budget_s)
     bench = _Bench(job, clock.round_s)
     began = time.monotonic()
+    bench.say("timing the default against itself")
     same = bench.rounds(Settings(), Settings(), rounds)
     clock.reserve_s = time.monotonic() - began
     clock.one_s = clock.reserve_s / rounds
@@ -150,6 +155,7 @@ def search(job: PassJob, situation: Situation, knobs: Sequence[str], *, budget_s
         best = _turn(knob, replace(situation, chosen=best), bench, clock, found)
     found.best = best
     if best:
+        bench.say(f"the final: {best.text} against the default")
         try:
             found.final = ratio_of(bench.rounds(Settings(), best, rounds))
             found.outcome = outcome(found.final, found.floor)
@@ -184,6 +190,7 @@ def _turn(knob: str, now: Situation, bench: _Bench, clock: _Clock, found: Found)
 
 def _try(knob: str, value: Settings, chosen: Settings, bench: _Bench, clock: _Clock) -> Tried:
     """Time one value in a round, and in a second one if that looks good; return what came of it."""
+    bench.say(f"trying {value.text}" + (f" on top of {chosen.text}" if chosen else ""))
     row = Tried(knob, value.text, chosen.text, "no gain")
     try:
         pairs = bench.rounds(chosen, value.over(chosen), 1)
