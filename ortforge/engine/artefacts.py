@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ortforge.store.atomic import write_json
+from ortforge.store.atomic import write_bytes
+from ortforge.store.hashing import canonical
 from ortforge.worker.session import laid_over
 
 __all__ = ["model_file", "providers_for", "seal", "session_for", "settings_of"]
@@ -27,7 +28,7 @@ def settings_of(artefact: Mapping[str, Any]) -> dict[str, Any]:
 def seal(
     folder: Path, name: str, stamp: Mapping[str, Any] | None = None, settings: Mapping[str, Any] | None = None
 ) -> int:
-    """Write the index of a finished artefact folder; return its size in bytes.
+    """Write the index of a finished artefact folder, the same facts always as the same bytes; return its size in bytes.
 
     :param stamp: what decides where and how it may be loaded: as part of the folder it is part of the identity.
     :param settings: what :func:`settings_of` gives: part of the identity, too, so that the same model tuned in another
@@ -35,7 +36,7 @@ def seal(
     """
     total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     index: dict[str, Any] = {"schema": 1, "file": name, "bytes": total, **(settings or {})}
-    write_json(folder / "index.json", {**index, "stamp": stamp} if stamp else index)
+    write_bytes(folder / "index.json", canonical({**index, "stamp": stamp} if stamp else index) + b"\n")
     return total
 
 

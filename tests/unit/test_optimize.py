@@ -127,6 +127,19 @@ def test_load_time_with_and_without_stand_side_by_side_in_the_report() -> None:
     assert ("load", "12.1 ms (its baseline: 44.3 ms)") in list(_cells._start_facts(entry))
 
 
+def test_the_same_artefact_has_the_same_index_whatever_order_its_facts_come_in(tmp_path: Path) -> None:
+    indexes = []
+    for name, order in (("one", ("level", "ep")), ("other", ("ep", "level"))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.onnx").write_bytes(b"the same model")
+        stamp = {key: {"level": "all", "ep": "cpu"}[key] for key in order}
+        settings = {key: {"intra_op_threads": 2} for key in (("session", "ep_options")[:: 1 if name == "one" else -1])}
+        assert seal(tmp_path / name, "model.onnx", stamp, settings) == 14
+        indexes.append((tmp_path / name / "index.json").read_bytes())
+    assert indexes[0] == indexes[1]
+    assert model_file(tmp_path / "one") == tmp_path / "one" / "model.onnx"
+
+
 # Stamps
 
 
