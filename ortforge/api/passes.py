@@ -35,6 +35,10 @@ class Trial(Protocol):
         """Run ``discard + iterations`` samples; return nanoseconds of the counted ones, from sample ``start`` on."""
         ...
 
+    def load(self) -> int:
+        """Drop the session and make it once more; return how long that took, in ns. No answers or turns follow."""
+        ...
+
     def close(self) -> None:
         """End the process; leaving a ``with`` block does so."""
         ...

@@ -19,7 +19,7 @@ from .protocol import Channel, JobError
 if TYPE_CHECKING:
     from .io_binding import Runner
 
-__all__ = ["SPINNING_STOP", "run", "take_turn"]
+__all__ = ["SPINNING_STOP", "load_again", "run", "take_turn"]
 
 SPINNING_STOP = "session.force_spinning_stop"
 """ORT's threads spin for a while after a run, waiting for the next. Told to stop, they leave the cores to the other
@@ -55,7 +55,7 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
             if held is not None:
                 peak, held = peak_rss(), None
                 gc.collect()
-            channel.reply({"ns": _load(job)})
+            channel.reply({"ns": load_again(job)})
         elif op == "finish":
             channel.leave()
             channel.reply({"peak_rss": peak or peak_rss()})
@@ -64,7 +64,7 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
             raise JobError("failed", f"a time job knows the commands turn, then load, and finish, not {op!r} here")
 
 
-def _load(job: Mapping[str, Any]) -> int:
+def load_again(job: Mapping[str, Any]) -> int:
     """Make the session once more and drop it; return how long making it took, in nanoseconds."""
     import onnxruntime as ort
 

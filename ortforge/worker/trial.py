@@ -9,11 +9,12 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .protocol import Channel, JobError
-from .timed import SPINNING_STOP, take_turn
+from .timed import SPINNING_STOP, load_again, take_turn
 
 if TYPE_CHECKING:
     from .io_binding import Runner
@@ -23,6 +24,31 @@ __all__ = ["run"]
 
 def run(job: Mapping[str, Any], channel: Channel) -> None:
     """Do a ``trial`` job: load the model, then answer commands until told to finish."""
+    tried: _Tried | None = _load(job, channel)
+    gc.collect()
+    gc.disable()
+    while True:
+        command = channel.read()
+        op = command.get("op")
+        if op == "answer" and tried is not None:
+            tried.answer(Path(command["output"]))
+            channel.reply({})
+        elif op == "turn" and tried is not None:
+            channel.reply(tried.turn(command))
+        elif op == "load":
+            if tried is not None:
+                tried = None
+                gc.collect()
+            channel.reply({"ns": load_again(job)})
+        elif op == "finish":
+            channel.leave()
+            channel.reply({})
+            return
+        else:
+            raise JobError("failed", f"a trial knows the commands answer, turn, then load, and finish, not {op!r} here")
+
+
+def _load(job: Mapping[str, Any], channel: Channel) -> _Tried:
     import onnxruntime as ort
 
     from .io_binding import runner
@@ -50,27 +76,31 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     timed.prepare(held[0])
     timed.run(None, held[0])
     channel.reply({"load_s": load_s, "first_run_s": time.perf_counter() - started})
-    gc.collect()
-    gc.disable()
-    while True:
-        command = channel.read()
-        if command.get("op") == "answer":
-            _answer(session, timed, feeds, Path(command["output"]))
-            channel.reply({})
-        elif command.get("op") == "turn":
-            for sample in feeds[len(held) :]:
-                held.append(timed.hold(sample))
-                if timed.captured:  # each shape's graph is captured before anything counts
-                    timed.prepare(held[-1])
-                    timed.run(None, held[-1])
-            iterations, discard = int(command["iterations"]), int(command.get("discard", 0))
-            channel.reply(take_turn(timed, held, iterations, discard, int(command.get("start", 0))))
-        elif command.get("op") == "finish":
-            channel.leave()
-            channel.reply({})
-            return
-        else:
-            raise JobError("failed", f"a trial knows the commands answer, turn and finish, not {command.get('op')!r}")
+    return _Tried(session, timed, feeds, held)
+
+
+@dataclass
+class _Tried:
+    """All that keeps the session alive: dropped together. ``held``: the feeds, as far as they were needed in turns."""
+
+    session: Any
+    timed: Runner
+    feeds: list[dict[str, Any]]
+    held: list[Any]
+
+    def answer(self, output: Path) -> None:
+        """Write the outputs for all samples to a samples folder."""
+        _answer(self.session, self.timed, self.feeds, output)
+
+    def turn(self, command: Mapping[str, Any]) -> dict[str, Any]:
+        """Run some iterations."""
+        for sample in self.feeds[len(self.held) :]:
+            self.held.append(self.timed.hold(sample))
+            if self.timed.captured:  # each shape's graph is captured before anything counts
+                self.timed.prepare(self.held[-1])
+                self.timed.run(None, self.held[-1])
+        iterations, discard = int(command["iterations"]), int(command.get("discard", 0))
+        return take_turn(self.timed, self.held, iterations, discard, int(command.get("start", 0)))
 
 
 def _answer(session: Any, timed: Runner, feeds: list[dict[str, Any]], output: Path) -> None:

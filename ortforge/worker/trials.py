@@ -92,6 +92,13 @@ class Trial:
         taken = self._ask({"op": "turn", "iterations": iterations, "start": start, "discard": discard})
         return [int(ns) for ns in taken["ns"]]
 
+    def load(self) -> int:
+        """Drop the session and make it once more; return how long making it took, in ns. No answers or turns follow.
+
+        :raises TrialError: the process is gone, or did not answer in time.
+        """
+        return int(self._ask({"op": "load"})["ns"])
+
     def close(self) -> None:
         """End the process, if it has not ended by itself, and remove its files."""
         self._process.kill()

@@ -331,11 +331,14 @@ def test_without_a_faster_one_a_smaller_one_ships_if_it_is_as_fast() -> None:
 
 def test_with_nothing_to_gain_one_that_loads_faster_ships() -> None:
     ships = candidate_choice.ships
-    stored = candidate("optimized", 1.0, size=110, load_share=0.5)
+    twice, hardly = pair_timing.Ratio(2.0, 1.9, 2.1, 8), pair_timing.Ratio(1.03, 0.97, 1.1, 8)
+    stored = candidate("optimized", 1.0, size=110, loading=twice)
     assert ships([stored], 100) is stored
     assert ships([stored, candidate("half", 1.0)], 100).name == "half"  # type: ignore[union-attr]
-    assert ships([candidate("optimized", 1.0, size=110, load_share=0.97)], 100) is None
-    assert ships([candidate("optimized", 0.9, size=110, load_share=0.5)], 100) is None
+    assert ships([candidate("optimized", 1.0, size=110, loading=hardly)], 100) is None
+    assert ships([candidate("optimized", 0.9, size=110, loading=twice)], 100) is None
+    quickest = candidate("quickest", 1.0, size=110, loading=pair_timing.Ratio(3.0, 2.9, 3.1, 8))
+    assert ships([stored, quickest], 100) is quickest
 
 
 def test_the_final_is_between_those_that_hold() -> None:

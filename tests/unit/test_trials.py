@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from ortforge.plugins.passes._measuring import pair_timing
 
 from ortforge.worker.apply import PassJob
 from ortforge.worker.samples import Samples, SampleWriter
@@ -72,6 +74,33 @@ def test_a_trial_answers_and_is_timed(job: PassJob) -> None:
         assert len(trial.turn(5, start=1, discard=1)) == 5
         assert trial.first_run_s > 0.0 and trial.load_s > 0.0
     assert list(job.workdir.iterdir()) == []
+
+
+def test_a_trial_loads_again_and_answers_no_more(job: PassJob) -> None:
+    with job.trial(job.model, [0]) as trial:
+        assert trial.turn(1)
+        assert min(trial.load() for _ in range(3)) > 0
+        with pytest.raises(TrialError, match="not 'turn' here"):
+            trial.turn(1)
+
+
+def test_loads_in_turns_tell_which_model_loads_sooner(job: PassJob, tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Mul", [f"t{number}" if number else "x", "f"], [f"t{number + 1}"]) for number in range(3000)
+    ]
+    nodes.append(helper.make_node("Identity", ["t3000"], ["y"]))
+    value, out = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy")
+    graph = helper.make_graph(nodes, "g", [value], [out], [numpy_helper.from_array(np.float32(1.0), "f")])
+    long = tmp_path / "long.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), long)
+    with job.trial(long, [0]) as first, job.trial(job.model, [0]) as short, job.trial(long, [0]) as same:
+        sooner, equal = pair_timing.loads_against_first([first, short, same], 5.0)
+    assert sooner.is_faster and sooner.turns >= pair_timing.FEWEST_LOADS
+    assert not equal.low > 1.3 and not equal.high < 0.77
+    with job.trial(long, [0]) as first, job.trial(job.model, [0]) as short:
+        (own,) = pair_timing.loads_against_first([first, short], 0.0)
+        assert own.turns == 1 and own.ratio == pytest.approx(first.load_s / short.load_s)
+        assert first.turn(1), "where a load takes longer than the time for it, nothing is loaded again"
 
 
 def test_two_trials_take_turns(job: PassJob) -> None:

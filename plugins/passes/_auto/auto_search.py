@@ -35,6 +35,7 @@ __all__ = ["Search", "is_worth_refining"]
 GLANCE_S: Final = 0.6
 """Time that a candidate takes turns with the float model when it is first seen."""
 FINAL_S: Final = 1.5
+FINAL_LOADS_S: Final = 0.4
 FINAL_ROUNDS: Final = 2
 """The final is timed so many times in fresh processes: where memory lies moves a process's latency by some percent."""
 
@@ -105,7 +106,7 @@ class Search:
         What the final takes is kept for it, though no more than half: without candidates it has nothing to time.
         """
         turns_s = (pair_timing.FEWEST_TURNS + 2) * self._float.first_run_s
-        final_s = FINAL_ROUNDS * (FINAL_S + (FINALISTS + 1) * (self._start_s + turns_s))
+        final_s = FINAL_ROUNDS * (FINAL_S + FINAL_LOADS_S + (FINALISTS + 1) * (self._start_s + turns_s))
         self._deadline = self._began + seconds - min(final_s, seconds / 2.0)
 
     @property
@@ -334,19 +335,17 @@ class Search:
             return []
         self._job.say(f"the final: {', '.join(c.name for c in able)}")
         rounds: list[list[pair_timing.Ratio]] = []
-        loads: list[list[float]] = []
+        loads: list[list[pair_timing.Ratio]] = []
         for _ in range(FINAL_ROUNDS):
             with ExitStack() as stack:
                 paths = [Path(self._job.model), *(c.path for c in able if c.path is not None)]
                 trials: list[Trial] = [stack.enter_context(self._job.trial(path, self._judged_on)) for path in paths]
                 ratios, self.run_s = pair_timing.against_first(trials, FINAL_S)
                 rounds.append(ratios)
-                loads.append([trial.load_s for trial in trials])
-        # What else the machine does only ever adds to the time of a load: the shortest is the model's own.
-        float_s, *theirs_s = (min(each) for each in zip(*loads, strict=True))
+                loads.append(pair_timing.loads_against_first(trials, FINAL_LOADS_S))
         return [
-            replace(c, ratio=pair_timing.joined(found), load_share=load_s / max(float_s, 1e-9))
-            for c, found, load_s in zip(able, zip(*rounds, strict=True), theirs_s, strict=True)
+            replace(c, ratio=pair_timing.joined(found), loading=pair_timing.joined(loading))
+            for c, found, loading in zip(able, zip(*rounds, strict=True), zip(*loads, strict=True), strict=True)
         ]
 
 

@@ -16,9 +16,6 @@ FINALISTS: Final = 3
 SMALLER: Final = 0.95
 """Share of the float model's bytes below which a model counts as smaller."""
 
-QUICKER_LOAD: Final = 0.95
-"""Share of the float model's time to load below which a model counts as loading faster."""
-
 AS_FAST: Final = 1.0 - 2.0 * pair_timing.FLOOR
 """Ratio to the float model's speed from which on a smaller model may ship instead of it, if it is not surely slower.
 The cell's own timing, which takes longer, has the last word."""
@@ -32,7 +29,7 @@ class Candidate:
     """One model that was tried.
 
     :param kept: nodes left in float (or in ``kept_as``). :param excess: noise over the noise allowed; above 1 it does
-        not hold. :param load_share: its time to load over the float model's, 1 where it was not measured.
+        not hold. :param loading: the float model's time to load over its own, where that was measured.
     :param loads_faster: whether it was made for that. :param problem: why it could not be made, loaded or run.
     """
 
@@ -46,7 +43,7 @@ class Candidate:
     fails: tuple[str, ...] = ()
     ratio: pair_timing.Ratio | None = None
     bytes: int = 0
-    load_share: float = 1.0
+    loading: pair_timing.Ratio | None = None
     loads_faster: bool = False
     seconds: float = 0.0
     problem: str = ""
@@ -80,8 +77,8 @@ class Candidate:
         found |= {"fails": list(self.fails), "bytes": self.bytes, "seconds": round(self.seconds, 2)}
         if self.ratio is not None:
             found |= {name: round(getattr(self.ratio, name), 3) for name in ("ratio", "low", "high")}
-        if self.load_share != 1.0:
-            found["load_share"] = round(self.load_share, 3)
+        if self.loading is not None:
+            found["loading"] = {name: round(getattr(self.loading, name), 3) for name in ("ratio", "low", "high")}
         return found
 
 
@@ -144,5 +141,7 @@ def ships(timed: Sequence[Candidate], float_bytes: int) -> Candidate | None:
         near = [c for c in faster if c.speed >= quickest.speed / (1.0 + pair_timing.FLOOR)]
         return min(near, key=lambda c: c.bytes)
     smaller = [c for c in timed if c.bytes < SMALLER * float_bytes and c.is_as_fast]
-    quicker = [c for c in timed if c.load_share < QUICKER_LOAD and c.is_as_fast]
-    return min(smaller, key=lambda c: c.bytes, default=None) or min(quicker, key=lambda c: c.load_share, default=None)
+    if smaller:
+        return min(smaller, key=lambda c: c.bytes)
+    quicker = [(c.loading.ratio, c) for c in timed if c.loading is not None and c.loading.is_faster and c.is_as_fast]
+    return max(quicker, key=lambda each: each[0], default=(0.0, None))[1]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from ortforge.api import Trial
 
-__all__ = ["FLOOR", "Ratio", "against_first", "joined"]
+__all__ = ["FLOOR", "Ratio", "against_first", "joined", "loads_against_first"]
 
 FLOOR: Final = 0.03
 """No difference below 3 % is claimed: what a model differs from itself by on a machine that is not quiet."""
@@ -31,6 +31,9 @@ UNRESTFUL: Final = 0.2
 PATIENCE: Final = 2.5
 """… up to so many times the budget."""
 MOST_ITERATIONS: Final = 1000
+
+FEWEST_LOADS: Final = 3
+MOST_LOADS: Final = 10
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,24 @@ def against_first(trials: Sequence[Trial], budget_s: float) -> tuple[list[Ratio]
             taken[place].append(median(trials[place].turn(length, start=number * length, discard=discard)))
         number += 1
     return [_ratio(taken[0], other) for other in taken[1:]], _quick(taken[0]) / 1e9
+
+
+def loads_against_first(trials: Sequence[Trial], budget_s: float) -> list[Ratio]:
+    """Let processes load their models in turn, for about so long; return each but the first's ratio of times to load.
+
+    Where one load of all of them takes longer than the budget, their own start has to do. No turns can follow.
+
+    :raises RuntimeError: one of them crashed or hung.
+    """
+    if sum(trial.load_s for trial in trials) > budget_s:
+        return [_ratio([trials[0].load_s], [trial.load_s]) for trial in trials[1:]]
+    taken: list[list[float]] = [[] for _ in trials]
+    started = time.monotonic()
+    while len(taken[0]) < FEWEST_LOADS or (len(taken[0]) < MOST_LOADS and time.monotonic() < started + budget_s):
+        order = range(len(trials)) if len(taken[0]) % 2 == 0 else range(len(trials) - 1, -1, -1)
+        for place in order:
+            taken[place].append(float(trials[place].load()))
+    return [_ratio(taken[0], other) for other in taken[1:]]
 
 
 def joined(ratios: Sequence[Ratio]) -> Ratio:
