@@ -85,10 +85,8 @@ def test_a_trial_loads_again_and_answers_no_more(job: PassJob) -> None:
 
 
 def test_loads_in_turns_tell_which_model_loads_sooner(job: PassJob, tmp_path: Path) -> None:
-    nodes = [
-        helper.make_node("Mul", [f"t{number}" if number else "x", "f"], [f"t{number + 1}"]) for number in range(3000)
-    ]
-    nodes.append(helper.make_node("Identity", ["t3000"], ["y"]))
+    names = ["x", *(f"t{number}" for number in range(3000)), "y"]
+    nodes = [helper.make_node("Mul", [before, "f"], [after]) for before, after in pairwise(names)]
     value, out = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy")
     graph = helper.make_graph(nodes, "g", [value], [out], [numpy_helper.from_array(np.float32(1.0), "f")])
     long = tmp_path / "long.onnx"
