@@ -35,8 +35,11 @@ class Trial(Protocol):
         """Run ``discard + iterations`` samples; return nanoseconds of the counted ones, from sample ``start`` on."""
         ...
 
-    def load(self) -> int:
-        """Drop the session and make it once more; return how long that took, in ns. No answers or turns follow."""
+    def load(self, times: int = 1, discard: int = 0) -> list[int]:
+        """Drop the session and make it anew, ``discard + times`` times; return how long the counted ones took, in ns.
+
+        No answers or turns can follow.
+        """
         ...
 
     def close(self) -> None:

@@ -39,7 +39,7 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
             if tried is not None:
                 tried = None
                 gc.collect()
-            channel.reply({"ns": load_again(job)})
+            channel.reply(load_again(job, command))
         elif op == "finish":
             channel.leave()
             channel.reply({})

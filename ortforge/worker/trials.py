@@ -92,12 +92,14 @@ class Trial:
         taken = self._ask({"op": "turn", "iterations": iterations, "start": start, "discard": discard})
         return [int(ns) for ns in taken["ns"]]
 
-    def load(self) -> int:
-        """Drop the session and make it once more; return how long making it took, in ns. No answers or turns follow.
+    def load(self, times: int = 1, discard: int = 0) -> list[int]:
+        """Drop the session and make it anew, ``discard + times`` times; return how long the counted ones took, in ns.
+
+        No answers or turns can follow.
 
         :raises TrialError: the process is gone, or did not answer in time.
         """
-        return int(self._ask({"op": "load"})["ns"])
+        return [int(ns) for ns in self._ask({"op": "load", "times": times, "discard": discard})["ns"]]
 
     def close(self) -> None:
         """End the process, if it has not ended by itself, and remove its files."""

@@ -35,7 +35,7 @@ __all__ = ["Search", "is_worth_refining"]
 GLANCE_S: Final = 0.6
 """Time that a candidate takes turns with the float model when it is first seen."""
 FINAL_S: Final = 1.5
-FINAL_LOADS_S: Final = 0.4
+FINAL_LOADS_S: Final = 0.6
 FINAL_ROUNDS: Final = 2
 """The final is timed so many times in fresh processes: where memory lies moves a process's latency by some percent."""
 
