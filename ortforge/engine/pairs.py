@@ -62,7 +62,7 @@ LEAST_LOADS: Final = 3
 LOADS_NS: Final = 30_000_000
 """Length aimed at for one side's turn at loading."""
 MOST_AT_ONCE: Final = 5
-"""Loads in a turn at most. After the other side's turn a load of 8 ms takes 16 now and then: where a turn has several, the
+"""Loads in a turn at most. After the other side's turn a load of 8 ms takes 16 now and then: of several in a turn the
 first does not count."""
 
 
