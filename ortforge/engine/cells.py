@@ -45,8 +45,6 @@ def judge_cell(cell: Cell, settled: Mapping[str, Settled], where: Sequence[str])
         random_validation=cell.facts.get("random_validation", False),
         random_calibration=cell.facts.get("random_calibration", False),
         goal=cell.facts.get("goal", "latency"),
-        load_s=timing["load_s"] if timing else None,
-        baseline_load_s=timing["baseline_load_s"] if timing else None,
         bytes=artefact["bytes"] if artefact else None,
         baseline_bytes=steps["fetch"].result["bytes"] if artefact else None,
         tolerance=Tolerance(**cell.facts.get("tolerance", {})),

@@ -22,7 +22,7 @@ from ortforge.errors import StoreError
 from ortforge.runtime.device import pressure
 from ortforge.runtime.supervisor import Interpreter, JobOutcome, Limits, WorkerDied, WorkerSession
 
-__all__ = ["SIDES", "TIMING_LOCK", "Side", "alone", "measure", "thinned"]
+__all__ = ["SIDES", "TIMING_LOCK", "Pairs", "Side", "alone", "measure", "thinned"]
 
 TIMING_LOCK: Final = "timing"
 """Held while something is timed, so that another ortforge on the same store does not time at that moment."""

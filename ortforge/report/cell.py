@@ -84,7 +84,8 @@ def _timing(cell: Facts) -> Iterator[tuple[str, str]]:
     yield "load, first run", f"{starts} (its baseline: {', '.join(base)})" if all(base) else starts
     if load := timing.get("load"):
         compared = speed({**load, "noise": timing.get("noise")})
-        yield "loading", f"{compared} against its baseline; {load['pairs']} pairs in {load['rounds']} rounds"
+        took = f"{latency(load['p50_s'])} in turns (its baseline: {latency(load['baseline_p50_s'])})"
+        yield "loading", f"{compared} against its baseline; {took}; {load['pairs']} pairs in {load['rounds']} rounds"
     yield "peak RSS", size(cell.get("peak_rss"))
     if held := cell.get("device_memory"):
         growth = "" if held["source"] == "process" else " (growth of what is used on the whole GPU)"

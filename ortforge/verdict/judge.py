@@ -48,8 +48,7 @@ class Facts:
     :param quantized_static: the model was quantized with calibration data.
     :param goal: what the recipe is for. ``latency``: faster than the baseline; ``load``: loads in less time,
         ``size``: fewer bytes, both without being slower; ``any``: one of these three.
-    :param load_s: seconds to load, and bytes of the artefact, each beside its baseline's; how the two loads compare is
-        in ``timing["load"]``.
+    :param bytes: of the artefact, beside its baseline's.
     :param warnings: sentences of passes and lints, which become notes; ``notes`` are sentences of the run, such as
         what had to be tried twice.
     """
@@ -67,8 +66,6 @@ class Facts:
     random_validation: bool = False
     random_calibration: bool = False
     goal: Goal = "latency"
-    load_s: float | None = None
-    baseline_load_s: float | None = None
     bytes: int | None = None
     baseline_bytes: int | None = None
     tolerance: Tolerance = field(default_factory=Tolerance)
@@ -260,15 +257,15 @@ def _untimed(facts: Facts) -> str:
 
 def _load(facts: Facts) -> _Speed:
     """Compare loads as runs are compared: by the pairs' ratio, its interval and the noise floor."""
-    mine, base, load = facts.load_s, facts.baseline_load_s, (facts.timing or {}).get("load")
-    if mine is None or base is None or load is None:
+    load = (facts.timing or {}).get("load")
+    if load is None:
         return _Speed("unknown", "Its load time was not compared with its baseline's.")
     numbers = (
-        f"It loads in {mine * 1e3:.1f} ms, its baseline in {base * 1e3:.1f} ms; in turns, {load['ratio']:.3g} times as "
-        f"quickly (95 % interval {load['low']:.3g} to {load['high']:.3g})"
+        f"Loaded in turns, it takes {load['p50_s'] * 1e3:.1f} ms and its baseline {load['baseline_p50_s'] * 1e3:.1f}, "
+        f"{load['ratio']:.3g} times as quick (95 % interval {load['low']:.3g} to {load['high']:.3g})"
     )
     if load["outcome"] == "faster":
-        return _unless_slower(facts, numbers, "sooner")
+        return _unless_slower(facts, numbers, "quicker to load")
     return _Speed("worse" if load["outcome"] == "slower" else "same", numbers + ": not shorter beyond the noise.")
 
 

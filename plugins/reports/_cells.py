@@ -259,7 +259,8 @@ def _start_facts(cell: Cell) -> Iterator[tuple[str, object]]:
         base = latency(timing.get(f"baseline_{name}"))
         yield said, latency(cell.get(name)) + (f" (its baseline: {base})" if base else "")
     if load := timing.get("load"):
-        yield "loading", speed({**load, "noise": timing.get("noise")})
+        took = f"{latency(load['p50_s'])} (its baseline: {latency(load['baseline_p50_s'])})"
+        yield "loading in turns", f"{speed({**load, 'noise': timing.get('noise')})}; {took}"
     yield "peak RSS", size(cell.get("peak_rss"))
 
 

@@ -111,7 +111,7 @@ def test_load_time_is_told_with_and_without(done: tuple[Path, Result]) -> None:
     load = cell["timing"]["load"]
     assert load["rounds"] >= 1
     assert 0 < load["low"] <= load["ratio"] <= load["high"]
-    assert "It loads in" in " ".join(cell["reasons"] + cell["notes"])
+    assert "Loaded in turns, it takes" in " ".join(cell["reasons"] + cell["notes"])
     plain = done[1].cells[f"minilm/narrow@{HERE}"]["timing"]
     assert plain["load"] is None, "a recipe for latency has nothing to do with loading"
 

@@ -118,12 +118,14 @@ def test_load_time_with_and_without_stand_side_by_side_in_the_report() -> None:
     entry |= {"load_s": 0.0121, "first_run_s": 0.002}
     entry["timing"] = {**entry["timing"], "baseline_load_s": 0.0443, "baseline_first_run_s": 0.003}
     loading = {"ratio": 3.51, "low": 3.4, "high": 3.62, "outcome": "faster", "pairs": 21, "rounds": 3}
+    loading |= {"p50_s": 0.0081, "baseline_p50_s": 0.0284}
     entry["timing"]["load"] = loading
     screen = io.StringIO()
     show_cell(entry, {"cells": [entry]}, Console(file=screen, width=300))
     assert "12.1 ms, 2 ms (its baseline: 44.3 ms, 3 ms)" in screen.getvalue()
-    assert f"3.51{TIMES} [3.40, 3.62] against its baseline; 21 pairs in 3 rounds" in screen.getvalue()
-    assert ("loading", f"3.51{TIMES} [3.40, 3.62]") in list(_cells._start_facts(entry))
+    assert f"3.51{TIMES} [3.40, 3.62] against its baseline; 8.1 ms in turns" in screen.getvalue()
+    html = dict(_cells._start_facts(entry))
+    assert html["loading in turns"] == f"3.51{TIMES} [3.40, 3.62]; 8.1 ms (its baseline: 28.4 ms)"
     assert ("load", "12.1 ms (its baseline: 44.3 ms)") in list(_cells._start_facts(entry))
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
 from ortforge.api import Task, TaskOutcome
-from ortforge.engine.pairs import Side, alone, measure
+from ortforge.engine.pairs import Pairs, Side, alone, measure
 from ortforge.engine.work import Work
 from ortforge.store.hashing import digest_json
 
@@ -27,12 +31,20 @@ def run(task: Task, work: Work) -> TaskOutcome:
     floor = noise[2]["noise"]["floor"]
     ratio = paired(found.pop("round_pairs"))
     loads = found.pop("load_pairs", None)
-    load = paired(loads) if loads else None
     facts = {
         **found,
         **ratio,
         "noise": floor,
         "outcome": outcome(ratio, floor),
-        "load": {**load, "outcome": outcome(load, floor)} if load else None,
+        "load": _compared(loads, floor) if loads else None,
     }
     return TaskOutcome("ok", digest_json(facts), facts)
+
+
+def _compared(loads: Sequence[Pairs], floor: float) -> dict[str, Any]:
+    from ortforge.verdict.timing import outcome, paired
+
+    ratio = paired(loads)
+    base_ns, own_ns = zip(*(pair for pairs in loads for pair in pairs), strict=True)
+    figures = {"p50_s": median(own_ns) / 1e9, "baseline_p50_s": median(base_ns) / 1e9}
+    return {**ratio, "outcome": outcome(ratio, floor), **figures}
