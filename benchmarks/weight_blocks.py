@@ -4,12 +4,15 @@
 
 For each recipe: the worst and mean cosine to fp32 over the validation sentences (32), the size of the model, the CPU
 seconds of the pass, and fp32's median time over the recipe's, one thread, turn by turn in one process. Needs numpy,
-onnx, onnxruntime, tokenizers and the exported model (examples/encoder/export.py).
+onnx, onnxruntime, tokenizers and the exported model (examples/encoder/export.py). With onnx_ir installed, the same of
+ONNX Runtime's own quantizer.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import statistics
 import sys
 import tempfile
@@ -46,6 +49,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "4 bits, gptq, with Gather": {"method": "gptq", "op_types": ["MatMul", "Gather"]},
     "2 bits, k-quant, blocks of 16": {"bits": 2, "method": "k-quant", "block_size": 16},
 }
+THEIRS = {"default": "", "RTN": "RTNWeightOnlyQuantConfig", "k-quant": "KQuantWeightOnlyQuantConfig"}
 TURNS = 30
 
 
@@ -69,18 +73,44 @@ def main() -> None:
             began = time.process_time()
             plugin.apply(job)
             seconds = time.process_time() - began
-            made = _session(job.output)
-            cosines = _cosines(float_model, made, validation)
-            cells = (
-                label,
-                f"{min(cosines):.4f}",
-                f"{statistics.mean(cosines):.4f}",
-                f"{job.output.stat().st_size / 1e6:.1f} MB",
-                f"{seconds:.1f} s",
-                f"{_ratio(float_model, made, validation[0]):.2f}",
-            )
-            print(f"| {' | '.join(cells)} |", flush=True)
-            job.output.unlink()
+            _print(label, job.output, seconds, float_model, validation)
+        if importlib.util.find_spec("onnx_ir") is None:
+            return
+        for label, config in THEIRS.items():
+            began = time.process_time()
+            _quantize_by_onnx_runtime(example / "model.onnx", folder / "theirs.onnx", config)
+            seconds = time.process_time() - began
+            _print(f"ONNX Runtime's own, {label}", folder / "theirs.onnx", seconds, float_model, validation)
+
+
+def _print(label: str, path: Path, seconds: float, float_model: Any, validation: Sequence[dict[str, Any]]) -> None:
+    """Print a row of a model, and remove the model."""
+    made = _session(path)
+    cosines = _cosines(float_model, made, validation)
+    cells = (
+        label,
+        f"{min(cosines):.4f}",
+        f"{statistics.mean(cosines):.4f}",
+        f"{path.stat().st_size / 1e6:.1f} MB",
+        f"{seconds:.1f} s",
+        f"{_ratio(float_model, made, validation[0]):.2f}",
+    )
+    print(f"| {' | '.join(cells)} |", flush=True)
+    path.unlink()
+
+
+def _quantize_by_onnx_runtime(model: Path, made: Path, config: str) -> None:
+    """Quantize to 4 bits in blocks of 32 at level 4. :param config: the class of a method's settings, or ""."""
+    import onnx
+    from onnxruntime.quantization import matmul_nbits_quantizer
+
+    algorithm = getattr(matmul_nbits_quantizer, config)() if config else None
+    quantizer = matmul_nbits_quantizer.MatMulNBitsQuantizer(
+        onnx.load(model), block_size=32, is_symmetric=False, accuracy_level=4, algo_config=algorithm
+    )
+    with contextlib.redirect_stdout(io.StringIO()):
+        quantizer.process()
+    quantizer.model.save_model_to_file(str(made))
 
 
 def _module(path: Path) -> Any:

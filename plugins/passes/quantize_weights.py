@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -128,11 +129,15 @@ def contradiction(wanted: Parameters) -> str:
         return "float_zero_points goes with method = 'hqq', 2 or 4 bits and format = 'QOperator' alone"
     if wanted.damping <= 0:
         return f"damping = {wanted.damping:g} must be above 0 (0.01 is what the method's paper has)"
+    if wanted.damping != Parameters.damping and wanted.method != "gptq":
+        return f"damping steadies gptq, and method is {wanted.method!r}; leave it out, or use method = 'gptq'"
+    if wanted.accuracy_level != Parameters.accuracy_level and tuple(wanted.op_types) == ("Gather",):
+        return "accuracy_level is for products (MatMulNBits), and op_types has Gather alone; leave it out"
     if wanted.format == "QDQ" and wanted.accuracy_level != SESSION_LEVEL:
         return (
             "in the QDQ format the session decides (session.qdq_matmulnbits_accuracy_level); leave accuracy_level out"
         )
-    if wanted.format == "QDQ" and "Gather" in wanted.op_types:
+    if wanted.format == "QDQ" and any(fnmatchcase("Gather", op) for op in wanted.op_types):
         return "embedding tables have no QDQ format; use format = 'QOperator', or leave Gather out of op_types"
     if not wanted.op_types:
         return f"op_types is empty; weights in blocks are for {' and '.join(OPERATORS)}"
@@ -173,6 +178,13 @@ def apply(job: PassJob) -> dict[str, Any]:
         return quantizing.unchanged(source, output, _why_nothing(model, wanted))
     if wanted.method == "gptq" and not job.samples:
         raise ValueError("There are no calibration samples. Give the model a calibration dataset with real inputs.")
+    longest = max(target.depth for target in found)
+    most = max(Parameters.block_size, 1 << (longest - 1).bit_length())
+    if wanted.block_size > most:
+        raise ValueError(
+            f"block_size = {wanted.block_size} is more than any chosen weight is long ({longest}): blocks are filled "
+            f"up, and the file grows. Use at most {most}."
+        )
     for op in sorted({target.node.op_type for target in found}):
         block_kernels.refuse(op, wanted, job.ort_version)
     # Of the model as it was, the nodes are compared with those that come; weights would be a second copy of them.

@@ -257,6 +257,18 @@ def test_gptq_is_the_algorithm_of_its_paper() -> None:
     np.testing.assert_allclose(solved.values().T, left, atol=1e-5)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_blocks_of_one_sign_keep_their_size(sign: int) -> None:
+    # Whole zero points lie among the codes, so zero lies in the range: without it, such a block came out near zero.
+    rounding = helper_module("_blocks.rounding")
+    weight = (sign * (5 + np.random.default_rng(0).normal(size=(4, 64)) * 0.1)).astype(np.float32)
+    for method in rounding.METHODS:
+        blocks = rounding.round_blocks(weight, bits=4, block=32, method=method, symmetric=False)
+        np.testing.assert_allclose(blocks.values(), weight, atol=5.4 / 15, err_msg=method)
+    floats = rounding.round_blocks(weight, bits=4, block=32, method="hqq", symmetric=False, float_zero_points=True)
+    np.testing.assert_allclose(floats.values(), weight, atol=0.05)
+
+
 def test_blocks_that_are_all_zero_or_all_equal() -> None:
     rounding = helper_module("_blocks.rounding")
     weight = np.zeros((3, 32), np.float32)
@@ -282,8 +294,11 @@ def test_blocks_that_are_all_zero_or_all_equal() -> None:
         ({"method": "hqq", "symmetric": True}, "chooses zero points"),
         ({"float_zero_points": True}, "method = 'hqq'"),
         ({"damping": 0.0}, "damping"),
+        ({"damping": 0.05}, "damping steadies gptq, and method is 'default'"),
+        ({"op_types": ("Gather",), "accuracy_level": 0}, "accuracy_level is for products"),
         ({"format": "QDQ", "accuracy_level": 1}, "session.qdq_matmulnbits_accuracy_level"),
         ({"format": "QDQ", "op_types": ("Gather",)}, "no QDQ format"),
+        ({"format": "QDQ", "op_types": ("*",)}, "no QDQ format"),
         ({"op_types": ("Conv",)}, "MatMul and Gather"),
         ({"op_types": ()}, "op_types is empty"),
         ({"method": "gptq"}, "k-quant, which needs none"),
@@ -309,6 +324,15 @@ def test_what_the_plan_knows() -> None:
     assert objection({"bits": 8}, ort_version="") == ""
     assert objection({"bits": 8, "format": "QDQ"}, ort_version="1.21.1") == ""  # ONNX's own operator has them
     assert objection({"method": "gptq"}, has_calibration=True) == ""
+
+
+def test_a_block_longer_than_any_weight_is_refused(tmp_path: Path, classifier: onnx.ModelProto) -> None:
+    # MiniLM's 90 MB became 727 MB.
+    with pytest.raises(ValueError, match=r"block_size = 65536 is more than any chosen weight is long \(\d+\)") as said:
+        run_pass(tmp_path, "quantize-weights", classifier, block_size=65536)
+    most = int(str(said.value).rsplit(" ", 1)[1].rstrip("."))
+    result, _ = run_pass(tmp_path, "quantize-weights", classifier, block_size=most)
+    assert result["bytes_after"] < result["bytes_before"]
 
 
 def test_only_gptq_is_given_samples() -> None:

@@ -53,13 +53,13 @@ def refuse(op_type: str, wanted: Parameters, ort_version: str) -> None:
         answer = np.asarray(session.run(None, feed)[0])
     except Exception as problem:
         raise NotImplementedError(
-            f"ONNX Runtime {ort_version} has no kernel for {what}: {model_file.first_line(problem)} "
-            "Use bits = 4 (every version from 1.21 on), or a later version."
+            f"ONNX Runtime {ort_version} has no kernel for {what}: {model_file.first_sentence(problem)} "
+            f"Use {'bits = 4' if wanted.bits != 4 else 'block_size = 32'} (every version from 1.21 on), or a later one."
         ) from problem
     if answer.shape != expected.shape or not sqnr(expected, answer) >= CLOSE:
         raise NotImplementedError(
             f"ONNX Runtime {ort_version} loads {what} and answers wrongly ({sqnr(expected, answer):.0f} dB). "
-            "Use bits = 4, or another version."
+            f"Use {'bits = 4' if wanted.bits != 4 else 'a smaller block_size'}, or another version."
         )
 
 

@@ -48,6 +48,11 @@ class Target:
         values: Array = numpy_helper.to_array(self.weight)
         return values.T if self.node.op_type == "MatMul" else values
 
+    @property
+    def depth(self) -> int:
+        """How many weights a row has, along which blocks run."""
+        return int(self.weight.dims[0 if self.node.op_type == "MatMul" else 1])
+
     def fits(self, bits: int) -> bool:
         """Whether it can have so many bits: rows of a table of bytes end with a byte."""
         return self.node.op_type == "MatMul" or bits == 4 or int(self.weight.dims[1]) * bits % 8 == 0

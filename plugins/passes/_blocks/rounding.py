@@ -109,15 +109,19 @@ def parameters_of(table: Array, bits: int, symmetric: bool) -> tuple[Array, Arra
     """
     import numpy as np
 
-    lowest, highest = np.minimum(table.min(axis=2), 0), np.maximum(table.max(axis=2), 0)
     if symmetric:
+        lowest, highest = _range_with_zero(table)
         middle = 2 ** (bits - 1)
         extreme = np.where(-lowest > highest, lowest, highest)
         return extreme / -middle, np.full_like(extreme, middle)
-    top = 2**bits - 1
-    scales = (highest - lowest) / top
-    zero_points = np.clip(np.rint(-lowest / np.where(scales > 0, scales, 1)), 0, top)
-    return scales, zero_points
+    return _spread(table, 2**bits - 1)
+
+
+def _range_with_zero(table: Array) -> tuple[Array, Array]:
+    """Return the least and the largest value of each block, or zero: a whole zero point lies among the codes."""
+    import numpy as np
+
+    return np.minimum(table.min(axis=2), 0), np.maximum(table.max(axis=2), 0)
 
 
 def _nearest(table: Array, bits: int, symmetric: bool) -> tuple[Array, Array]:
@@ -132,15 +136,24 @@ def _nearest(table: Array, bits: int, symmetric: bool) -> tuple[Array, Array]:
 
 
 def _spread(table: Array, top: int) -> tuple[Array, Array]:
-    """Return scales and zero points of the range of each block, with or without zero in it."""
+    """Return scales and whole zero points of the range of each block with zero in it."""
+    import numpy as np
+
+    lowest, highest = _range_with_zero(table)
+    scales = (highest - lowest) / top
+    zero_points = np.clip(np.rint(-lowest / np.where(scales > 0, scales, 1)), 0, top)
+    return scales, zero_points
+
+
+def _spread_between(table: Array, top: int) -> tuple[Array, Array]:
+    """Return scales and zero points of the range of each block as it is: with zero points anywhere, zero may be out."""
     import numpy as np
 
     lowest, highest = table.min(axis=2), table.max(axis=2)
     scales = (highest - lowest) / top
     # A block of equal values other than zero has no spread: one step to its value does it.
     scales = np.where(scales > 0, scales, np.abs(highest))
-    zero_points = np.clip(np.rint(-lowest / np.where(scales > 0, scales, 1)), 0, top)
-    return scales, zero_points
+    return scales, -lowest / np.where(scales > 0, scales, 1)
 
 
 SHRINK_NORM: Final = 0.7
@@ -184,7 +197,7 @@ def _half_quadratic_zero(table: Array, bits: int, symmetric: bool) -> tuple[Arra
     """
     import numpy as np
 
-    scales, zero = _spread(table, 2**bits - 1)
+    scales, zero = _spread_between(table, 2**bits - 1)
     scales, zero = scales.astype(np.float32), zero.astype(np.float32)
     safe = np.where(scales > 0, scales, 1)
     best_zero, best_error = zero, np.full(scales.shape, np.inf, np.float32)
@@ -230,7 +243,8 @@ def _fitted(table: Array, bits: int, symmetric: bool) -> tuple[Array, Array]:
 
     top = 2**bits - 1
     importance = np.sqrt(np.square(table).mean(axis=2, keepdims=True)) + np.abs(table)
-    lowest, spread = table.min(axis=2), np.ptp(table, axis=2)
+    lowest, highest = _range_with_zero(table)
+    spread = highest - lowest
     best_scale, start = _spread(table, top)
     best_zero = start
     best = _weighted_error(table, importance, best_scale, best_zero, bits)

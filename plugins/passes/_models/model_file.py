@@ -27,6 +27,7 @@ __all__ = [
     "copy",
     "external_files",
     "first_line",
+    "first_sentence",
     "has_external_data",
     "load",
     "needs_external_data",
@@ -230,6 +231,12 @@ def first_line(problem: BaseException) -> str:
     if frames and (not line or isinstance(problem, AttributeError | LookupError | NameError | TypeError)):
         line = f"{type(problem).__name__} in {frames[-1].name}" + (f": {line}" if line else "")
     return _without_signatures(line)[:400] or type(problem).__name__
+
+
+def first_sentence(problem: BaseException) -> str:
+    """Return an exception's first line with a full stop, for a message that goes on after it."""
+    line = first_line(problem)
+    return line if line.endswith((".", "!", "?")) else f"{line}."
 
 
 def _first_lines(text: str) -> str:
