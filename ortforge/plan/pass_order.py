@@ -59,6 +59,10 @@ def _is_bound_to_a_layout(used: UsedPass) -> bool:
     return used.name == "transformer-optimizer" and used.get("opt_level") in (3, 99)
 
 
+def _fuses(used: UsedPass) -> bool:
+    return used.name == "optimize" and used.get("level") == "extended"
+
+
 def _writes_ort(used: UsedPass) -> bool:
     return used.known.suffix == ".ort" or (used.name == "optimize" and used.get("format") == "ort")
 
@@ -131,6 +135,12 @@ RULES: Final[tuple[Rule, ...]] = (
     # Models in half precision.
     Rule(
         _halves,
+        _named("transformer-optimizer"),
+        "its patterns are those of float32 models, and the recipe has converted the model to half precision already; "
+        "put it before {earlier}",
+    ),
+    Rule(
+        _halves,
         lambda used: _quantizes(used) or used.name == "smooth-quant",
         "the recipe has converted the model to half precision already ({earlier}), and scales are taken from float32 "
         "weights; use one of the two",
@@ -140,6 +150,13 @@ RULES: Final[tuple[Rule, ...]] = (
         _halves,
         "the recipe has converted the model to half precision already ({earlier}); convert once, from the float32 "
         "model",
+    ),
+    # Graphs that hold fused operators.
+    Rule(
+        _fuses,
+        _named("transformer-optimizer"),
+        "{earlier} comes before it and fuses what its patterns look for, so that they find no attention; put {earlier} "
+        "after it, or use level 'basic' there",
     ),
     # Graphs that are one CPU's.
     Rule(

@@ -126,7 +126,7 @@ def apply(job: PassJob) -> dict[str, Any]:
     warnings: list[str] = []
     if not wanted.only_onnxruntime:
         attempt = Attempt(asdict(wanted), wanted.level, source, start, Path(job.workdir), before, heads)
-        warnings = complaints(attempt, counts)
+        warnings = complaints(attempt, counts, fused)
     result: dict[str, Any] = {"fused": counts, "num_heads": heads.num_heads, "hidden_size": heads.hidden_size}
     if hints:
         result["onnxruntime_said"] = list(hints)

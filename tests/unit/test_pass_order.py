@@ -85,6 +85,14 @@ recipes = ["r"]
         ('{ use = "transformer-optimizer", float16 = true }', STATIC, HALF),
         ('"float16"', '"mixed-precision"', "convert once, from the float32 model"),
         ('{ use = "transformer-optimizer", float16 = true }', '"float16"', "convert once, from the float32 model"),
+        ('"float16"', '"transformer-optimizer"', "put it before float16"),
+        (
+            '{ use = "transformer-optimizer", float16 = true }',
+            '"transformer-optimizer"',
+            "patterns are those of float32",
+        ),
+        # Graphs that hold fused operators.
+        ('{ use = "optimize", level = "extended" }', '"transformer-optimizer"', "so that they find no attention"),
         # Graphs that are one CPU's.
         (LAID_OUT, DYNAMIC, BOUND),
         (LAID_OUT, STATIC, "put optimize after it, or use level 'basic'"),

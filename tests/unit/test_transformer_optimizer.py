@@ -21,7 +21,11 @@ from pydantic import ValidationError
 from transformer_sample import HEADS, HIDDEN, apply_pass, cosine, encoder_layer, feed, outputs
 
 from ortforge.api import Pass, PassUse
+from ortforge.cli.shared import known
+from ortforge.errors import ConfigurationError
+from ortforge.matrix import load
 from ortforge.matrix.parameters import parameters_of
+from ortforge.plugin_manager import Plugins
 from ortforge.worker.module import load_module
 
 pytest.importorskip("sympy")
@@ -97,6 +101,14 @@ def test_a_wrong_model_type_is_answered_with_those_there_are(offered: Pass) -> N
     assert typed.level == 2
 
 
+def test_a_wrong_number_is_answered_with_those_there_are(tmp_path: Path) -> None:
+    (tmp_path / "matrix.toml").write_text(
+        '[recipes.r]\npasses = [{ use = "transformer-optimizer", opt_level = 4 }]\n', encoding="utf-8"
+    )
+    with pytest.raises(ConfigurationError, match=r"is not among the choices\. Known: 0, 1, 2, 3, 99"):
+        load(tmp_path / "matrix.toml", known(Plugins()))
+
+
 @pytest.mark.parametrize(
     ("parameters", "use", "says"),
     [
@@ -109,6 +121,10 @@ def test_a_wrong_model_type_is_answered_with_those_there_are(offered: Pass) -> N
         ({"disable_group_norm": True}, {}, "has no effect for model_type 'bert': it is for clip, unet, vae"),
         ({"only_onnxruntime": True, "opt_level": 0}, {}, "leaves nothing to do"),
         ({"only_onnxruntime": True, "float16": True}, {}, "only_onnxruntime excludes float16"),
+        ({"only_onnxruntime": True, "disable_gelu": True}, {}, "makes no fusions, which disable_gelu would shape"),
+        ({"keep_io_types": False}, {}, "keep_io_types has no effect without float16 = true"),
+        ({"convert_attribute": True}, {}, "has no effect without use_external_data_format = true"),
+        ({"disable_symbolic_shape_infer": True}, {}, "has no effect without convert_to_packing_mode = true"),
         ({"use_gpu": True}, {}, "this cell runs on cpu"),
         ({"provider": "cuda"}, {"ep": "cuda"}, "use_gpu is not set"),
         ({"use_gpu": True, "provider": "migraphx"}, {"ep": "cuda"}, "this cell's, which is cuda"),
@@ -214,7 +230,9 @@ def test_each_option_does_what_its_name_says(
 def test_a_mask_that_is_dropped_stays_an_input(optimize: Optimize) -> None:
     model = encoder_layer()
     result, path = optimize(model, no_attention_mask=True)
-    assert result["warnings"] == ["Nothing reads the input mask any more: right for full sequences alone."]
+    assert len(result["warnings"]) == 2
+    assert "as no_attention_mask asks" in result["warnings"][0]
+    assert result["warnings"][1] == "Nothing reads the input mask any more: right for full sequences alone."
     assert [value.name for value in onnx.load(path).graph.input] == ["x", "mask"]
     full = {**feed(), "mask": np.ones_like(feed()["mask"])}
     assert cosine(model, path, full) > 0.99999
@@ -307,6 +325,20 @@ def test_a_wrong_model_type_is_found_by_trying_others(optimize: Optimize) -> Non
         "0 Attention fused, though the model has 1 Softmax before a MatMul. "
         "Cause: model_type = 'gpt2' is wrong: 'bert' fuses 1 Attention here."
     ]
+
+
+def test_a_mask_that_a_wrong_model_type_drops_is_said(optimize: Optimize) -> None:
+    model = encoder_layer()
+    result, path = optimize(model, model_type="vit")
+    assert result["fused"]["Attention"] == 1
+    assert result["warnings"][0].startswith("MASK DROPPED: 1 attentions were fused without what the model adds")
+    padded = {**feed(batch=2), "mask": np.array([[1, 1, 1, 0, 0], [1, 1, 0, 0, 0]], np.int64)}
+    assert cosine(model, path, padded) < 0.999, "which is a loss"
+    result, path = optimize(model, model_type="vit", use_raw_attention_mask=True)
+    assert not any("MASK DROPPED" in text for text in result["warnings"])
+    assert cosine(model, path, padded) > 0.99999
+    result, _ = optimize(model, no_attention_mask=True)
+    assert "as no_attention_mask asks: right for full sequences alone" in result["warnings"][0]
 
 
 def test_scaled_dot_product_attention_is_the_likely_cause(optimize: Optimize) -> None:

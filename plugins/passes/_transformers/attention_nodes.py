@@ -25,6 +25,7 @@ __all__ = [
     "dynamo_exported",
     "fused_since",
     "heads_in",
+    "masks_dropped",
     "patterns_in",
     "scaled_dot_product",
 ]
@@ -73,6 +74,9 @@ FUSED: Final = frozenset(
 BEHIND_SOFTMAX: Final = ("Cast", "Dropout", "Identity", "Where")
 """Operators that may stand between a Softmax and the product with the values."""
 
+MASK_INPUTS: Final = {"Attention": (3, 5), "MultiHeadAttention": (4, 5)}
+"""Where ONNX Runtime's operators take a mask, or what is added to the scores."""
+
 
 @dataclass(frozen=True)
 class Heads:
@@ -107,6 +111,10 @@ def patterns_in(model: ModelProto) -> Patterns:
 
 def _softmaxes_before_product(graph: GraphProto) -> int:
     """Count the Softmax nodes whose result is multiplied with something: the mark of attention, however exported."""
+    return len(_multiplied_softmaxes(graph))
+
+
+def _multiplied_softmaxes(graph: GraphProto) -> set[str]:
     reached = {node.output[0]: node.output[0] for node in graph.node if node.op_type == "Softmax"}
     for node in graph.node:
         if node.op_type in BEHIND_SOFTMAX:
@@ -115,7 +123,37 @@ def _softmaxes_before_product(graph: GraphProto) -> int:
                     reached[node.output[0]] = reached[name]
                     break
     multiplied = {name for node in graph.node if node.op_type in ("MatMul", "Einsum") for name in node.input}
-    return len({first for name, first in reached.items() if name in multiplied})
+    return {first for name, first in reached.items() if name in multiplied}
+
+
+def masks_dropped(before: ModelProto, after: ModelProto) -> int:
+    """Count the attentions that had something added to their scores, a mask in most models, and lost it when fused."""
+    softmaxes, plain = 0, 0
+    for graph in onnx_graph.graphs(before):
+        maker, first = _makers(graph), _multiplied_softmaxes(graph)
+        softmaxes += len(first)
+        plain += sum(not _is_masked(maker[name], maker) for name in first)
+    return max(0, _bare(after) - _bare(before) - plain) if softmaxes else 0
+
+
+def _bare(model: ModelProto) -> int:
+    """Count the fused attentions that nothing is added to the scores of, and that are not causal."""
+    return sum(
+        not any(place < len(node.input) and node.input[place] for place in MASK_INPUTS[node.op_type])
+        for node in onnx_graph.nodes(model)
+        if node.domain == onnx_graph.CONTRIB_DOMAIN and node.op_type in MASK_INPUTS and not _is_causal(node)
+    )
+
+
+def _is_masked(softmax: NodeProto, maker: dict[str, NodeProto]) -> bool:
+    node = maker.get(softmax.input[0])
+    while node is not None and node.op_type in ("Cast", "Identity", "Reshape"):
+        node = maker.get(node.input[0])
+    return node is not None and node.op_type in ("Add", "Where")
+
+
+def _is_causal(node: NodeProto) -> bool:
+    return any(attribute.name == "unidirectional" and attribute.i for attribute in node.attribute)
 
 
 def _plain_layer_norms(graph: GraphProto) -> int:

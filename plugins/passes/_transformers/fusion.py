@@ -106,10 +106,11 @@ def fuse(start: Path, settings: Mapping[str, Any], *, num_heads: int, hidden_siz
             )
             _convert(made, settings)
         except Exception as problem:
-            said = f" It said: {' | '.join(hints[:3])}" if hints else ""
+            line, kind = model_file.first_sentence(problem), type(problem).__name__
+            said = f" It said: {' | '.join(hints[:3]).rstrip('.')}." if hints else ""
             raise RuntimeError(
-                f"The fusions for {model_type} failed on this model: {type(problem).__name__}: "
-                f"{model_file.first_line(problem)}{said} Is model_type right?"
+                f"The fusions for {model_type} failed on this model: "
+                f"{line if line.startswith(kind) else f'{kind}: {line}'}{said} Is model_type right?"
             ) from problem
     return Fused(made.model, tuple(hints[:MOST_HINTS]))
 

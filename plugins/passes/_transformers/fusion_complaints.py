@@ -60,14 +60,16 @@ class Attempt:
         return name
 
 
-def complaints(attempt: Attempt, counts: Mapping[str, int]) -> list[str]:
-    """Return a sentence for each kind of fusion that was to be expected and did not happen.
+def complaints(attempt: Attempt, counts: Mapping[str, int], fused: ModelProto) -> list[str]:
+    """Return a sentence for each kind of fusion that was to be expected and did not happen, and for lost masks.
 
     :param counts: what was fused, by operator.
     """
     settings, patterns = attempt.settings, attention_nodes.patterns_in(attempt.before)
     ops = onnx_graph.op_counts(attempt.before)
     said = []
+    if lost := attention_nodes.masks_dropped(attempt.before, fused):
+        said.append(_of_masks(attempt, lost))
     looked_for = not settings["disable_attention"] and attempt.model_type not in WITHOUT_ATTENTION_FUSION
     if looked_for and not any(op in ops for op in attention_nodes.ATTENTION):
         said += _of_attention(attempt, counts, patterns.attention)
@@ -83,6 +85,16 @@ def complaints(attempt: Attempt, counts: Mapping[str, int]) -> list[str]:
             "they have another form."
         )
     return said
+
+
+def _of_masks(attempt: Attempt, lost: int) -> str:
+    dropped = f"MASK DROPPED: {lost} attentions were fused without what the model adds to their scores, its mask"
+    if attempt.settings["no_attention_mask"]:
+        return f"{dropped}, as no_attention_mask asks: right for full sequences alone."
+    return (
+        f"{dropped}: the patterns for {attempt.model_type!r} do not look for it. Give the model's own model_type, "
+        "or set use_raw_attention_mask or disable_attention."
+    )
 
 
 def _of_attention(attempt: Attempt, counts: Mapping[str, int], expected: int) -> list[str]:

@@ -30,6 +30,32 @@ FOR_IMAGES: Final = (
     "use_group_norm_channels_first",
 )
 
+GO_WITH: Final = {
+    "keep_io_types": "float16",
+    "convert_attribute": "use_external_data_format",
+    "disable_symbolic_shape_infer": "convert_to_packing_mode",
+}
+"""Options that say how another one is done."""
+
+OF_FUSIONS: Final = (
+    *MASKS,
+    *FOR_IMAGES,
+    "num_heads",
+    "disable_attention",
+    "disable_layer_norm",
+    "disable_skip_layer_norm",
+    "disable_bias_skip_layer_norm",
+    "disable_embed_layer_norm",
+    "disable_gelu",
+    "disable_bias_gelu",
+    "disable_rotary_embeddings",
+    "disable_shape_inference",
+    "enable_gelu_approximation",
+    "enable_gemm_fast_gelu",
+    "use_multi_head_attention",
+)
+"""What the scripts' own fusions are told."""
+
 
 def objection(use: PassUse) -> str:
     """Return why the pass cannot be used like this, or ``""``."""
@@ -53,6 +79,11 @@ def _of_recipe(wanted: Parameters, use: PassUse) -> Iterator[str]:
         yield "only_onnxruntime with opt_level 0 leaves nothing to do; give opt_level 1, 2, 3 or 99"
     if wanted.only_onnxruntime and (wanted.float16 or wanted.input_int32 or wanted.convert_to_packing_mode):
         yield "only_onnxruntime excludes float16, input_int32 and convert_to_packing_mode, which the scripts do"
+    for option, needs in GO_WITH.items():
+        if getattr(wanted, option) != getattr(type(wanted), option) and not getattr(wanted, needs):
+            yield f"{option} has no effect without {needs} = true; set that too, or leave it out"
+    if wanted.only_onnxruntime and (idle := [name for name in OF_FUSIONS if getattr(wanted, name)]):
+        yield f"only_onnxruntime makes no fusions, which {', '.join(idle)} would shape; leave one of the two out"
     if wanted.convert_to_packing_mode and wanted.model_type != "bert":
         yield f"convert_to_packing_mode is for model_type 'bert', not {wanted.model_type!r}"
 
