@@ -95,7 +95,8 @@ def _problem(details: ErrorDetails, at: Path, model: type[BaseModel]) -> Problem
         known = sorted(_keys(model, loc[:-1]))
         return Problem(path, "no such key." + perhaps(str(path[-1]), known))
     if kind in {"literal_error", "enum"}:
-        choices = re.findall(r"'([^']*)'", str(context.get("expected", "")))
+        expected = str(context.get("expected", ""))
+        choices = re.findall(r"'([^']*)'", expected) or expected.replace(" or ", ", ").split(", ")
         return Problem(path, "is not among the choices." + perhaps(str(value), choices), value)
     if kind in _BOUNDS:
         words, bound = _BOUNDS[kind]

@@ -31,7 +31,7 @@ WITHOUT: Final[Mapping[str, str]] = {
 class Parameters:
     """What ``bfloat16`` can be told."""
 
-    op_block_list: tuple[str, ...] = field(default=(), metadata={"doc": "operators that stay float32"})
+    op_block_list: tuple[str, ...] = field(default=(), metadata={"doc": "operators that stay float32, by name or glob"})
     node_block_list: tuple[str, ...] = field(default=(), metadata={"doc": "nodes that stay float32, by name or glob"})
 
 
@@ -75,7 +75,8 @@ def apply(job: PassJob) -> dict[str, Any]:
         )
     blocked = onnx_graph.names_of(model, wanted.node_block_list, "node_block_list")
     counts = onnx_graph.op_counts(model)
-    candidates = {op for op in bfloat16_graph.OPERATORS if counts.get(op) and op not in wanted.op_block_list}
+    left = onnx_graph.op_types_of(model, wanted.op_block_list, (), "op_block_list")
+    candidates = {op for op in bfloat16_graph.OPERATORS if counts.get(op) and op not in left}
     heavy = [op for op in bfloat16_graph.HEAVY if op in candidates]
     if not heavy or not any(True for _ in onnx_graph.float_weights(model)):
         model_file.copy(source, output)

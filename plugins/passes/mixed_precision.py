@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -56,7 +56,9 @@ DELICATE: Final = frozenset(
 class Parameters:
     """What ``mixed-precision`` can be told."""
 
-    op_block_list: tuple[str, ...] = field(default=(), metadata={"doc": "operators that stay float32 in every attempt"})
+    op_block_list: tuple[str, ...] = field(
+        default=(), metadata={"doc": "operators that stay float32 in every attempt, by name or glob"}
+    )
     node_block_list: tuple[str, ...] = field(
         default=(), metadata={"doc": "nodes that stay float32 in every attempt, by name or glob"}
     )
@@ -129,6 +131,8 @@ def convert(job: PassJob, wanted: Parameters) -> dict[str, Any]:
         model_file.copy(source, output)
         return {"float16_weights": 0, "warnings": ["NO-OP: the model has no float32 weights to convert."]}
     onnx_graph.name_nodes(model)
+    blocked = onnx_graph.op_types_of(model, wanted.op_block_list, (), "op_block_list")
+    wanted = replace(wanted, op_block_list=tuple(blocked))
     always = onnx_graph.names_of(model, wanted.node_block_list, "node_block_list")
     names = [node.name for node in model.graph.node if node.name not in always and node.op_type != "Constant"]
     bench = _Bench(job, wanted, apart, always)
@@ -181,7 +185,7 @@ class _Bench:
     def convert(self, kept: Sequence[str], target: Path) -> dict[str, Any]:
         """Write the model with these nodes in float32, and return what the conversion says."""
         half = to_float16.Parameters(
-            op_block_list=tuple(self._wanted.op_block_list),
+            op_block_list=self._wanted.op_block_list,
             node_block_list=(*self._always, *kept),
         )
         return to_float16.converted(self._apart, half, target, self._job)

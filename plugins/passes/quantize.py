@@ -108,6 +108,10 @@ def _wants_samples(parameters: Parameters, has_calibration: bool) -> bool:
 def _objection(use: PassUse) -> str:
     if use.parameters.method == "static" and not use.has_calibration:
         return "method = 'static' needs calibration data; give the model a calibration dataset"
+    if use.parameters.method == "static" and use.parameters.subgraphs:
+        return "subgraphs is for dynamic quantization, and method is 'static'; use method = 'dynamic', or leave it out"
+    if any(name.startswith("SmoothQuant") for name in use.parameters.extra_options):
+        return "ONNX Runtime's SmoothQuant needs neural-compressor; use the passes smooth-quant and quantize-static"
     return ""
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ._models import model_file, onnx_graph
-from ._quantization import quantizing, type_support
+from ._quantization import extra_options, quantizing, type_support
 
 if TYPE_CHECKING:
     from ortforge.api import Pass, PassJob, PassUse
@@ -108,6 +108,7 @@ def quantize(job: PassJob, wanted: Parameters) -> dict[str, Any]:
     source, output, workdir = Path(job.model), Path(job.output), Path(job.workdir)
     if refused := contradiction(wanted):
         raise NotImplementedError(f"{refused}.")
+    extra_options.refuse_unknown(wanted.extra_options, job.ort_version)
     prepared = quantizing.prepare(
         source,
         workdir,
@@ -189,7 +190,7 @@ def _quantize(
         )
     except Exception as problem:
         raise RuntimeError(
-            f"ONNX Runtime's quantizer failed: {model_file.first_line(problem)} "
+            f"ONNX Runtime's quantizer failed: {model_file.first_sentence(problem)} "
             "Put preprocess before this pass, or limit op_types (for example to MatMul)."
         ) from problem
 

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ._models import model_file, onnx_graph, self_check
-from ._quantization import bias_types, calibration, data_guards, float8_types, quantizing, range_guards, type_support
+from ._quantization import (
+    bias_types,
+    calibration,
+    data_guards,
+    extra_options,
+    float8_types,
+    quantizing,
+    range_guards,
+    type_support,
+)
 
 if TYPE_CHECKING:
     from ortforge.api import Pass, PassJob, PassUse
@@ -141,8 +150,18 @@ def contradiction(wanted: Parameters) -> str:
         return f"percentile is {wanted.percentile:g}; it is a share in per cent, such as 99.99"
     if wanted.bins and not 256 <= wanted.bins <= 65536:
         return f"bins is {wanted.bins}; give 256 to 65536, or 0 for the default"
-    if wanted.extra_options.get("SmoothQuant"):
+    if wanted.percentile != Parameters.percentile and wanted.calibrate_method != "Percentile":
+        return f"percentile goes with calibrate_method = 'Percentile', and it is {wanted.calibrate_method!r}"
+    if wanted.bins and wanted.calibrate_method not in ("Entropy", "Percentile"):
+        return f"bins are those of Entropy and Percentile, and calibrate_method is {wanted.calibrate_method!r}"
+    return _of_extra_options(wanted)
+
+
+def _of_extra_options(wanted: Parameters) -> str:
+    if any(name.startswith("SmoothQuant") for name in wanted.extra_options):
         return "ONNX Runtime's SmoothQuant needs neural-compressor; put the pass smooth-quant before this one instead"
+    if "CalibPercentile" in wanted.extra_options:
+        return "CalibPercentile in extra_options is the parameter percentile here; set that"
     return ""
 
 
@@ -165,6 +184,9 @@ def quantize(job: PassJob, wanted: Parameters) -> dict[str, Any]:
     source, output, workdir = Path(job.model), Path(job.output), Path(job.workdir)
     if not job.samples:
         raise ValueError("There are no calibration samples. Give the model a calibration dataset with real inputs.")
+    if refused := contradiction(wanted):
+        raise NotImplementedError(f"{refused[0].upper()}{refused[1:]}.")
+    extra_options.refuse_unknown(wanted.extra_options, job.ort_version, also=OWN_OPTIONS)
     type_support.refuse_types(wanted.activation_type, wanted.weight_type, wanted.format, workdir, job.ort_version)
     prepared = _prepare(source, workdir, wanted)
     if not onnx_graph.has_onnx_operators(prepared.model):
@@ -372,15 +394,17 @@ def _quantize(
             )
     except Exception as problem:
         already = "QDQDisableWeightAdjustForInt32Bias" in wanted.extra_options
-        if isinstance(problem, ValueError) and "truth value of an array" in str(problem) and not already:
+        many = isinstance(problem, ValueError) and "truth value of an array" in str(problem)
+        if many and not already and wanted.format == "QDQ":
             raise BiasScaleError from problem
-        if wanted.format == "QOperator" and wanted.per_channel and "could not be broadcast" in str(problem):
+        # Only the QDQ format has a switch for the step that fails.
+        if wanted.format == "QOperator" and wanted.per_channel and (many or "could not be broadcast" in str(problem)):
             raise NotImplementedError(
-                "A bias beside small scales needs wider scales of weights, and this version's quantizer fails at that "
-                f"per channel in the QOperator format ({model_file.first_line(problem)}). Use format = 'QDQ', or "
-                "per_channel = false."
+                "A bias of two axes, or one beside small scales, needs other scales of weights, and this version's "
+                f"quantizer fails at that per channel in the QOperator format ({model_file.first_line(problem)}). "
+                "Use format = 'QDQ', or per_channel = false."
             ) from problem
         raise RuntimeError(
-            f"ONNX Runtime's quantizer failed: {model_file.first_line(problem)} "
+            f"ONNX Runtime's quantizer failed: {model_file.first_sentence(problem)} "
             "Put preprocess before this pass, or limit op_types (for example to Conv and MatMul)."
         ) from problem

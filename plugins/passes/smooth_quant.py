@@ -236,7 +236,7 @@ def _channel_maxima(
     except Exception as problem:
         raise RuntimeError(
             f"The model does not run on calibration sample {reader.read} of {len(reader)}: "
-            f"{model_file.first_line(problem)} Check that the data has the shapes and types of the model's inputs."
+            f"{model_file.first_sentence(problem)} Check that the data has the shapes and types of the model's inputs."
         ) from problem
     return largest
 

@@ -27,7 +27,8 @@ class Parameters:
 
     keep_io_types: bool = field(default=True, metadata={"doc": "inputs and outputs stay float32"})
     op_block_list: tuple[str, ...] = field(
-        default=(), metadata={"doc": "operators that stay float32, beside those that have no float16 form"}
+        default=(),
+        metadata={"doc": "operators that stay float32, by name or glob, beside those that have no float16 form"},
     )
     node_block_list: tuple[str, ...] = field(default=(), metadata={"doc": "nodes that stay float32, by name or glob"})
     min_positive_val: float = field(
@@ -64,6 +65,11 @@ def _objection(use: PassUse) -> str:
             f"mask_value {wanted.mask_value:g} is not between 0 and {half_weights.LARGEST_HALF:g}, "
             "which is what float16 holds"
         )
+    if not 0 <= wanted.min_positive_val < 1:
+        return (
+            f"min_positive_val {wanted.min_positive_val:g} is what the smallest weights become: give one from 0 to "
+            "below 1, such as 1e-7"
+        )
     return ""
 
 
@@ -79,7 +85,9 @@ def apply(job: PassJob) -> dict[str, Any]:
     if onnx_graph.quantized_ops(apart.model):
         raise ValueError("The model is quantized, and float16 would break its scales. Convert the float model instead.")
     wanted = replace(
-        wanted, node_block_list=tuple(onnx_graph.names_of(apart.model, wanted.node_block_list, "node_block_list"))
+        wanted,
+        op_block_list=tuple(onnx_graph.op_types_of(apart.model, wanted.op_block_list, (), "op_block_list")),
+        node_block_list=tuple(onnx_graph.names_of(apart.model, wanted.node_block_list, "node_block_list")),
     )
     if not _float32_tensors(apart.model):
         model_file.copy(source, output)
@@ -91,7 +99,7 @@ def apply(job: PassJob) -> dict[str, Any]:
 def converted(apart: outlines.Outline, wanted: Parameters, target: Path, job: PassJob) -> dict[str, Any]:
     """Write a model in half precision that loads, and return what is to be said of it; for passes that try several.
 
-    :param wanted: ``node_block_list`` holds names, no globs.
+    :param wanted: the block lists hold names, no globs.
     :raises RuntimeError: neither converter makes a model that loads.
     """
     model = apart.model

@@ -241,6 +241,14 @@ def test_parameters_of_a_search_are_checked() -> None:
         assert said in known.objection(PassUse(plugin.Parameters(**parameters), (), "1.32.0", "cuda", True))
 
 
+@pytest.mark.parametrize("least", [-1.0, 1.0])
+def test_a_least_weight_that_is_none_is_refused(least: float) -> None:
+    plugin = module("to_float16")
+    known = next(iter(plugin.ortforge_passes()))
+    use = PassUse(plugin.Parameters(min_positive_val=least), (), "1.32.0", "cuda", False)
+    assert "give one from 0 to below 1" in known.objection(use)
+
+
 # bfloat16
 
 

@@ -474,6 +474,20 @@ def test_operators_that_are_to_stay_float32_do(tmp_path: Path) -> None:
     assert result["float16_weights"] == 0
 
 
+def test_operators_that_are_to_stay_float32_may_be_globs_and_are_no_misspellings(tmp_path: Path) -> None:
+    pytest.importorskip("onnxconverter_common")
+    result, _ = run_pass(tmp_path, "to-float16", two_products(), op_block_list=["Mat*"])
+    assert result["float16_weights"] == 0
+    with pytest.raises(ValueError, match=r"op_block_list has 'MatMull', which matches .* Did you mean 'MatMul'?"):
+        run_pass(tmp_path, "to-float16", two_products(), op_block_list=["MatMull"])
+    # What this model has not, another one of the recipe may have: ONNX's operators, and ONNX Runtime's own.
+    for absent in ("Conv", "FusedConv", "SkipLayerNormalization"):
+        result, _ = run_pass(tmp_path, "to-float16", two_products(), op_block_list=[absent])
+        assert result["float16_weights"] > 0
+    with pytest.raises(ValueError, match="op_types has 'MatMull'"):
+        run_pass(tmp_path, "quantize-dynamic", two_products(), op_types=["MatMul", "MatMull"])
+
+
 def test_convolutions_beside_an_attention_make_a_cnn_when_there_are_many() -> None:
     kinds = []
     for count in (3, 4):
@@ -541,6 +555,7 @@ def test_rounded_weights_are_looked_at_where_there_are_samples(tmp_path: Path) -
 )
 def test_a_reason_comes_without_what_stands_before_it(raised: str, said: str) -> None:
     assert helper_module("_models.model_file").first_line(RuntimeError(raised)) == said
+    assert helper_module("_models.model_file").first_sentence(RuntimeError(raised)) == f"{said.removesuffix('.')}."
 
 
 def test_a_slip_in_somebody_elses_python_is_named_with_its_function() -> None:

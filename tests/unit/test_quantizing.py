@@ -118,6 +118,18 @@ def test_biases_that_32_bits_do_not_hold_get_scales_of_their_own(tmp_path: Path)
     assert cosine(outputs(picture_model(), VALIDATION), outputs(path, VALIDATION)) > 0.999
 
 
+def test_a_bias_of_two_axes_per_channel_is_a_matter_of_the_format(tmp_path: Path) -> None:
+    # magika has one. ONNX Runtime takes its first axis for the channels where it widens scales for biases.
+    model = onnx.ModelProto.FromString(picture_model().SerializeToString())
+    bias = next(one for one in model.graph.initializer if one.name == "c")
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias)[None], "c"))
+    with pytest.raises(NotImplementedError, match=r"per channel in the QOperator format .* Use format = 'QDQ'"):
+        run_pass(tmp_path, "quantize-static", model, CALIBRATION, format="QOperator", per_channel=True)
+    result, path = run_pass(tmp_path, "quantize-static", model, CALIBRATION, per_channel=True)
+    assert "Weight scales were not widened for 32-bit biases" in result["warnings"][-1]
+    assert cosine(outputs(model, VALIDATION), outputs(path, VALIDATION)) > 0.99
+
+
 @pytest.mark.parametrize(
     ("name", "parameters", "use", "says"),
     [
@@ -126,9 +138,19 @@ def test_biases_that_32_bits_do_not_hold_get_scales_of_their_own(tmp_path: Path)
         ("quantize_static", {"weight_type": "QInt4", "reduce_range": True}, {}, "reduce_range makes 7 bits of 8"),
         ("quantize_static", {"percentile": 0.99}, {}, "a share in per cent"),
         ("quantize_static", {"bins": 10}, {}, "give 256 to 65536"),
+        ("quantize_static", {"percentile": 99.9}, {}, "goes with calibrate_method = 'Percentile', and it is 'MinMax'"),
+        ("quantize_static", {"bins": 512}, {}, "bins are those of Entropy and Percentile"),
         ("quantize_static", {"format": "QOperator", "float_outputs": ("MatMul",)}, {}, "for the QDQ format"),
         ("quantize_static", {"extra_options": {"SmoothQuant": True}}, {}, "put the pass smooth-quant before"),
+        ("quantize_static", {"extra_options": {"CalibPercentile": 99.9}}, {}, "is the parameter percentile here"),
         ("quantize_dynamic", {"weight_type": "QInt4"}, {}, "use the pass quantize-weights"),
+        ("quantize", {"method": "static", "subgraphs": True}, {}, "subgraphs is for dynamic quantization"),
+        (
+            "quantize",
+            {"extra_options": {"SmoothQuantAlpha": 0.5}},
+            {},
+            "use the passes smooth-quant and quantize-static",
+        ),
         ("quantize", {"method": "static"}, {"has_calibration": False}, "give the model a calibration dataset"),
         ("smooth_quant", {}, {"has_calibration": False}, "give the model a calibration dataset"),
         ("smooth_quant", {"alpha": 1.5}, {}, "a share, from 0 to 1"),
@@ -141,6 +163,29 @@ def test_what_cannot_work_is_said_before_anything_runs(
     facts = {"before": (), "ort_version": "1.32.0", "ep": "cpu", "has_calibration": True, **use}
     assert says in offered.objection(PassUse(parameters=offered.parameters(**parameters), **facts))
     assert offered.objection(PassUse(offered.parameters(), (), "1.32.0", "cpu", True)) == ""
+
+
+@pytest.mark.parametrize("name", ["quantize-static", "quantize-dynamic"])
+def test_an_option_that_the_quantizer_would_pass_over_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(
+        NotImplementedError, match=r"has 'WeightSymetric', .* in silence: did you mean WeightSymmetric?"
+    ):
+        run_pass(tmp_path, name, picture_model(), CALIBRATION, extra_options={"WeightSymetric": True})
+
+
+def test_all_options_that_the_quantizer_documents_are_known() -> None:
+    import inspect
+    import re
+
+    import onnxruntime.quantization as quantization
+
+    options = helper_module("_quantization.extra_options").known_options()
+    for call in (quantization.quantize_static, quantization.quantize_dynamic):
+        listed = inspect.getdoc(call).split("extra_options:", 1)[1]
+        named = set(re.findall(r"^\s+([A-Z]\w+) = ", listed, re.MULTILINE))
+        assert len(named) > 3
+        assert named <= options
+    assert "percentile" not in options
 
 
 def test_what_is_slow_or_imprecise_on_x86_is_said() -> None:

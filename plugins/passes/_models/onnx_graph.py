@@ -6,12 +6,12 @@ Runs inside a runtime beside the pass that imports it; only the standard library
 from __future__ import annotations
 
 from collections import Counter
-from difflib import get_close_matches
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final
 
+from . import choosing
+
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator
 
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
@@ -322,38 +322,20 @@ def names_of(model: ModelProto, wanted: Iterable[str], parameter: str) -> list[s
     """
     known = list(dict.fromkeys(node.name for node in nodes(model) if node.name))
     nothing = "" if known else " No node of it has a name: put preprocess first, which gives them names."
-    return _chosen(wanted, known, f"{parameter} names {{!r}}, but the model has no node of that name.{nothing}")
+    return choosing.chosen(wanted, known, f"{parameter} names {{!r}}, but the model has no node of that name.{nothing}")
 
 
 def op_types_of(model: ModelProto, wanted: Iterable[str], takes: Collection[str], parameter: str) -> list[str]:
     """Return the operators that a parameter chooses: each by its name, or by a glob (``Conv*``) among those that the
     model has and the quantizer takes. A name that the model does not have stays: one recipe serves many models.
 
-    :raises ValueError: a glob matches nothing; the message gives the nearest names.
+    :param takes: empty for a parameter that any operator may be given to.
+    :raises ValueError: a glob matches nothing, or there is no operator of that name; the message gives the nearest.
     """
-    known = [op for op in op_counts(model) if op in takes]
-    what = f"{parameter} has {{!r}}, which matches no operator of the model that the quantizer takes."
-    return _chosen(wanted, known, what, plain=True)
-
-
-def _chosen(wanted: Iterable[str], known: Sequence[str], refusal: str, *, plain: bool = False) -> list[str]:
-    """Return the known names that names and globs choose; ``plain``: a name that is no glob need not be known."""
-    chosen: dict[str, None] = {}
-    for text in wanted:
-        is_glob = any(mark in text for mark in "*?[")
-        # What looks like a glob ("Conv[0]") may be a name, and is one first.
-        if text in known or (plain and not is_glob):
-            found = [text]
-        else:
-            found = [name for name in known if is_glob and fnmatchcase(name, text)]
-        # A star alone is the same as nothing given, also where there is nothing to choose from.
-        if not found and text.strip("*"):
-            bare = text.translate(dict.fromkeys(map(ord, "*?[]")))
-            near = get_close_matches(bare, known, n=3 if is_glob else 1, cutoff=0.5)
-            guess = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-            raise ValueError(refusal.format(text) + guess)
-        chosen |= dict.fromkeys(found)
-    return list(chosen)
+    known = [op for op in op_counts(model) if op in takes or not takes]
+    among = " that the quantizer takes" if takes else ""
+    what = f"{parameter} has {{!r}}, which matches no operator of the model{among}."
+    return choosing.chosen(wanted, known, what, absent=lambda op: op in takes or choosing.is_operator(op))
 
 
 def changed_types(before: ModelProto, after: ModelProto) -> dict[str, dict[str, str]]:

@@ -133,11 +133,11 @@ def measure(
     except Exception as problem:
         if not reader.running:
             raise RuntimeError(
-                f"ONNX Runtime cannot make the model that calibration runs: {model_file.first_line(problem)} "
+                f"ONNX Runtime cannot make the model that calibration runs: {model_file.first_sentence(problem)} "
                 "Put preprocess before this pass, or limit op_types."
             ) from problem
         raise RuntimeError(
-            f"Calibration stopped at sample {reader.read} of {len(reader)}: {model_file.first_line(problem)} "
+            f"Calibration stopped at sample {reader.read} of {len(reader)}: {model_file.first_sentence(problem)} "
             "Check that the calibration data has the shapes and types of the model's inputs."
         ) from problem
 

@@ -348,7 +348,9 @@ def lint_scales(model: ModelProto, *, masks: Sequence[str], known: Collection[st
     if huge:
         found.append(f"The scale of {_some(huge)} is above 1e6: look for outliers in the calibration data there.")
     if tiny:
-        found.append(f"The scale of {_some(tiny)} is below 1e-30: always zero in the calibration data.")
+        found.append(
+            f"The scale of {_some(tiny)} is below 1e-30: always zero in the calibration data, or a weight of zeros."
+        )
     return found
 
 

@@ -64,14 +64,14 @@ def refuse_types(activation: str, weight: str, form: str, workdir: Path, ort_ver
     except Exception as problem:
         raise NotImplementedError(
             f"ONNX Runtime {ort_version} with onnx {_onnx_version()} cannot make {what}: "
-            f"{model_file.first_line(problem)} Use 8 bits, or another version of ONNX Runtime."
+            f"{model_file.first_sentence(problem)} Use 8 bits, or another version of ONNX Runtime."
         ) from problem
     quantized, feed = folder / "quantized.onnx", _tiny_feed()
     try:
         plain, optimized = (_answer(quantized, feed, optimize=optimize) for optimize in (False, True))
     except Exception as problem:
         raise NotImplementedError(
-            f"ONNX Runtime {ort_version} writes {what} and does not run them: {model_file.first_line(problem)} "
+            f"ONNX Runtime {ort_version} writes {what} and does not run them: {model_file.first_sentence(problem)} "
             "Use activations of QUInt8 with weights of QInt8, or another version of ONNX Runtime."
         ) from problem
     error = float(((plain - optimized) ** 2).sum() / max(float((plain**2).sum()), 1e-12)) ** 0.5
