@@ -48,11 +48,11 @@ KIND_VERSIONS: Final[Mapping[str, int]] = {
     "inspect": 1,
     "dataset": 1,
     "reference": 1,
-    "transform": 2,
+    "transform": 3,
     "check": 1,
     "compare": 2,
     "noise": 4,
-    "time": 4,
+    "time": 5,
     "differences": 2,
     "exclusion": 1,
 }
