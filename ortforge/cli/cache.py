@@ -75,9 +75,18 @@ def builds(
     trees, caches = (engine.volumes(label, sizes=True) for label in (LABEL, CACHE_LABEL))
     kinds = {**{volume.name: "tree" for volume in trees}, **{volume.name: "compiler cache" for volume in caches}}
     listed = [*trees, *caches]
-    gone = [volume for volume in listed if clean and (everything or kinds[volume.name] == "tree")]
-    for volume in gone:
-        engine.remove_volume(volume.name)
+    gone, busy = [], set()
+    if clean:
+        engine.sweep(LABEL, ended=True)  # left by a killed ortforge, or by an engine that stopped
+    for volume in listed if clean else []:
+        is_tree = kinds[volume.name] == "tree"
+        if not is_tree and not everything:
+            continue
+        if engine.running(LABEL, volume.name if is_tree else ""):
+            busy.add(volume.name)
+        else:
+            engine.remove_volume(volume.name)
+            gone.append(volume)
     if as_json:
         rows = [{**asdict(volume), "kind": kinds[volume.name], "removed": volume in gone} for volume in listed]
         echo_json({"rows": rows})
@@ -85,7 +94,7 @@ def builds(
     for volume in listed:
         size = f"{volume.size / 1e6:>10.1f} MB" if volume.size >= 0 else f"{'unknown':>13}"
         of = volume.labels.get("ortforge.target", "")
-        end = "  removed" if volume in gone else ""
+        end = "  removed" if volume in gone else "  kept: a build runs in it" if volume.name in busy else ""
         typer.echo(f"{kinds[volume.name]:<15}{size}  {volume.name}  {of}{end}".rstrip())
     freed = sum(max(0, volume.size) for volume in gone)
     typer.echo(f"freed {freed / 1e6:.1f} MB" if clean else f"{sum(max(0, v.size) for v in listed) / 1e6:.1f} MB in all")

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from ortforge.container.failures import failures, gone
+from ortforge.container.removal import remove_container
 from ortforge.errors import EnvironmentLacksError
 
 __all__ = ["WORKER_LABEL", "Attached", "Bind", "ProcessSpec", "ProgramMissingError", "sweep_unstarted"]
@@ -103,7 +104,7 @@ class Attached:
                 api.start(self.id)
             except BaseException:
                 with contextlib.suppress(Exception):
-                    api.remove_container(self.id, force=True)
+                    remove_container(api, self.id)
                 raise
 
     def __enter__(self) -> Attached:
@@ -170,7 +171,7 @@ def sweep_unstarted(api: Any) -> int:
     with failures("left-over containers are looked for"):
         for found in api.containers(all=True, filters={"label": WORKER_LABEL, "status": "created"}):
             if time.time() - float(found["Created"]) > _START_S:
-                api.remove_container(found["Id"], force=True)
+                remove_container(api, found["Id"])
                 removed += 1
     return removed
 

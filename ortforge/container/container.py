@@ -19,6 +19,7 @@ from typing import Any, Final
 from ortforge.container import cgroup
 from ortforge.container.archives import owned, tar_of_files, unpack
 from ortforge.container.failures import failures, lost
+from ortforge.container.removal import remove_container
 from ortforge.container.spec import ContainerSpec, Ran, create, folder_as_tar
 from ortforge.container.stream import End, Lines, Stream
 from ortforge.errors import BuildError, EnvironmentLacksError
@@ -215,9 +216,11 @@ class Container:
 
     def close(self) -> None:
         """Remove it. An engine that is gone keeps a stopped container, which a later sweep removes."""
-        self._input.close()
-        with contextlib.suppress(EnvironmentLacksError), failures("the container is removed"):
-            self._api.remove_container(self.id, force=True, v=True)
+        try:
+            with contextlib.suppress(EnvironmentLacksError), failures("the container is removed"):
+                remove_container(self._api, self.id)
+        finally:
+            self._input.close()  # afterwards: without it the container ends by itself, and would race with its removal
 
     def _open(self, network: str) -> None:
         self._network = network
@@ -228,7 +231,7 @@ class Container:
             self._own_volumes()
         except BaseException:
             with contextlib.suppress(Exception):
-                self._patient.remove_container(self.id, force=True, v=True)
+                remove_container(self._patient, self.id)
             raise
 
     def _start(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from ortforge.container import images
 from ortforge.container.container import Container
 from ortforge.container.failures import failures, no_sdk, unreachable
+from ortforge.container.removal import remove_container
 from ortforge.container.spec import ContainerSpec
 from ortforge.errors import EnvironmentLacksError
 
@@ -192,7 +193,7 @@ class Engine:
         with failures("left-over containers are removed"):
             for found in self.api.containers(all=True, filters=filters):
                 with contextlib.suppress(EnvironmentLacksError), failures("a left-over container is removed"):
-                    self.api.remove_container(found["Id"], force=True, v=True)
+                    remove_container(self.api, found["Id"])
                     removed += 1
         return removed
 

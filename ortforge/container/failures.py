@@ -151,6 +151,12 @@ def _refused(error: Exception, doing: str) -> OrtforgeError:
             meant="It was removed after it was made.",
             todo="Run again: it is made again.",
         )
+    if "volume is in use" in said.lower():
+        return EnvironmentLacksError(
+            f"The Docker engine refused while {doing}: {said}",
+            meant="A build runs in it, or a container that ended was left behind.",
+            todo="Wait for the build's end; 'docker ps --all' shows the containers, 'docker rm' removes one.",
+        )
     return EnvironmentLacksError(f"The Docker engine refused while {doing}: {said}", todo="Its log may say more.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import signal
@@ -15,13 +16,19 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import docker.errors
 import pytest
 from engine import BASE, LABEL, ApartDaemon, UnavailableError, required
+from typer.testing import CliRunner
 
+from ortforge.build import layout
+from ortforge.cli.main import app
 from ortforge.container import ContainerLostError, ContainerSpec, Engine, connect
+from ortforge.container.removal import remove_container
 from ortforge.errors import BuildError, EnvironmentLacksError
 
 
@@ -280,6 +287,33 @@ class TestLosing:
             container.run(["echo", "x"], on_line=lambda line: (_ for _ in ()).throw(KeyboardInterrupt))
         assert not alive(engine, container.id)
 
+    def test_a_removal_that_is_refused_is_asked_for_again(
+        self, engine: Engine, spec: ContainerSpec, volume: str
+    ) -> None:
+        refused: list[int] = []
+
+        class Watched:
+            """The engine; what it refuses is written down."""
+
+            def remove_container(self, container: str, **how: bool) -> None:
+                try:
+                    connect().api.remove_container(container, **how)
+                except docker.errors.APIError as error:
+                    refused.append(error.response.status_code)
+                    raise
+
+        for _ in range(10):
+            opened = engine.open(replace(spec, volumes={volume: "/work"}))
+            with ThreadPoolExecutor(4) as several:
+                for removal in [several.submit(remove_container, Watched(), opened.id) for _ in range(4)]:
+                    removal.result()
+            assert not alive(engine, opened.id)
+            opened.close()
+            if 409 in refused:
+                break
+        assert 409 in refused, "nothing was refused, and nothing tried"
+        engine.remove_volume(volume)
+
     def test_killed_ourselves_the_container_ends_and_is_swept(
         self, engine: Engine, spec: ContainerSpec, volume: str
     ) -> None:
@@ -375,6 +409,29 @@ class TestTheEngineGoesAway:
             container.isolate()
             assert own.api.inspect_container(container.id)["HostConfig"]["NetworkMode"] == "none"
             assert container.run(["true"]).code == 0
+
+    def test_what_builds_left_is_cleaned_away_and_what_they_use_is_not(self, own: Engine) -> None:
+        trees = {name: f"ortforge-tree-{name}" for name in ("unused", "ended", "used")}
+        labels = {name: {layout.LABEL: tree} for name, tree in trees.items()}
+        for name, tree in trees.items():
+            own.volume(tree, labels[name])
+        own.volume("ortforge-ccache", {layout.CACHE_LABEL: "1"})
+        specs = {name: ContainerSpec(image=BASE, labels=labels[name], volumes={trees[name]: "/work"}) for name in trees}
+        runner = CliRunner()
+        with own.open(specs["ended"]) as ended, own.open(specs["used"]) as used:
+            own.api.kill(ended.id)
+            result = runner.invoke(app, ["cache", "builds", "--clean", "--all"], catch_exceptions=False)
+            assert result.exit_code == 0
+            ends = [line.rsplit("  ", 1)[-1] for line in result.output.splitlines()[:-1]]
+            kept, removed = "kept: a build runs in it", "removed"
+            assert ends == [removed, removed, kept, kept], result.output  # ended, unused, used; and the compiler cache
+            assert used.run(["true"]).code == 0
+        again = json.loads(runner.invoke(app, ["cache", "builds", "--clean", "--all", "--json"]).output)
+        assert [(row["name"], row["removed"]) for row in again["rows"]] == [
+            (trees["used"], True),
+            ("ortforge-ccache", True),
+        ]
+        assert own.volumes(layout.LABEL) == own.volumes(layout.CACHE_LABEL) == []
 
     @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
     def test_while_a_command_runs(self, how: signal.Signals, own: Engine, daemon: ApartDaemon) -> None:
