@@ -337,6 +337,8 @@ def test_with_nothing_to_gain_one_that_loads_faster_ships() -> None:
     assert ships([stored, candidate("half", 1.0)], 100).name == "half"  # type: ignore[union-attr]
     assert ships([candidate("optimized", 1.0, size=110, loading=hardly)], 100) is None
     assert ships([candidate("optimized", 0.9, size=110, loading=twice)], 100) is None
+    scattered = candidate("optimized", 1.0, size=110, loading=pair_timing.Ratio(1.365, 0.882, 1.486, 8))
+    assert ships([scattered], 100) is scattered, "the few loads of a search are never sure"
     quickest = candidate("quickest", 1.0, size=110, loading=pair_timing.Ratio(3.0, 2.9, 3.1, 8))
     assert ships([stored, quickest], 100) is quickest
 

@@ -16,6 +16,11 @@ FINALISTS: Final = 3
 SMALLER: Final = 0.95
 """Share of the float model's bytes below which a model counts as smaller."""
 
+QUICKER_LOAD: Final = 1.0 + 2.0 * pair_timing.FLOOR
+"""Ratio of the float model's time to load from which on a model that gains nothing else may ship for it. The few loads
+of a search scatter widely, so their interval is not asked; the cell's own timing, which takes more, has the last word.
+"""
+
 AS_FAST: Final = 1.0 - 2.0 * pair_timing.FLOOR
 """Ratio to the float model's speed from which on a smaller model may ship instead of it, if it is not surely slower.
 The cell's own timing, which takes longer, has the last word."""
@@ -143,5 +148,6 @@ def ships(timed: Sequence[Candidate], float_bytes: int) -> Candidate | None:
     smaller = [c for c in timed if c.bytes < SMALLER * float_bytes and c.is_as_fast]
     if smaller:
         return min(smaller, key=lambda c: c.bytes)
-    quicker = [(c.loading.ratio, c) for c in timed if c.loading is not None and c.loading.is_faster and c.is_as_fast]
-    return max(quicker, key=lambda each: each[0], default=(0.0, None))[1]
+    loading = [(c.loading.ratio, c) for c in timed if c.loading is not None and c.is_as_fast]
+    quicker = [(ratio, c) for ratio, c in loading if ratio > QUICKER_LOAD]
+    return max(quicker, key=lambda each: each[0])[1] if quicker else None
