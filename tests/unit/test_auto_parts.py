@@ -339,6 +339,10 @@ def test_with_nothing_to_gain_one_that_loads_faster_ships() -> None:
     assert ships([candidate("optimized", 0.9, size=110, loading=twice)], 100) is None
     scattered = candidate("optimized", 1.0, size=110, loading=pair_timing.Ratio(1.365, 0.882, 1.486, 8))
     assert ships([scattered], 100) is scattered, "the few loads of a search are never sure"
+    half = candidate("half", 0.976)
+    assert ships([half, stored], 100) is stored, "measured again, the half may be slower"
+    assert ships([half, candidate("optimized", 0.97, size=110, loading=twice)], 100) is half
+    assert ships([half], 100) is half
     quickest = candidate("quickest", 1.0, size=110, loading=pair_timing.Ratio(3.0, 2.9, 3.1, 8))
     assert ships([stored, quickest], 100) is quickest
 

@@ -25,6 +25,9 @@ AS_FAST: Final = 1.0 - 2.0 * pair_timing.FLOOR
 """Ratio to the float model's speed from which on a smaller model may ship instead of it, if it is not surely slower.
 The cell's own timing, which takes longer, has the last word."""
 
+SAFELY_AS_FAST: Final = 1.0 - pair_timing.FLOOR / 2.0
+"""The same with a margin to where a cell's verdict is `slower`, so that measuring again comes to the same verdict."""
+
 MAYBE_AS_FAST: Final = 0.88
 """The same at a glance, in one process: where its memory lies moves a process's latency by some percent."""
 
@@ -139,15 +142,19 @@ def ships(timed: Sequence[Candidate], float_bytes: int) -> Candidate | None:
 
     The fastest wins; what cannot be told from it in speed and is smaller wins over it. When nothing is faster than the
     float model, a model that is smaller and not slower does; when there is none either, one that loads in less time.
+    What may be slower after all ships only where nothing else does.
     """
     faster = [c for c in timed if c.ratio is not None and c.ratio.is_faster]
     if faster:
         quickest = max(faster, key=lambda c: c.speed)
         near = [c for c in faster if c.speed >= quickest.speed / (1.0 + pair_timing.FLOOR)]
         return min(near, key=lambda c: c.bytes)
-    smaller = [c for c in timed if c.bytes < SMALLER * float_bytes and c.is_as_fast]
-    if smaller:
-        return min(smaller, key=lambda c: c.bytes)
-    loading = [(c.loading.ratio, c) for c in timed if c.loading is not None and c.is_as_fast]
-    quicker = [(ratio, c) for ratio, c in loading if ratio > QUICKER_LOAD]
-    return max(quicker, key=lambda each: each[0])[1] if quicker else None
+    for least in (SAFELY_AS_FAST, AS_FAST):
+        able = [c for c in timed if c.is_as_fast and c.speed >= least]
+        smaller = [c for c in able if c.bytes < SMALLER * float_bytes]
+        if smaller:
+            return min(smaller, key=lambda c: c.bytes)
+        quicker = [(c.loading.ratio, c) for c in able if c.loading is not None and c.loading.ratio > QUICKER_LOAD]
+        if quicker:
+            return max(quicker, key=lambda each: each[0])[1]
+    return None
