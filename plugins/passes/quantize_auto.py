@@ -157,7 +157,7 @@ def _run(search: auto_search.Search, bench: trial_bench.Bench, wanted: Parameter
     """Screen all schemes, then refine those that are worth it, the fastest first."""
     schemes = [
         scheme
-        for scheme in scheme_table.in_order(bench, job.ep_name)
+        for scheme in scheme_table.in_order(bench, job.ep_name, job.ep_options)
         if not wanted.schemes or any(fnmatchcase(scheme.name, text) for text in wanted.schemes)
     ]
     search.allow(wanted.budget_s or LEAST_BUDGET_S)

@@ -161,6 +161,9 @@ def test_a_limit_is_held_with_a_margin_and_for_samples_that_were_not_seen() -> N
     assert not closeness.violations(found, tight, 0.0)
     [sentence] = closeness.violations(found, tight, 0.1)
     assert "on other samples" in sentence
+    # A limit of nothing lets nothing through, and is no limit that is turned off.
+    assert closeness.excess(found, {"max_rel_range": 0.0}, 0.1) == float("inf")
+    assert closeness.excess(closeness.compare(reference, reference), {"max_rel_range": 0.0}, 0.1) == 0.0
     # Half the noise is about half the excess.
     half = [
         {"y": (one["y"] + two["y"] * 0.7071 - one["y"] * 0.7071)} for one, two in zip(reference, other, strict=True)
@@ -315,6 +318,18 @@ def test_the_fastest_ships_and_of_equals_the_smallest() -> None:
     )
     assert ships([fast, slow], 100) is fast
     assert ships([fast, equal, slow], 100) is equal
+
+
+def test_what_is_tried_first_is_what_the_device_has_kernels_for(bench: trial_bench.Bench) -> None:
+    def order(ep: str, **options: str) -> list[str]:
+        found = [scheme.name for scheme in scheme_table.in_order(bench, f"{ep}ExecutionProvider", options)]
+        assert sorted(found) == sorted(scheme_table.SCHEMES), "each of them once"
+        return found
+
+    assert order("CUDA")[0] == order("Dml")[0] == "float16"
+    assert order("OpenVINO", device_type="GPU.1") == order("CUDA")
+    assert order("OpenVINO", device_type="CPU") == order("OpenVINO") != order("CUDA")
+    assert order("CPU") not in (order("CUDA"), order("OpenVINO"))
 
 
 def test_without_a_faster_one_a_smaller_one_ships_if_it_is_as_fast() -> None:
