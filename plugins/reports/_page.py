@@ -22,7 +22,7 @@ from ortforge.api.wording import (
 from ._assets import SCRIPT, STYLE
 from ._cells import matrix, status_of
 from ._markup import Markup, join, tag
-from ._pareto import COLOURS, front, plot, points_of, title_of
+from ._pareto import front, plot, points_of, runtime_of, title_of
 
 __all__ = ["page"]
 
@@ -126,7 +126,7 @@ def _model(
         tag("div", ", ".join(str(fact) for fact in known if fact), class_="soft"),
         tag("div", *ships, class_="ships"),
     )
-    measure, points = points_of(cells)
+    measure, points = points_of(cells, list(dict.fromkeys(runtime_of(cell) for cell in report["cells"])))
     if len(points) < 2:
         return tag("article", words, class_="model")
     return tag("article", words, _figure(model, measure, points, number), class_="model plotted")
@@ -186,10 +186,9 @@ def _marks(cell: Mapping[str, Any]) -> Markup:
 
 def _figure(model: str, measure: str, points: Sequence[Any], number: int) -> Markup:
     best = {point.number for point in front(points)}
-    runtimes = list(dict.fromkeys(point.runtime for point in points))
     items = []
     for point in points:
-        dot = tag("i", class_=f"colour-{runtimes.index(point.runtime) % COLOURS}")
+        dot = tag("i", class_=f"colour-{point.colour}")
         star = " *" if point.number in best else ""
         wrong = "" if point.correct else f" ({point.cell['status']})"
         items.append(

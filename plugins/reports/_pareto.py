@@ -16,7 +16,7 @@ from ortforge.api.wording import latency, percent, size
 
 from ._markup import Markup, join, tag
 
-__all__ = ["Point", "front", "plot", "points_of"]
+__all__ = ["Point", "front", "plot", "points_of", "runtime_of"]
 
 WIDTH: Final = 620
 HEIGHT: Final = 400
@@ -39,7 +39,10 @@ MEASURES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One timed variant. ``latency`` in seconds; ``error`` is 0 for an exact one; ``number`` is shown in the plot."""
+    """One timed variant. ``latency`` in seconds; ``error`` is 0 for an exact one; ``number`` is shown in the plot.
+
+    :param colour: its runtime's and EP's, below :data:`COLOURS`, the same in all plots of a report.
+    """
 
     number: int
     cell: Mapping[str, Any]
@@ -48,20 +51,24 @@ class Point:
     bytes: int
     noise: float
     correct: bool
-
-    @property
-    def runtime(self) -> str:
-        """Runtime and EP, which the colour tells."""
-        return f"{self.cell['target']}:{self.cell['ep']}"
+    colour: int
 
     @property
     def label(self) -> str:
         """Which variant it is."""
-        return f"{self.cell['recipe']} on {self.runtime}"
+        return f"{self.cell['recipe']} on {runtime_of(self.cell)}"
 
 
-def points_of(cells: Sequence[Mapping[str, Any]]) -> tuple[str, list[Point]]:
-    """Return the error measure that most timed cells have, and the cells that have it, fastest first."""
+def runtime_of(cell: Mapping[str, Any]) -> str:
+    """Return a cell's runtime and EP, which the colour tells."""
+    return f"{cell['target']}:{cell['ep']}"
+
+
+def points_of(cells: Sequence[Mapping[str, Any]], runtimes: Sequence[str]) -> tuple[str, list[Point]]:
+    """Return the error measure that most timed cells have, and the cells that have it, fastest first.
+
+    :param runtimes: runtimes and EPs of the whole report, each once; their order gives the colours.
+    """
     timed = [
         cell for cell in cells if cell.get("parity") and cell.get("bytes") and (cell.get("timing") or {}).get("p50_s")
     ]
@@ -76,7 +83,8 @@ def points_of(cells: Sequence[Mapping[str, Any]]) -> tuple[str, list[Point]]:
             correct = cell["status"] in ("pass", "slower")
             noise = timing.get("noise") or 0.0
             number = len(found) + 1
-            found.append(Point(number, cell, timing["p50_s"], error, cell["bytes"], noise, correct))
+            colour = runtimes.index(runtime_of(cell)) % COLOURS
+            found.append(Point(number, cell, timing["p50_s"], error, cell["bytes"], noise, correct, colour))
     return measure, found
 
 
@@ -148,11 +156,10 @@ def plot(model: str, measure: str, points: Sequence[Point], number: int) -> Mark
     places = {point.number: (x.at(point.latency), y.at(point.error) if point.error else exact) for point in points}
     radii = {point.number: _radius(point, points) for point in points}
     best = {point.number for point in front(points)}
-    runtimes = list(dict.fromkeys(point.runtime for point in points))
     labels = _labels(points, places, radii, height)
     # Large bubbles first, so that small ones lie on top and stay within reach of the pointer.
     drawn = [
-        _bubble(point, places[point.number], radii[point.number], point.number in best, runtimes)
+        _bubble(point, places[point.number], radii[point.number], point.number in best)
         for point in sorted(points, key=lambda point: -radii[point.number])
     ]
     return tag(
@@ -242,8 +249,8 @@ def _labels(
     return found
 
 
-def _bubble(point: Point, place: tuple[float, float], radius: float, on_front: bool, runtimes: Sequence[str]) -> Markup:
-    kinds = [f"colour-{runtimes.index(point.runtime) % COLOURS}"]
+def _bubble(point: Point, place: tuple[float, float], radius: float, on_front: bool) -> Markup:
+    kinds = [f"colour-{point.colour}"]
     kinds += ["best"] if on_front else []
     kinds += [] if point.correct else ["wrong"]
     said = title_of(point, on_front)

@@ -186,6 +186,30 @@ def test_the_plot_has_a_labelled_point_per_timed_variant(page: Page) -> None:
     assert any("static-int8 on stock:cpu" in point["aria-label"] for point in points)
 
 
+def test_a_runtime_has_the_same_colour_in_every_plot(tmp_path: Path) -> None:
+    """Whichever is the fastest for a model, and whether it runs the model at all."""
+    speeds = {"one": {"stock": 1.0, "older": 2.0}, "two": {"stock": 2.0, "older": 1.0}, "three": {"older": 1.0}}
+    cells = [
+        cell(model, recipe, target, "pass", error=0.0, speed=speed, p50_ms=10.0 / speed)
+        for model, by_target in speeds.items()
+        for target, speed in by_target.items()
+        for recipe in ("none", "fast")
+    ]
+    page = written(tmp_path, sample_report(cells))
+    points = [group for group in page.all("g") if group.get("class", "").startswith("point")]
+    colours = {
+        (target, kind)
+        for point in points
+        for target in ("stock", "older")
+        if f"on {target}:cpu" in point["aria-label"]
+        for kind in point["class"].split()
+        if kind.startswith("colour-")
+    }
+    assert colours == {("stock", "colour-0"), ("older", "colour-1")}
+    listed = re.findall(r'<i class="(colour-\d)"></i>[^<]* on (\w+):cpu', page.source)
+    assert len(listed) == len(points) and {(target, kind) for kind, target in listed} == colours
+
+
 def test_the_front_holds_what_nothing_correct_beats() -> None:
     cells = [
         cell("m", "none", "stock", "pass", error=0.0, speed=1.0, p50_ms=10.0, size=4000),
@@ -193,7 +217,7 @@ def test_the_front_holds_what_nothing_correct_beats() -> None:
         cell("m", "worse", "stock", "pass", error=0.08, speed=0.5, p50_ms=20.0, size=4000),
         cell("m", "wrong", "stock", "inaccurate", error=2.0, speed=9.0, p50_ms=1.0, size=10),
     ]
-    measure, points = points_of(cells)
+    measure, points = points_of(cells, ["stock:cpu"])
     assert measure == "cosine"
     assert [point.cell["recipe"] for point in points] == ["wrong", "fast", "none", "worse"]
     assert {point.cell["recipe"] for point in front(points)} == {"none", "fast"}
@@ -204,7 +228,7 @@ def test_latencies_within_the_noise_do_not_beat_each_other() -> None:
         cell("m", "none", "stock", "pass", error=0.0, speed=1.0, p50_ms=10.0),
         cell("m", "same", "stock", "pass", error=0.0, speed=1.0, p50_ms=10.1),
     ]
-    assert len(front(points_of(cells)[1])) == 2
+    assert len(front(points_of(cells, ["stock:cpu"])[1])) == 2
 
 
 def test_numbers_of_crowded_points_do_not_lie_on_each_other(tmp_path: Path) -> None:
