@@ -141,11 +141,12 @@ def _ticks(low: float, high: float) -> list[float]:
     found = [value for value in found if low <= value <= high]
     if len(found) >= 3:
         return found
-    rough = (high - low) / 4
-    unit = 10.0 ** math.floor(math.log10(rough))
-    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough)
-    first = math.ceil(low / step)
-    return [step * number for number in range(first, math.floor(high / step) + 1)]
+    unit = 10.0 ** math.floor(math.log10((high - low) / 2))
+    for step in (5 * unit, 2 * unit, unit, unit / 2):
+        found = [step * number for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
+        if len(found) >= 3:
+            break
+    return found
 
 
 def plot(model: str, measure: str, points: Sequence[Point], number: int) -> Markup:

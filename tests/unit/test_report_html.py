@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ortforge.plugins.reports import html
 from ortforge.plugins.reports._markup import tag
-from ortforge.plugins.reports._pareto import front, points_of
+from ortforge.plugins.reports._pareto import _ticks, front, points_of
 
 from .report_sample import SPEECH_LOG, cell, sample_cells, sample_report
 
@@ -229,6 +229,15 @@ def test_latencies_within_the_noise_do_not_beat_each_other() -> None:
         cell("m", "same", "stock", "pass", error=0.0, speed=1.0, p50_ms=10.1),
     ]
     assert len(front(points_of(cells, ["stock:cpu"])[1])) == 2
+
+
+@given(st.floats(-6.0, 2.0), st.floats(0.02, 6.0))
+def test_an_axis_has_three_marks_or_more(exponent: float, decades: float) -> None:
+    low = 10.0**exponent
+    high = low * 10.0**decades
+    marks = _ticks(low, high)
+    assert 3 <= len(marks) <= 12
+    assert low <= marks[0] and marks[-1] <= high and marks == sorted(set(marks))
 
 
 def test_numbers_of_crowded_points_do_not_lie_on_each_other(tmp_path: Path) -> None:
