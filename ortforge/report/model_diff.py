@@ -103,10 +103,7 @@ def compare(a: Model, b: Model, digest_a: Digest, digest_b: Digest) -> dict[str,
         "initializers": {"a": _by_type(a.weights), "b": _by_type(b.weights)},
         "weights": _weights(a.weights, b.weights, digest_a, digest_b),
         "nodes": _nodes(a.nodes, b.nodes),
-        "functions": {
-            "added": sorted({*b.functions} - {*a.functions}),
-            "removed": sorted({*a.functions} - {*b.functions}),
-        },
+        "functions": _functions(a.functions, b.functions),
         "metadata": _changed(a.metadata, b.metadata),
     }
     found["same"] = _same(found)
@@ -208,6 +205,15 @@ def _form(op: str) -> str:
 # Inputs, outputs, weights
 
 
+def _functions(a: Mapping[str, str], b: Mapping[str, str]) -> dict[str, Any]:
+    both = {name: [a[name], b[name]] for name in a if name in b}
+    return {
+        "added": sorted({*b} - {*a}),
+        "removed": sorted({*a} - {*b}),
+        "changed": {name: pair for name, pair in both.items() if pair[0] != pair[1]},
+    }
+
+
 def _values(a: Sequence[Value], b: Sequence[Value]) -> dict[str, Any]:
     before, after = ({value.name: value.type for value in values} for values in (a, b))
     return {
@@ -216,6 +222,7 @@ def _values(a: Sequence[Value], b: Sequence[Value]) -> dict[str, Any]:
         "changed": {
             name: [before[name], after[name]] for name in before if after.get(name, before[name]) != before[name]
         },
+        "order": [[*before], [*after]] if before.keys() == after.keys() and [*before] != [*after] else [],
     }
 
 
@@ -325,7 +332,7 @@ def _renamed(
 
 
 def _nodes(a: Sequence[Node], b: Sequence[Node]) -> dict[str, Any]:
-    """Match nodes by name (those without one by their first output). Constants are weights here, and left out."""
+    """Match nodes by name (those without one by their first output). Constants that are weights here are left out."""
     before, after = _named(a), _named(b)
     changed = {}
     for name in (name for name in before if name in after):
@@ -343,7 +350,7 @@ def _nodes(a: Sequence[Node], b: Sequence[Node]) -> dict[str, Any]:
 def _named(nodes: Iterable[Node]) -> dict[str, Node]:
     found: dict[str, Node] = {}
     for node in nodes:
-        if node.op == "Constant":
+        if node.op == "Constant" and "value" in node.attributes:
             continue
         key, number = node.key, 1
         while key in found:
@@ -363,4 +370,6 @@ def _node_changes(a: Node, b: Node) -> dict[str, Any]:
         found["inputs"] = [list(a.inputs), list(b.inputs)]
     if a.outputs != b.outputs:
         found["outputs"] = [list(a.outputs), list(b.outputs)]
+    if a.place != b.place:
+        found["place"] = [a.place, b.place]
     return found

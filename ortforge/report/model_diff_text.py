@@ -149,10 +149,14 @@ def _interface(screen: Screen, found: Found) -> None:
         lines = [f"- {name}: {type_}" for name, type_ in changes["removed"].items()]
         lines += [f"+ {name}: {type_}" for name, type_ in changes["added"].items()]
         lines += [f"~ {name}: {a} → {b}" for name, (a, b) in changes["changed"].items()]
+        if changes["order"]:
+            lines.append(f"in another order: {' → '.join(', '.join(names) for names in changes['order'])}")
         _list(screen, f"{kind.capitalize()} changed", lines, len(lines))
     for kind, mark in (("added", "+"), ("removed", "-")):
         names = found["functions"][kind]
         _list(screen, f"Functions {kind}", [f"{mark} {name}" for name in names], SHOWN)
+    changed = found["functions"]["changed"].items()
+    _list(screen, "Functions changed", [f"~ {name}: {a} ⇒ {b}" for name, (a, b) in changed], SHOWN)
 
 
 def _weights(screen: Screen, weights: Found, most: int) -> None:
@@ -193,6 +197,8 @@ def _node(change: Found) -> str:
         sides = ("not set" if value is None else _short(value) for value in (a, b))
         parts.append(f"{name}: {' → '.join(sides)}")
     parts += [f"other {kind}" for kind in ("inputs", "outputs") if kind in change]
+    if "place" in change:
+        parts.append("moved: " + " → ".join(place or "main graph" for place in change["place"]))
     return ", ".join(parts)
 
 

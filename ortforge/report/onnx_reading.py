@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -81,13 +81,17 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node at any depth; ``attributes`` are JSON values, with a digest or a shape for what is large."""
+    """A node at any depth; ``attributes`` are JSON values, with a digest or a shape for what is large.
+
+    :param place: the way to the inner graph or function that it is in (``If.then_branch``), ``""`` for the main graph.
+    """
 
     name: str
     op: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: Mapping[str, Any]
+    place: str = ""
 
     @property
     def key(self) -> str:
@@ -119,7 +123,8 @@ class Model:
     weights: list[Tensor] = field(default_factory=list)
     inputs: list[Value] = field(default_factory=list)
     outputs: list[Value] = field(default_factory=list)
-    functions: list[str] = field(default_factory=list)
+    functions: dict[str, str] = field(default_factory=dict)
+    """Signature and opsets of each."""
     has_graph: bool = False
 
 
@@ -161,23 +166,23 @@ class _Reader:
                 model.version = part.value
             elif part.number == 7:
                 model.has_graph = True
-                self._graph(part, 0)
+                self._graph(part, ())
             elif part.number == 8:
-                self._opset(part)
+                self._opset(part, model.opsets)
             elif part.number == 14:
                 self._entry(part, model.metadata)
             elif part.number == 25:
                 self._function(part)
         model.producer = " ".join(filter(None, producer.values()))
 
-    def _opset(self, message: Field) -> None:
+    def _opset(self, message: Field, into: dict[str, int]) -> None:
         domain, version = "", 0
         for part in self._source.fields(message.begin, message.end):
             if part.number == 1:
                 domain = self._source.text(part)
             elif part.number == 2:
                 version = signed(part.value)
-        self._model.opsets[domain or "ai.onnx"] = version
+        into[domain or "ai.onnx"] = version
 
     def _entry(self, message: Field, into: dict[str, str]) -> None:
         pair = {1: "", 2: ""}
@@ -187,42 +192,59 @@ class _Reader:
         into[pair[1]] = pair[2]
 
     def _function(self, message: Field) -> None:
-        name = domain = ""
-        for part in self._source.fields(message.begin, message.end):
-            if part.number == 1:
-                name = self._source.text(part)
-            elif part.number == 10:
-                domain = self._source.text(part)
+        source, opsets = self._source, dict[str, int]()
+        names: dict[int, list[str]] = {number: [] for number in (1, 4, 5, 6, 10, 13)}
+        defaults: list[str] = []
+        nodes = []
+        for part in source.fields(message.begin, message.end):
+            if part.number in names:
+                names[part.number].append(source.text(part))
             elif part.number == 7:
-                self._node(part, 0)
-        self._model.functions.append(f"{domain}:{name}" if domain else name)
+                nodes.append(part)
+            elif part.number == 9:
+                self._opset(part, opsets)
+            elif part.number == 11:
+                name, value, _ = self._attribute(part)
+                defaults.append(f"{name} = {self._told(value) if isinstance(value, Tensor) else value}")
+        name = ":".join(text for number in (10, 1, 13) for text in names[number] if text)
+        for node in nodes:
+            self._node(node, (name,))
+        told = [_signature(names[4], names[5]), ", ".join(sorted((*names[6], *defaults)))]
+        told.append(", ".join(f"{domain} {version}" for domain, version in sorted(opsets.items())))
+        self._model.functions[name] = "; ".join(filter(None, told))
 
-    def _graph(self, message: Field, depth: int) -> None:
-        if depth > _DEEPEST:
+    def _graph(self, message: Field, place: tuple[str, ...]) -> str:
+        """Read a graph's nodes and weights, and the model's inputs and outputs; return the names of the graph's own."""
+        if len(place) > _DEEPEST:
             raise ValueError(f"its graphs are nested more than {_DEEPEST} deep")
-        model, top = self._model, depth == 0
-        initializers: set[str] = set()
+        model, initializers = self._model, set[str]()
         inputs: list[Value] = []
+        outputs: list[Value] = []
         for part in self._source.fields(message.begin, message.end):
             if part.number == 1:
-                self._node(part, depth)
+                self._node(part, place)
             elif part.number == 5:
                 tensor = self._tensor(part)
                 initializers.add(tensor.name)
                 model.weights.append(tensor)
             elif part.number == 15:
                 model.weights.append(self._sparse(part))
-            elif part.number == 11 and top:
+            elif part.number == 11:
                 inputs.append(self._value(part))
-            elif part.number == 12 and top:
-                model.outputs.append(self._value(part))
-        model.inputs += [value for value in inputs if value.name not in initializers]
+            elif part.number == 12:
+                outputs.append(self._value(part))
+        inputs = [value for value in inputs if value.name not in initializers]
+        if not place:
+            model.inputs += inputs
+            model.outputs += outputs
+        return _signature([value.name for value in inputs], [value.name for value in outputs])
 
-    def _node(self, message: Field, depth: int) -> None:
+    def _node(self, message: Field, place: tuple[str, ...]) -> None:
         source = self._source
         texts = {3: "", 4: "", 7: ""}
         inputs, outputs = [], []
         attributes: dict[str, Any] = {}
+        graphs: list[tuple[str, Field]] = []
         constant: Tensor | None = None
         for part in source.fields(message.begin, message.end):
             if part.number == 1:
@@ -232,21 +254,27 @@ class _Reader:
             elif part.number in texts:
                 texts[part.number] = source.text(part)
             elif part.number == 5:
-                name, value = self._attribute(part, depth)
+                name, value, inner = self._attribute(part)
+                graphs += [(name, graph) for graph in inner]
                 if isinstance(value, Tensor):
                     constant, value = value, self._told(value)
                 attributes[name] = value
         domain = "" if texts[7] == "ai.onnx" else texts[7]
         op = f"{domain}:{texts[4]}" if domain else texts[4]
+        # By name: a file may hold an If's branches in either order, and what has one name in both is told by order.
+        for name, graph in sorted(graphs, key=lambda pair: pair[0]):
+            attributes[name] = f"a graph: {self._graph(graph, (*place, f'{op}.{name}'))}"
         if op == "Constant" and constant is not None and outputs:
             held = (constant.data_type, constant.dims, constant.field, constant.spans, constant.external)
             self._model.weights.append(Tensor(outputs[0], *held))
-        self._model.nodes.append(Node(texts[3], op, tuple(inputs), tuple(outputs), attributes))
+        self._model.nodes.append(Node(texts[3], op, tuple(inputs), tuple(outputs), attributes, "/".join(place)))
 
-    def _attribute(self, message: Field, depth: int) -> tuple[str, Any]:
+    def _attribute(self, message: Field) -> tuple[str, Any, list[Field]]:
+        """Return an attribute's name, its value as JSON has it (or a tensor), and its graphs, which are not read."""
         source, name = self._source, ""
         value: Any = None
         lists: dict[int, list[Any]] = {}
+        graphs: list[Field] = []
         for part in source.fields(message.begin, message.end):
             if part.number == 1:
                 name = source.text(part)
@@ -261,13 +289,12 @@ class _Reader:
             elif part.number == 21:
                 value = f"@{source.text(part)}"
             elif part.number in (6, 11):
-                self._graph(part, depth + 1)
-                value = "a graph"
+                graphs.append(part)
             elif part.number in _LISTED:
                 lists.setdefault(part.number, []).extend(_LISTED[part.number](self, part))
         for found in lists.values():
             value = found
-        return name, value
+        return name, value, graphs
 
     def _told(self, tensor: Tensor) -> str:
         """Describe a tensor that is an attribute, with a checksum where it is small."""
@@ -374,6 +401,10 @@ _LISTED: Final[Mapping[int, Callable[[_Reader, Field], list[Any]]]] = {
     10: _Reader._tensors,
 }
 """Fields of AttributeProto that repeat."""
+
+
+def _signature(inputs: Sequence[str], outputs: Sequence[str]) -> str:
+    return f"({', '.join(inputs)}) → {', '.join(outputs)}"
 
 
 def _dtype(number: int) -> str:

@@ -99,7 +99,7 @@ def test_branches_functions_and_constants_are_part_of_a_model(tmp_path: Path) ->
     onnx.save(helper.make_model(graph, opset_imports=imports, functions=[twice]), tmp_path / "m.onnx")
     read = read_model(tmp_path / "m.onnx")
     assert Counter(node.op for node in read.nodes) == {"Constant": 3, "If": 1, "ours:Twice": 1, "Add": 1}
-    assert read.functions == ["ours:Twice"]
+    assert read.functions == {"ours:Twice": "(a) → b; ai.onnx 17, ours 1"}
     assert [(tensor.name, tensor.dims) for tensor in read.weights] == [("w", (2, 3))]
     assert {node.attributes["value_float"] for node in read.nodes if "value_float" in node.attributes} == {1.0, -1.5}
 
@@ -234,6 +234,97 @@ def test_inputs_and_outputs_that_changed(layer: Path, tmp_path: Path) -> None:
     found = told(layer, tmp_path / "other.onnx")
     assert found["inputs"]["changed"] == {"mask": ["int64[batch, 5]", "int32[batch, 5]"]}
     assert (list(found["outputs"]["removed"]), list(found["outputs"]["added"])) == (["y"], ["z"])
+
+
+def controlled(*, swapped: bool = False, value: float = 1.0) -> onnx.ModelProto:
+    """Return ``if c then x + w else x - w``; nodes, weights and outputs of the branches have the same names."""
+    branches = {}
+    for name, operator, weight in (("then_branch", "Add", value), ("else_branch", "Sub", 2.0)):
+        nodes = [
+            helper.make_node("Constant", [], ["w"], value_float=weight),
+            helper.make_node(operator, ["x", "w"], ["o"], name="sum"),
+        ]
+        branches[name] = helper.make_graph(
+            nodes, name, [], [helper.make_tensor_value_info("o", TensorProto.FLOAT, [2])]
+        )
+    if swapped:
+        branches = {"then_branch": branches["else_branch"], "else_branch": branches["then_branch"]}
+    inputs = [("c", TensorProto.BOOL, []), ("x", TensorProto.FLOAT, [2])]
+    graph = helper.make_graph(
+        [helper.make_node("If", ["c"], ["y"], name="if", **branches)],
+        "g",
+        [helper.make_tensor_value_info(*each) for each in inputs],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def test_swapped_branches_are_another_model_and_their_order_in_the_file_is_none(tmp_path: Path) -> None:
+    onnx.save(controlled(), tmp_path / "a.onnx")
+    onnx.save(controlled(swapped=True), tmp_path / "swapped.onnx")
+    found = told(tmp_path / "a.onnx", tmp_path / "swapped.onnx")
+    assert not found["same"]
+    assert {change["was"] for change in found["nodes"]["changed"].values() if "was" in change} == {"Add", "Sub"}
+    unlike = controlled()
+    for graph in (attribute.g for attribute in unlike.graph.node[0].attribute):
+        graph.node[1].name = f"{graph.name}/sum"
+    onnx.save(unlike, tmp_path / "named.onnx")
+    for attribute in unlike.graph.node[0].attribute:
+        attribute.name = {"then_branch": "else_branch", "else_branch": "then_branch"}[attribute.name]
+    onnx.save(unlike, tmp_path / "named_swapped.onnx")
+    moved = told(tmp_path / "named.onnx", tmp_path / "named_swapped.onnx")["nodes"]["changed"]
+    assert moved["then_branch/sum"]["place"] == ["If.then_branch", "If.else_branch"]
+    assert "moved: If.then_branch → If.else_branch" in diff(tmp_path / "named.onnx", tmp_path / "named_swapped.onnx")[1]
+    turned = controlled()
+    kept = [onnx.AttributeProto.FromString(each.SerializeToString()) for each in turned.graph.node[0].attribute]
+    del turned.graph.node[0].attribute[:]
+    turned.graph.node[0].attribute.extend(kept[::-1])
+    onnx.save(turned, tmp_path / "turned.onnx")
+    assert told(tmp_path / "a.onnx", tmp_path / "turned.onnx")["same"]
+
+
+def test_a_constant_that_is_no_tensor_has_a_value_too(tmp_path: Path) -> None:
+    onnx.save(controlled(), tmp_path / "a.onnx")
+    onnx.save(controlled(value=1.5), tmp_path / "b.onnx")
+    (change,) = told(tmp_path / "a.onnx", tmp_path / "b.onnx")["nodes"]["changed"].values()
+    assert change["attributes"] == {"value_float": [1.0, 1.5]}
+
+
+def test_a_function_of_another_opset_or_signature_is_another_function(tmp_path: Path) -> None:
+    node = helper.make_node("F", ["x", "x"], ["y"], domain="ours")
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy"]
+    graph = helper.make_graph([node], "g", value[:1], value[1:])
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("ours", 1)]
+    body = [helper.make_node("Sub", ["a", "b"], ["c"])]
+
+    def saved(name: str, inputs: list[str], opset: int, default: float | None = None, note: str = "") -> Path:
+        made = helper.make_function("ours", "F", inputs, ["c"], body, [helper.make_opsetid("", opset)])
+        made.doc_string = note  # moves all that comes after it
+        if default is not None:
+            value = numpy_helper.from_array(np.full(4, default, np.float32))
+            made.attribute_proto.append(helper.make_attribute("bias", value))
+        onnx.save(helper.make_model(graph, opset_imports=imports, functions=[made]), tmp_path / name)
+        return tmp_path / name
+
+    before = saved("a.onnx", ["a", "b"], 17)
+    newer = told(before, saved("b.onnx", ["a", "b"], 18))
+    assert newer["functions"]["changed"] == {"ours:F": ["(a, b) → c; ai.onnx 17", "(a, b) → c; ai.onnx 18"]}
+    one = saved("d.onnx", ["a", "b"], 17, 1.0)
+    assert not told(one, saved("e.onnx", ["a", "b"], 17, 2.0))["same"]
+    assert told(one, saved("f.onnx", ["a", "b"], 17, 1.0, "a note"))["same"]
+    turned = saved("c.onnx", ["b", "a"], 17)
+    assert not told(before, turned)["same"]
+    assert "~ ours:F: (a, b) → c; ai.onnx 17 ⇒ (b, a) → c; ai.onnx 17" in diff(before, turned)[1]
+
+
+def test_outputs_in_another_order_are_a_difference(tmp_path: Path) -> None:
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xyz"]
+    nodes = [helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Neg", ["x"], ["z"])]
+    for name, outputs in (("a", value[1:]), ("b", value[:0:-1])):
+        onnx.save(helper.make_model(helper.make_graph(nodes, "g", value[:1], outputs)), tmp_path / f"{name}.onnx")
+    found = told(tmp_path / "a.onnx", tmp_path / "b.onnx")
+    assert (found["outputs"]["order"], found["inputs"]["order"]) == ([["y", "z"], ["z", "y"]], [])
+    assert "in another order: y, z → z, y" in diff(tmp_path / "a.onnx", tmp_path / "b.onnx")[1]
 
 
 def test_the_same_model_in_another_file_is_equal(layer: Path, tmp_path: Path) -> None:
