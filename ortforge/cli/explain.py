@@ -13,6 +13,7 @@ from ortforge.errors import OrtforgeError, UsageError, nearest
 
 if TYPE_CHECKING:
     from ortforge.api import TaskOutcome
+    from ortforge.store import Store
 
 
 def register(app: typer.Typer) -> None:
@@ -48,7 +49,8 @@ def explain(
     """
     from ortforge.report.cell import show_cell
 
-    ledger = existing_store(ctx, store).ledger
+    opened = existing_store(ctx, store)
+    ledger = opened.ledger
     report = saved_report(ledger, run, matrix)
     cells = {entry["id"]: entry for entry in report["cells"]}
     if cell not in cells:
@@ -58,23 +60,44 @@ def explain(
             meant=f"Perhaps you meant {close!r}." if close else "",
             todo="'ortforge report' lists the cells.",
         )
-    if tensors:
+    if tensors and _place(cells[cell], opened).endswith(".ort"):
+        typer.echo(
+            "note: tensors were not compared: the model is in ONNX Runtime's own format, which cannot be taken apart. "
+            "Explain a cell whose recipe is the same without format = 'ort'.",
+            err=True,
+        )
+    elif tensors:
         known = cells[cell].get("differences")
         _compare(ctx, cells[cell], report, store, budget)
         # The report of the run shows it from now on, too.
         found = cells[cell].get("differences")
         if found and found != known and ledger.run(report["run"]["id"]) is not None:
             ledger.amend_report(report["run"]["id"], report)
+    if place := _place(cells[cell], opened):
+        cells[cell]["artefact"]["path"] = place
     if as_json:
         echo_json(cells[cell])
     else:
         show_cell(cells[cell], report)
 
 
+def _place(cell: dict[str, Any], store: Store) -> str:
+    """Return where the cell's model lies in the store, to be copied from there, or ``""``."""
+    from ortforge.engine.artefacts import model_file
+
+    digest = str((cell.get("artefact") or {}).get("digest"))
+    try:
+        return str(model_file(store.objects.get(digest)).resolve()) if store.objects.has(digest) else ""
+    except (OrtforgeError, OSError, ValueError, KeyError):
+        return ""
+
+
 def _compare(
     ctx: typer.Context, cell: dict[str, Any], report: dict[str, Any], store: Path | None, budget: float
 ) -> None:
     """Put what :func:`explain_cell` finds into ``cell["differences"]``; say on stderr why it finds nothing."""
+    from ortforge.api.wording import TUNING
+
     matrix = Path(report["run"].get("matrix") or "")
     artefact = cell.get("artefact") or {}
     if not artefact.get("changed"):
@@ -82,6 +105,9 @@ def _compare(
             typer.echo("note: this cell has no recipe, so there are no tensors to compare.", err=True)
         else:
             typer.echo("note: the recipe made no model, so there are no tensors to compare.", err=True)
+        return
+    if set(artefact["changed"]) == {TUNING}:
+        typer.echo("note: the recipe changed the session alone, so there are no tensors to compare.", err=True)
         return
     if artefact.get("no_op"):
         typer.echo("note: the recipe changed nothing, so there are no tensors to compare.", err=True)

@@ -96,6 +96,7 @@ def _artefact(cell: Facts) -> Iterator[tuple[str, str]]:
     artefact = cell.get("artefact") or {}
     if artefact:
         yield "model", f"{size(artefact.get('bytes'))}, {artefact.get('digest')}"
+        yield "file", artefact.get("path") or ""
         changed = artefact.get("changed") or {}
         for name, said in outline({name: facts for name, facts in changed.items() if name not in (TUNING, SEARCH)}):
             yield name, said or "done"

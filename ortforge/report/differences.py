@@ -73,7 +73,7 @@ def _show_exclusion(screen: Screen, found: Facts) -> None:
     if names := found.get("nodes_to_exclude"):
         screen.line("A guess from the ranking below, which nobody has tried:", indent=2)
         screen.line(exclude_line(names), indent=2)
-    elif found.get("unnamed_nodes"):
+    elif found.get("unnamed_nodes") and found.get("ranking"):
         screen.line("Nodes without names cannot be excluded: name them with the pass preprocess first.", indent=2)
 
 

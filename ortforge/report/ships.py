@@ -96,7 +96,7 @@ def _choose(cells: Sequence[Entry]) -> dict[str, Any]:
     correct_plain = plain is not None and plain["status"] in ("pass", "slower")
     wanted = [*passing, *([plain] if plain is not None and plain["status"] == "slower" else [])]
     if not wanted:
-        return {"cell": None, "why": _why_nothing(cells), "equals": []}
+        return {"cell": None, "why": _why_nothing(cells) + _without_plain(cells, plain), "equals": []}
     runners = _on_one_scale(wanted, plain)
     best = max(runners, key=lambda runner: -1.0 if runner.ratio is None else runner.ratio)
     equals = [runner for runner in runners if runner.equals(best)]
@@ -192,7 +192,14 @@ def _why_nothing(cells: Sequence[Entry]) -> str:
     reasons = {reason for cell in cells for reason in cell.get("reasons", ())[:1]}
     if len(statuses) == 1 and len(reasons) == 1:
         return f"{statuses.pop().capitalize()}. {reasons.pop().partition(chr(10))[0]}"
-    return f"No variant is correct here: {_tally(cells)}."
+    return f"No variant {'passes' if 'slower' in statuses else 'is correct'} here: {_tally(cells)}."
+
+
+def _without_plain(cells: Sequence[Entry], plain: Entry | None) -> str:
+    """Say what ships instead of what is slower, where a run was limited to cells without the unoptimized model."""
+    if plain is not None or all(cell["status"] != "slower" for cell in cells):
+        return ""
+    return " The unoptimized model, which ships in place of what is slower, is not among the cells of this run."
 
 
 def _tally(cells: Sequence[Entry]) -> str:

@@ -6,6 +6,7 @@ dropped and lines are as long as they must be.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,6 +46,13 @@ MOST_REASONS: Final = 100
 
 MOST_HINTS: Final = 3
 """Lines of a reason below its first that are shown; one with more is a log, of which the first line says it."""
+
+
+GUARD: Final = re.compile(r"[A-Z][A-Z0-9]+(-?[A-Z0-9]+| )*: ")
+"""How a note of a guard begins: with the guard's name, in capitals."""
+
+LONGEST_NOTE: Final = 240
+"""Characters of such a note that are shown below a reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,16 +253,26 @@ def show(report: Mapping[str, Any], written: Sequence[Path] = (), console: Conso
     _show_summary(screen, report, written)
 
 
+def _caught(cell: Cell) -> str:
+    """Return what a guard caught, by its name (``CONSTANT CALIBRATION DATA: …``); of a long one begin and remedy."""
+    said = next((note for note in cell.get("notes", ()) if GUARD.match(note)), "")
+    if len(said) <= LONGEST_NOTE:
+        return said
+    half = LONGEST_NOTE // 2
+    return f"{said[:half].rstrip()} … {said[-half:].partition('. ')[2] or said[-half:].lstrip()}"
+
+
 def _show_reasons(screen: Screen, cells: Iterable[Cell]) -> None:
-    alike: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    alike: dict[tuple[str, tuple[str, ...], str], list[str]] = {}
     for cell in cells:
         if cell["status"] != "pass":
-            alike.setdefault((cell["status"], tuple(cell.get("reasons", ()))), []).append(cell["id"])
+            what = (cell["status"], tuple(cell.get("reasons", ())), _caught(cell))
+            alike.setdefault(what, []).append(cell["id"])
     if not alike:
         return
     screen.line()
     screen.line("Why not pass", style="bold")
-    for (status, reasons), ids in list(alike.items())[:MOST_REASONS]:
+    for (status, reasons, caught), ids in list(alike.items())[:MOST_REASONS]:
         screen.line(screen.status(status), "  ", ", ".join(ids), indent=2)
         for reason in reasons[:1]:
             # What happened, what was meant and what to do; of a runtime's twenty lines the first says it.
@@ -264,6 +282,8 @@ def _show_reasons(screen: Screen, cells: Iterable[Cell]) -> None:
             screen.line(first, more, others, indent=4)
             for hint in () if more else rest:
                 screen.line(hint, indent=4)
+        if caught:
+            screen.line(screen.text(caught, "yellow"), indent=4)
     if len(alike) > MOST_REASONS:
         screen.line(f"  … and {len(alike) - MOST_REASONS} more kinds; the report files have them all.")
 

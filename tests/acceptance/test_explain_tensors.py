@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import onnx
 from command import ortforge
 from models import classifier, samples
 
@@ -38,9 +39,12 @@ def test_the_tensors_of_a_cell_are_compared_once(tmp_path: Path) -> None:
     named = {entry["tensor"] for entry in found["tensors"]}
     assert {"y", "m2"} <= named
     assert all(entry["sqnr_db"] < 80 for entry in found["tensors"])
+    model = Path(said.report["artefact"]["path"])
+    assert "QuantizeLinear" in {node.op_type for node in onnx.load(model).graph.node}
     again = ortforge(tmp_path, "explain", CELL, *store, "--json")
     assert again.report["differences"] == found
-    assert "SQNR" in ortforge(tmp_path, "explain", CELL, *store).out
+    shown = ortforge(tmp_path, "explain", CELL, *store).out
+    assert "SQNR" in shown and str(model) in shown
 
     plain = ortforge(tmp_path, "explain", CELL.replace("static", "none"), *store)
     assert plain.code == 0
@@ -70,6 +74,10 @@ requires = ["onnxruntime==1.32.0"]
 passes = [{ use = "quantize-static", weight_type = "QInt8", reduce_range = true }]
 [recipes.half]
 passes = [{ use = "float16" }]
+[recipes.ort]
+passes = [{ use = "optimize", format = "ort" }]
+[recipes.tuned]
+passes = [{ use = "tune-session", settings = ["mem_pattern"], budget_s = 1.0, rounds = 2 }]
 [limits]
 import_s = IMPORT_S
 timing_s = 0
@@ -109,6 +117,13 @@ def test_a_list_is_proved_by_quantizing_again(tmp_path: Path) -> None:
     again = ortforge(tmp_path, "explain", CELL, *store, "--json")
     assert again.report["differences"]["exclusion"] == found and "quantizing again" not in again.err
     assert found["verdict"] in ortforge(tmp_path, "explain", CELL, *store).out
+
+    tuned = ortforge(tmp_path, "explain", CELL.replace("static", "tuned"), *store)
+    assert tuned.code == 0 and "the recipe changed the session alone" in tuned.err and "Worst tensors" not in tuned.out
+
+    ort = ortforge(tmp_path, "explain", CELL.replace("static", "ort"), *store)
+    assert ort.code == 0 and "the model is in ONNX Runtime's own format, which cannot be taken apart" in ort.err
+    assert "model.ort" in ort.out
 
     # Objects that are gone (a collected store, a lost disk) are made again: the models too.
     for folder in (tmp_path / "store" / "objects").iterdir():

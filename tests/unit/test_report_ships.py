@@ -75,6 +75,15 @@ def test_nothing_ships_and_it_says_why() -> None:
     assert (cell, why) == (None, "Unsupported. Why.")
 
 
+def test_of_a_run_without_the_unoptimized_model_it_is_said_that_this_would_ship() -> None:
+    absent = "The unoptimized model, which ships in place of what is slower, is not among the cells of this run."
+    assert shipped(variant("int8", "slower", 0.8)) == (None, f"Slower. Why. {absent}")
+    many = shipped(variant("int8", "slower", 0.8, reasons=["So."]), variant("fp16", "inaccurate", 1.0))
+    assert many == (None, f'No variant passes here: "int8" slower, "fp16" inaccurate. {absent}')
+    assert shipped(variant("int8", "inaccurate", 2.0)) == (None, "Inaccurate. Why.")
+    assert absent not in shipped(variant("none", "inaccurate", 1.0), variant("int8", "slower", 0.8))[1]
+
+
 def test_of_variants_whose_speed_cannot_be_told_apart_the_smallest_ships() -> None:
     large = variant("fp16", "pass", 1.52, half=0.05)
     small = variant("int8", "pass", 1.50, half=0.05, bytes=500)

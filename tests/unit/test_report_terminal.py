@@ -84,6 +84,26 @@ def test_every_reason_is_given_once_with_its_cells() -> None:
     assert all(entry["id"] in below for entry in cells)
 
 
+def test_what_a_guard_caught_stands_with_the_reason() -> None:
+    reason = ('Output "y": cosine 0.67 is below 0.99.',)
+    constant = "CONSTANT CALIBRATION DATA: every value of x is 0 in all 16 samples. Give real inputs."
+    ranges = f"RUINED RANGES: {'tensor (-3.4e+38 to 8); ' * 40}. Set fix = true."
+    cells = [
+        cell("m", "a", "cpu", "inaccurate", reasons=reason, notes=("The timing is contended: x.", constant, ranges)),
+        cell("m", "b", "cpu", "inaccurate", reasons=reason, notes=(ranges,)),
+        cell("m", "c", "cpu", "inaccurate", reasons=reason, notes=("The timing is contended: x.", "It ran on GPU 1.")),
+        cell("m", "d", "cpu", "pass", notes=(constant,)),
+    ]
+    console = pipe()
+    show(sample_report(cells), [], console)
+    below = said(console).partition("Why not pass")[2].partition("What ships")[0]
+    a, b, c = below.split("  inaccurate")[1:]
+    assert constant in a and "RUINED" not in a and "contended" not in a
+    assert "RUINED RANGES: tensor (-3.4e+38 to 8)" in b and "… Set fix = true." in b and len(b) < 400
+    assert "GPU" not in c and "contended" not in c
+    assert "m/d" not in below
+
+
 def test_the_summary_counts_cells_and_steps() -> None:
     console = pipe()
     show(sample_report(), [], console)
