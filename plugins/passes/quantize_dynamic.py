@@ -183,8 +183,8 @@ def _quantize(
             per_channel=wanted.per_channel,
             reduce_range=wanted.reduce_range,
             weight_type=quantization.QuantType[wanted.weight_type],
-            nodes_to_quantize=prepared.names["nodes_to_include"] or None,
-            nodes_to_exclude=prepared.names["nodes_to_exclude"] or None,
+            nodes_to_quantize=_products(prepared, "nodes_to_include") or None,
+            nodes_to_exclude=_products(prepared, "nodes_to_exclude") or None,
             use_external_data_format=model_file.needs_external_data(prepared.model),
             extra_options=options,
         )
@@ -193,6 +193,16 @@ def _quantize(
             f"ONNX Runtime's quantizer failed: {model_file.first_sentence(problem)} "
             "Put preprocess before this pass, or limit op_types (for example to MatMul)."
         ) from problem
+
+
+def _products(prepared: quantizing.Prepared, parameter: str) -> list[str]:
+    """Return the nodes that a parameter names, and the products that ONNX Runtime makes of those that are a Gemm.
+
+    It takes each Gemm apart into a MatMul and an Add, under names of its own, before it looks at what is chosen.
+    """
+    chosen = prepared.names[parameter]
+    gemms = {node.name for node in prepared.model.graph.node if node.op_type == "Gemm"}
+    return [*chosen, *(f"{name}_MatMul" for name in chosen if name in gemms)]
 
 
 def _why_nothing(prepared: quantizing.Prepared, wanted: Parameters) -> str:

@@ -526,6 +526,19 @@ def test_excluded_nodes_stay_float_and_a_wrong_name_is_answered_with_the_nearest
         run("quantize-dynamic", conv_with_constants(), nodes_to_exclude=["Conv_0"])
 
 
+@pytest.mark.parametrize(("parameter", "left"), [("nodes_to_exclude", "second_MatMul"), ("nodes_to_include", "first")])
+def test_a_gemm_is_chosen_by_its_name_though_it_is_taken_apart_first(run: Run, parameter: str, left: str) -> None:
+    model = mlp()
+    second = next(node for node in model.graph.node if node.name == "second")
+    second.op_type = "Gemm"
+    second.input.append("c")
+    model.graph.initializer.append(weight("c", 4))
+    _, path = run("quantize-dynamic", model, **{parameter: ["second"]})
+    kinds = {node.name: node.op_type for node in onnx.load(path).graph.node}
+    assert [name for name, op in kinds.items() if op == "MatMul"] == [left]
+    assert "MatMulInteger" in kinds.values()
+
+
 @pytest.mark.parametrize("glob", ["sec*", "*d", "[ts]*", "secon?"])
 def test_nodes_are_chosen_by_globs(run: Run, glob: str) -> None:
     for parameter, left in (("nodes_to_exclude", "second"), ("nodes_to_include", "first")):
