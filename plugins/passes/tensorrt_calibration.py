@@ -66,6 +66,11 @@ def _objection(use: PassUse) -> str:
         return f"percentile is {wanted.percentile:g}; it is a share in per cent, such as 99.99"
     if not 256 <= wanted.bins <= 65536:
         return f"bins is {wanted.bins}; give 256 to 65536"
+    usual, method = Parameters(), wanted.calibrate_method
+    if wanted.percentile != usual.percentile and method != "Percentile":
+        return f"percentile goes with calibrate_method = 'Percentile', and it is {method!r}"
+    if wanted.bins != usual.bins and method == "MinMax":
+        return "bins are those of Entropy and Percentile, and calibrate_method is 'MinMax'"
     return ""
 
 

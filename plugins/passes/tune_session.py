@@ -75,7 +75,19 @@ def _objection(use: PassUse) -> str:
         return f"rounds is {wanted.rounds}; what processes differ by shows in 2 or more, and well in 4"
     if low := [count for count in wanted.threads if count < 1]:
         return f"threads has {low[0]}; a number of threads is 1 or more (leave threads out to try what the device has)"
-    return _unknown(wanted.settings)
+    return _unknown(wanted.settings) or _without_effect(wanted)
+
+
+def _without_effect(wanted: Parameters) -> str:
+    """Say which parameter is about settings that are not tried."""
+    tried = _matching(wanted.settings)
+    if wanted.threads and not {"intra_op_threads", "ep_threads"} & set(tried):
+        return "threads is for the settings intra_op_threads and ep_threads, and settings names neither"
+    if wanted.denormals and "denormals" not in tried:
+        return "denormals = true is for the setting denormals, and settings does not name it"
+    if "denormals" in wanted.settings and not wanted.denormals:
+        return "settings names denormals, which changes results: say denormals = true, too"
+    return ""
 
 
 def _unknown(wanted: Sequence[str]) -> str:

@@ -365,7 +365,12 @@ def test_a_file_that_is_no_model_is_said(job: Callable[..., PassJob]) -> None:
         ({"rounds": 1}, "shows in 2 or more"),
         ({"threads": (2, 0)}, "threads has 0; a number of threads is 1 or more"),
         ({"settings": ("spining",)}, "settings has 'spining', which matches nothing; there are intra_op_threads, "),
-        ({"settings": ("mem_*",), "threads": (3,)}, ""),
+        ({"settings": ("mem_*",), "threads": (3,)}, "threads is for the settings intra_op_threads and ep_threads, and"),
+        ({"settings": ("mem_*", "*_threads"), "threads": (3,)}, ""),
+        ({"settings": ("spinning",), "denormals": True}, "denormals = true is for the setting denormals, and"),
+        ({"settings": ("denormals",)}, "settings names denormals, which changes results: say denormals = true"),
+        ({"settings": ("d*",)}, ""),
+        ({"denormals": True}, ""),
     ],
 )
 def test_what_can_be_known_is_said_before_anything_runs(parameters: dict[str, Any], said: str) -> None:

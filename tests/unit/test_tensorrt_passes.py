@@ -87,7 +87,9 @@ def test_qdq_is_in_tensorrts_form(tmp_path: Path) -> None:
     assert arrays[gemm.input[2]].dtype == np.float32
     assert not any(array.dtype == np.int32 for array in arrays.values())
     assert accuracy(output, *pictures(100, seed=5)) >= accuracy(picture_model(), *pictures(100, seed=5)) - 0.05
-    assert any("TensorRT's" in text for text in said["warnings"])
+    [note] = [text for text in said["warnings"] if "TensorRT's" in text]
+    assert "shows whether the model is right, not how fast it is" in note
+    assert not any("activation_type" in text for text in said["warnings"])  # this pass has no such parameter
 
 
 @pytest.mark.parametrize(
@@ -97,6 +99,8 @@ def test_qdq_is_in_tensorrts_form(tmp_path: Path) -> None:
         ("tensorrt_calibration", {"data": False}, "give the model a calibration dataset"),
         ("tensorrt_calibration", {"percentile": 0.9}, "percentile is 0.9"),
         ("tensorrt_calibration", {"bins": 3}, "bins is 3; give 256 to 65536"),
+        ("tensorrt_calibration", {"percentile": 99.9}, "percentile goes with calibrate_method = 'Percentile'"),
+        ("tensorrt_calibration", {"calibrate_method": "MinMax", "bins": 512}, "bins are those of Entropy and Percenti"),
         ("quantize_tensorrt", {"data": False}, "give the model a calibration dataset"),
         ("quantize_tensorrt", {"percentile": 0.9}, "percentile is 0.9"),
     ],
@@ -107,6 +111,7 @@ def test_what_cannot_work_is_said_before_the_run(stem: str, asked: dict[str, Any
 
 def test_what_can_work_is_not_objected_to() -> None:
     assert use_of("tensorrt_calibration") == use_of("quantize_tensorrt") == ""
+    assert use_of("tensorrt_calibration", calibrate_method="Percentile", percentile=99.9, bins=512) == ""
 
 
 def test_a_quantized_model_gets_no_table(tmp_path: Path) -> None:
