@@ -16,7 +16,7 @@ from ortforge.verdict.ratios import compose
 from ortforge.verdict.tolerance import Tolerance
 from ortforge.worker.session import laid_over
 
-__all__ = ["defective_cell", "judge_cell"]
+__all__ = ["WITHOUT_RANGES", "defective_cell", "judge_cell"]
 
 _NEEDED: Final = ("fetch", "provision", "inspect", "dataset")
 """Steps that belong to no single cell: when one fails, the cells that need it are blocked."""
@@ -41,7 +41,7 @@ def judge_cell(cell: Cell, settled: Mapping[str, Settled], where: Sequence[str])
         timing=timing,
         is_baseline=cell.facts.get("is_baseline", False),
         no_op=bool(artefact and artefact["no_op"]),
-        quantized_static=cell.facts.get("quantized_static", False) and not _chose_dynamic(artefact),
+        quantized_static=cell.facts.get("quantized_static", False) and not _chose_no_ranges(artefact),
         random_validation=cell.facts.get("random_validation", False),
         random_calibration=cell.facts.get("random_calibration", False),
         goal=cell.facts.get("goal", "latency"),
@@ -147,10 +147,14 @@ def _parity(steps: Mapping[str, Settled]) -> dict[str, Any] | None:
     return dict(steps["compare"].result) or None if "compare" in steps else None
 
 
-def _chose_dynamic(artefact: Mapping[str, Any] | None) -> bool:
-    """Whether a pass that was ready for calibration data quantized dynamically in the end (``quantize``)."""
+WITHOUT_RANGES: Final = ("dynamic", "weights", "float16", "optimized", "none")
+"""What passes that choose how to quantize may answer as their ``method``, besides ``static``."""
+
+
+def _chose_no_ranges(artefact: Mapping[str, Any] | None) -> bool:
+    """Whether a pass that was ready for calibration data fitted no ranges to them in the end (``quantize``)."""
     changed = artefact["changed"] if artefact else {}
-    return any(entry.get("method") == "dynamic" for entry in changed.values())
+    return any(entry.get("method") in WITHOUT_RANGES for entry in changed.values())
 
 
 def _data_shift(steps: Mapping[str, Settled]) -> list[str]:

@@ -7,6 +7,7 @@ in float as the tolerance asks for, and hands on the float model when nothing is
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import closing
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ._auto import auto_search, candidate_choice, scheme_table, trial_bench
-from ._models import model_file, onnx_graph, ort_graph
+from ._models import model_file, ort_graph
 
 if TYPE_CHECKING:
     from ortforge.api import Pass, PassJob, PassUse
@@ -32,6 +33,14 @@ FEWEST_SAMPLES: Final = 4
 
 STRICTER: Final[Mapping[str, Any]] = {"agreement": max, "cosine": max, "max_rel_range": min, "sqnr_db": max}
 """The limits that a recipe may set for its search, and which of two values is the stricter one."""
+
+BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
+    "agreement": (0.0, 1.0),
+    "cosine": (-1.0, 1.0),
+    "max_rel_range": (0.0, math.inf),
+    "sqnr_db": (0.0, math.inf),
+}
+"""Between which values they lie, as in the file's own ``tolerance``."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,11 @@ def _objection(use: PassUse) -> str:
         return "a search needs time and candidates: budget_s is 0 or more, max_candidates 1 or more"
     if unknown := sorted(set(wanted.tolerance) - set(STRICTER)):
         return f"tolerance has {unknown[0]!r}; a search can hold {', '.join(sorted(STRICTER))}"
+    for name, value in wanted.tolerance.items():
+        low, high = BOUNDS[name]
+        if not low <= value <= high or value == math.inf:
+            most = f" and at most {high:g}" if high < math.inf else ""
+            return f"tolerance has {name} = {value:g}, which nothing can hold or break: give at least {low:g}{most}"
     return _unknown_scheme(wanted.schemes)
 
 
@@ -115,7 +129,7 @@ def apply(job: PassJob) -> dict[str, Any]:
     calibrated_on, judged_on = _split(len(job.samples))
     feeds = list(job.feeds())
     bench = trial_bench.ready(source, [feeds[number] for number in calibrated_on], workdir)
-    excluded = onnx_graph.names_of(bench.model, wanted.nodes_to_exclude, "nodes_to_exclude")
+    excluded = bench.chosen(wanted.nodes_to_exclude, "nodes_to_exclude") if wanted.nodes_to_exclude else []
     tolerance = _tolerance(job.tolerance, wanted.tolerance)
     judged = [feeds[number] for number in judged_on]
     try:
@@ -150,7 +164,8 @@ def apply(job: PassJob) -> dict[str, Any]:
     }
     if chosen and chosen.scheme == scheme_table.OPTIMIZED:
         told["stamp"] = ort_graph.stamp_in(model_file.load(output))
-    return {**told, **_result(search, chosen), "warnings": _warnings(search, chosen, calibrated_on, judged_on)}
+    warnings = [*_warnings(search, chosen, calibrated_on, judged_on), *_looser(job.tolerance, wanted.tolerance)]
+    return {**told, **_result(search, chosen), "warnings": warnings}
 
 
 def _run(search: auto_search.Search, bench: trial_bench.Bench, wanted: Parameters, job: PassJob) -> None:
@@ -200,8 +215,18 @@ def _tolerance(model: Mapping[str, Any], recipe: Mapping[str, float]) -> dict[st
     return found
 
 
+def _looser(model: Mapping[str, Any], recipe: Mapping[str, float]) -> list[str]:
+    """Say which of the recipe's limits are without effect, since the model's own are stricter."""
+    return [
+        f"tolerance: {name} = {value:g} changes nothing here: the model's own limit, {model[name]:g}, is stricter."
+        for name, value in recipe.items()
+        if model.get(name) is not None and STRICTER[name](model[name], value) != value
+    ]
+
+
 def _result(search: auto_search.Search, chosen: candidate_choice.Candidate | None) -> dict[str, Any]:
     best: dict[str, Any] = {"chosen": chosen.name if chosen else "none: the float model"}
+    best["method"] = chosen.scheme.partition("-")[0] if chosen else "none"
     if chosen:
         best |= {"summary": scheme_table.summary_of(chosen.scheme), "speed": round(chosen.speed, 3)}
         best |= {"kept_nodes": list(chosen.kept), "kept_as": chosen.kept_as, "parity": chosen.as_json()["parity"]}
@@ -216,6 +241,16 @@ def _result(search: auto_search.Search, chosen: candidate_choice.Candidate | Non
     }
 
 
+def _common(skipped: Mapping[str, str]) -> str:
+    """Return the reason for which most schemes were not tried, with the schemes' names."""
+    if not skipped:
+        return "none was asked for"
+    reasons = list(skipped.values())
+    reason = max(dict.fromkeys(reasons), key=reasons.count)
+    more = f"; {len(skipped) - reasons.count(reason)} for other reasons" if len(set(reasons)) > 1 else ""
+    return f"{reason} ({', '.join(name for name, why in skipped.items() if why == reason)}{more})"
+
+
 def _warnings(
     search: auto_search.Search,
     chosen: candidate_choice.Candidate | None,
@@ -226,9 +261,17 @@ def _warnings(
     if chosen is None:
         tried = len(search.candidates)
         able = sum(candidate.holds for candidate in search.candidates)
+        were = "candidate was" if tried == 1 else "candidates were"
         said.append(
-            f"NO-OP: {tried} candidates were tried, {able} of them hold the tolerance, and none of those is faster "
-            "than the float model on this runtime (or smaller and as fast): the float model ships."
+            f"NO-OP: {tried} {were} tried, {able} of them within the tolerance, and none of those is faster than the "
+            "float model on this runtime (or smaller and as fast): the float model ships."
+            if tried
+            else f"NO-OP: no scheme could be tried: {_common(search.skipped)}. The float model ships."
+        )
+    if late := [name for name, reason in search.skipped.items() if reason in auto_search.FOR_WANT_OF_TIME]:
+        said.append(
+            f"For want of time {len(late)} of {len(scheme_table.SCHEMES)} schemes were not tried ({', '.join(late)}): "
+            "give budget_s more, or name those to try in schemes."
         )
     if calibrated_on == judged_on:
         said.append(

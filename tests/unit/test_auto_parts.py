@@ -99,6 +99,65 @@ def test_what_onnx_runtime_fuses_into_a_gemm_can_be_quantized_for_any_ep(tmp_pat
     assert closeness.compare(answers(tmp_path / "m.onnx", samples), answers(made, samples)).noise < 1e-3
 
 
+def test_nodes_are_chosen_by_the_names_of_the_model_as_it_came(tmp_path: Path) -> None:
+    """The search's own model has a Gemm for a product and its sum, under a name of its own."""
+    shapes = {"w": (16, 8), "b": (8,), "v": (8, 8)}
+    weights = [
+        numpy_helper.from_array(RNG.normal(size=shape).astype(np.float32), name) for name, shape in shapes.items()
+    ]
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["m"], name="product"),
+            helper.make_node("Add", ["m", "b"], ["s"], name="sum"),
+            helper.make_node("Relu", ["s"], ["r"], name="relu"),
+            helper.make_node("MatMul", ["r", "v"], ["y"], name="second"),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4, 8])],
+        weights,
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    samples = [{"x": RNG.normal(size=(4, 16)).astype(np.float32)} for _ in range(4)]
+    bench = trial_bench.ready(tmp_path / "m.onnx", samples, tmp_path)
+    [gemm] = [node.name for node in bench.model.graph.node if node.op_type == "Gemm"]
+    assert gemm not in ("product", "sum")
+    for name in ("product", "sum"):
+        assert bench.chosen([name], "nodes_to_exclude") == [name, gemm]
+    assert bench.chosen(["second"], "nodes_to_exclude") == ["second"]
+    with pytest.raises(ValueError, match=r"nodes_to_exclude names 'prodct', but the model has no node.*'product'"):
+        bench.chosen(["prodct"], "nodes_to_exclude")
+    made = scheme_table.SCHEMES["dynamic"].make(bench, bench.chosen(["product"], "nodes_to_exclude"))
+    [quantized] = [node.name for node in made.graph.node if node.op_type == "MatMulInteger"]
+    assert quantized.startswith("second")
+    half = scheme_table.SCHEMES["float16"].make(bench, bench.chosen(["product", "sum"], "nodes_to_exclude"))
+    assert next(tensor for tensor in half.graph.initializer if tensor.name == "w").data_type == TensorProto.FLOAT
+
+
+@pytest.mark.parametrize("scheme", ["dynamic", "dynamic-channel", "dynamic-unsigned"])
+def test_a_gemm_that_is_to_stay_float_does(tmp_path: Path, scheme: str) -> None:
+    """ONNX Runtime's dynamic quantizer makes a MatMul and an Add of it first, under other names."""
+    weights = [numpy_helper.from_array(RNG.normal(size=shape).astype(np.float32), name)
+               for name, shape in {"w": (16, 8), "b": (8,), "v": (8, 8)}.items()]  # fmt: skip
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gemm", ["x", "w", "b"], ["m"], name="first"),
+            helper.make_node("Relu", ["m"], ["r"], name="relu"),
+            helper.make_node("MatMul", ["r", "v"], ["y"], name="second"),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4, 8])],
+        weights,
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    samples = [{"x": RNG.normal(size=(4, 16)).astype(np.float32)} for _ in range(4)]
+    bench = trial_bench.ready(tmp_path / "m.onnx", samples, tmp_path)
+    made = scheme_table.SCHEMES[scheme].make(bench, ["first"])
+    assert sum(node.op_type == "MatMulInteger" for node in made.graph.node) == 1
+    assert "first_MatMul" in {node.name for node in made.graph.node if node.op_type == "MatMul"}
+
+
 # Measures: the same numbers as the verdict's
 
 

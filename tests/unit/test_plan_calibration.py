@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ortforge.plugins.passes._auto import scheme_table
 
 from ortforge.api import Device
 from ortforge.cli.shared import known
-from ortforge.engine.cells import judge_cell
+from ortforge.engine.cells import WITHOUT_RANGES, judge_cell
 from ortforge.engine.walk import Settled
 from ortforge.matrix import load
 from ortforge.plan.graph import Cell, Plan
@@ -117,7 +118,9 @@ def test_swapped_channels_are_a_note_of_the_cell(plan: Plan) -> None:
 
 
 def test_random_calibration_data_count_only_where_the_chooser_used_them(plan: Plan) -> None:
-    for method, said in (("dynamic", False), ("static", True)):
+    for method, said in (("dynamic", False), ("static", True), ("optimized", False), ("none", False)):
         cell = judged(plan, "chosen", artefact={"changed": {"quantize": {"method": method}}})
         found = [reason for reason in cell["reasons"] if "proves nothing of a statically" in reason]
         assert bool(found) is said, cell["reasons"]
+    schemes = {name.partition("-")[0] for name in (*scheme_table.SCHEMES, scheme_table.OPTIMIZED)}
+    assert schemes <= {"static", *WITHOUT_RANGES}, "a search answers with what its scheme does"

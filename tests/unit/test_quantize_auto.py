@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from ortforge.plugins.passes import quantize_auto
 from ortforge.plugins.passes._auto import auto_search, scheme_table, trial_bench
 from ortforge.plugins.passes._measuring import closeness, pair_timing
@@ -189,6 +189,7 @@ def test_without_a_faster_one_the_optimized_model_is_left_with_its_stamp(job: Ma
     # Whether it loads faster, and so ships, is the machine's to say.
     assert (told["chosen"] == "optimized") == (told.get("stamp", {}).get("ort_version") == ort.__version__)
     assert (told["chosen"] == "optimized") == (made.output.read_bytes() != made.model.read_bytes())
+    assert told["method"] == ("optimized" if told["chosen"] == "optimized" else "none")
 
 
 # What goes wrong with a candidate is a finding
@@ -284,6 +285,39 @@ def test_few_samples_are_used_twice_and_that_is_said(job: MakeJob) -> None:
     assert any("nothing could be held apart" in text for text in told["warnings"])
 
 
+def test_a_search_that_ran_out_of_time_says_what_it_did_not_try(job: MakeJob) -> None:
+    told = quantize_auto.apply(job(budget_s=0.1))
+    [late] = [text for text in told["warnings"] if text.startswith("For want of time ")]
+    untried = [name for name, reason in told["skipped"].items() if reason in auto_search.FOR_WANT_OF_TIME]
+    assert "static-16" in untried and f"{len(untried)} of {len(scheme_table.SCHEMES)} schemes" in late
+    assert all(name in late for name in untried) and "give budget_s more" in late
+
+
+def test_where_no_scheme_fits_the_reason_is_given(job: MakeJob) -> None:
+    nodes = [helper.make_node("Exp", ["x"], ["e"], name="exp"), helper.make_node("Neg", ["e"], ["y"], name="neg")]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, "n", 64])
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", outlier_model().graph.input, [output]),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    told = quantize_auto.apply(job(model=model, schemes=("weights-*", "dynamic"), budget_s=10.0))
+    assert told["candidates"] == []
+    assert told["warnings"] == [
+        "NO-OP: no scheme could be tried: the model has no MatMul with a constant weight outside of branches "
+        "(weights-8, weights-4; 1 for other reasons). The float model ships."
+    ]
+
+
+def test_a_limit_that_the_models_own_makes_idle_is_said(job: MakeJob) -> None:
+    made = job(schemes=("dynamic",), limits={"cosine": 0.9}, tolerance={"cosine": 0.5, "sqnr_db": 150.0}, budget_s=10.0)
+    told = quantize_auto.apply(made)
+    assert not any("want of time" in text for text in told["warnings"])
+    assert [text for text in told["warnings"] if text.startswith("tolerance: ")] == [
+        "tolerance: cosine = 0.5 changes nothing here: the model's own limit, 0.9, is stricter."
+    ]
+
+
 @pytest.mark.parametrize(
     ("parameters", "fields", "said"),
     [
@@ -291,6 +325,12 @@ def test_few_samples_are_used_twice_and_that_is_said(job: MakeJob) -> None:
         ({"margin": 1.0}, {}, "margin 1 is no share"),
         ({"budget_s": -1.0}, {}, "needs time and candidates"),
         ({"tolerance": {"cosin": 0.9}}, {}, "tolerance has 'cosin'; a search can hold agreement, cosine"),
+        (
+            {"tolerance": {"cosine": 1.5}},
+            {},
+            "tolerance has cosine = 1.5, which nothing can hold or break: give at least -1",
+        ),
+        ({"tolerance": {"max_rel_range": -0.1}}, {}, "tolerance has max_rel_range = -0.1"),
         ({"schemes": ("staticc",)}, {}, "there is no scheme 'staticc'; there are static-channel, static"),
     ],
 )

@@ -57,6 +57,11 @@ RANKING_SHARE: Final = 0.15
 MOST_PARTS: Final = 8
 """Candidates that a scheme is refined with whose noise comes from stretches of the graph."""
 
+TIME_USED_UP: Final = "the time was used up"
+TIME_KEPT: Final = "the time is kept for refining what was found"
+FOR_WANT_OF_TIME: Final = (TIME_USED_UP, TIME_KEPT)
+"""Reasons of schemes that more time would have let be tried."""
+
 RANKED_ON: Final = 4
 """Samples that the noise of single nodes is taken from."""
 
@@ -113,7 +118,7 @@ class Search:
     def over(self) -> str:
         """Why no further candidate may be begun, or ``""``."""
         if time.monotonic() >= self._deadline:
-            return "the time was used up"
+            return TIME_USED_UP
         return "as many candidates as allowed were tried" if len(self.candidates) >= self._most else ""
 
     @property
@@ -132,7 +137,7 @@ class Search:
         if reason := self.over:
             self.skipped[scheme.name] = reason
         elif late and (self.best is not None or any(map(is_worth_refining, self.candidates))):
-            self.skipped[scheme.name] = "the time is kept for refining what was found"
+            self.skipped[scheme.name] = TIME_KEPT
         else:
             try:
                 unfit = self._as_slow_as(scheme) or scheme.unfit(self._bench)

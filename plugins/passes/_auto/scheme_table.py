@@ -137,7 +137,10 @@ def _dynamic(
     from onnxruntime.quantization.registry import IntegerOpsRegistry
 
     model = bench.smoothed(split=split)[0] if smooth else bench.copy()
-    kept = [*kept, *(node.name for node in model.graph.node if node.name.endswith(smoothing.OUTLIERS))]
+    # ONNX Runtime makes a product and a sum of each Gemm, under names of its own, before it looks at what to keep.
+    gemms = [node.name for node in model.graph.node if node.op_type == "Gemm" and node.name in kept]
+    outliers = [node.name for node in model.graph.node if node.name.endswith(smoothing.OUTLIERS)]
+    kept = [*kept, *(f"{name}_MatMul" for name in gemms), *outliers]
     options = {"MatMulConstBOnly": True, "DefaultTensorType": TensorProto.FLOAT}
     weight_type = QuantType.QInt8 if signed else QuantType.QUInt8
     mode, ops = QuantizationMode.IntegerOps, list(IntegerOpsRegistry)

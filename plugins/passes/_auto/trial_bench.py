@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from .._models import model_file, onnx_graph, ort_graph
+from .._models import choosing, model_file, onnx_graph, ort_graph
 from . import smoothing
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto
 
 __all__ = ["HEAVY_OPS", "Bench", "ready"]
 
@@ -58,6 +58,34 @@ class Bench:
             for node in self.model.graph.node
             if node.op_type in HEAVY_OPS and len(node.input) > 1 and node.input[1] in weights
         ]
+
+    def chosen(self, wanted: Iterable[str], parameter: str) -> list[str]:
+        """Return the nodes that names and globs choose, and those that do the work of such that ONNX Runtime fused.
+
+        :raises ValueError: one chooses no node of the model, neither as it came nor as it is here.
+        """
+        here = [node.name for node in onnx_graph.nodes(self.model) if node.name]
+        came = list(model_file.load(self.source).graph.node)
+        known = list(dict.fromkeys((*here, *(node.name for node in came if node.name))))
+        names = choosing.chosen(wanted, known, f"{parameter} names {{!r}}, but the model has no node of that name.")
+        gone = set(names) - set(here)
+        fused = [name for node in came if node.name in gone for name in self._doing(node, came)]
+        return list(dict.fromkeys((*names, *fused)))
+
+    def _doing(self, node: NodeProto, came: Iterable[NodeProto]) -> list[str]:
+        """Return the nodes whose outputs are the next that are still made, on the ways from a node that is gone."""
+        makers = {tensor: maker.name for maker in self.model.graph.node for tensor in maker.output}
+        constant = {tensor.name for tensor in self.model.graph.initializer}
+        found: dict[str, None] = {}
+        left, seen = list(node.output), set[str]()
+        while left:
+            tensor = left.pop()
+            if tensor in makers:
+                found[makers[tensor]] = None
+            elif tensor and tensor not in seen and tensor not in constant:
+                left += [output for reader in came if tensor in reader.input for output in reader.output]
+            seen.add(tensor)
+        return list(found)
 
     def has(self, *op_types: str) -> bool:
         """Whether the main graph has any of these operators."""

@@ -259,9 +259,10 @@ def _limits(parity: Parity, tolerance: Mapping[str, Any], margin: float) -> Iter
         value = parity.expected.get("sqnr_db", parity.sqnr_db)
         yield "sqnr_db", value, limit, 10.0 ** ((limit - value) / 10.0) / unused
     limit = tolerance.get("max_rel_range")
-    if limit is not None and parity.max_rel_range is not None and limit > 0.0:
+    if limit is not None and parity.max_rel_range is not None:
         value = parity.expected.get("max_rel_range", parity.max_rel_range)
-        yield "max_rel_range", value, limit, (value / limit) ** 2 / unused
+        share = value / limit if limit > 0.0 else math.inf if value > 0.0 else 0.0
+        yield "max_rel_range", value, limit, share**2 / unused
     limit = tolerance.get("agreement")
     if limit is not None and parity.agreement is not None:
         drop = tolerance.get("task_drop")
