@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from ortforge.portable.statuses import STATUSES
+
 __all__ = [
     "STATUSES",
     "TIMES",
@@ -33,20 +35,6 @@ __all__ = [
     "task_drop",
     "tuning_facts",
 ]
-
-STATUSES: Final = (
-    "pass",
-    "slower",
-    "inaccurate",
-    "misplaced",
-    "unsupported",
-    "crashed",
-    "out-of-memory",
-    "timeout",
-    "failed",
-    "blocked",
-)
-"""Every status of a cell, best to worst."""
 
 TIMES: Final = "\N{MULTIPLICATION SIGN}"
 

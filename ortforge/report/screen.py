@@ -20,10 +20,15 @@ __all__ = ["STYLES", "Screen"]
 
 STYLES: Final = {
     "pass": "green",
+    "no-gain": "cyan",
+    "undecided": "cyan",
     "slower": "yellow",
+    "unproven": "yellow",
     "inaccurate": "red",
     "misplaced": "magenta",
     "unsupported": "bright_black",
+    "incompatible": "bright_black",
+    "damaged": "bold red",
     "crashed": "bold red",
     "out-of-memory": "bold red",
     "timeout": "bold red",

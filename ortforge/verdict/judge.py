@@ -8,26 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
+from ortforge.portable.statuses import STATUSES
 from ortforge.verdict.ratios import MINIMUM_FLOOR
 from ortforge.verdict.tolerance import Tolerance, exceeded, metric_errors
 
 __all__ = ["STATUSES", "Facts", "Goal", "Verdict", "judge", "worst"]
-
-STATUSES: Final = (
-    "pass",
-    "slower",
-    "inaccurate",
-    "misplaced",
-    "unsupported",
-    "crashed",
-    "out-of-memory",
-    "timeout",
-    "failed",
-    "blocked",
-)
-"""Every status a cell can have, best to worst."""
 
 Goal = Literal["latency", "load", "size", "any"]
 
@@ -114,7 +101,7 @@ def judge(facts: Facts) -> Verdict:
     """Return a cell's verdict."""
     notes = list(_notes(facts))
     if facts.status != "ok":
-        status = facts.status if facts.status in STATUSES[2:] else "failed"
+        status = facts.status if facts.status in STATUSES[STATUSES.index("inaccurate") :] else "failed"
         reason = facts.reason or f"The cell ended as {facts.status!r} without a reason."
         return Verdict(status, (reason,), tuple(dict.fromkeys(notes)))
     speed = None if facts.is_baseline or facts.no_op else _goal(facts)

@@ -1,0 +1,1 @@
+"""What the orchestrator, the verdict, reports and plugins share: plain facts, standard library only."""
