@@ -11,6 +11,7 @@ from ortforge.engine.artefacts import settings_of
 from ortforge.engine.walk import Settled
 from ortforge.plan.graph import Cell
 from ortforge.verdict import data_shift
+from ortforge.verdict.evidence import summarize_evidence
 from ortforge.verdict.judge import Facts, judge
 from ortforge.verdict.ratios import compose
 from ortforge.verdict.tolerance import Tolerance
@@ -40,6 +41,8 @@ def judge_cell(cell: Cell, settled: Mapping[str, Settled], where: Sequence[str])
         ep_name=cell.facts.get("ep_name", ""),
         timing=timing,
         is_baseline=cell.facts.get("is_baseline", False),
+        is_plain=cell.recipe == "none",
+        lossy=cell.facts.get("lossy", False),
         no_op=bool(artefact and artefact["no_op"]),
         quantized_static=cell.facts.get("quantized_static", False) and not _chose_no_ranges(artefact),
         random_validation=cell.facts.get("random_validation", False),
@@ -67,6 +70,7 @@ def judge_cell(cell: Cell, settled: Mapping[str, Settled], where: Sequence[str])
         "runtime_hash": steps["provision"].identity if "provision" in steps else "",
         "artefact": artefact,
         "parity": compare,
+        "evidence": _evidence(cell, compare, steps),
         "placement": check.get("placement"),
         "timing": timing,
         "overall": _overall(cell, steps, settled),
@@ -86,7 +90,7 @@ def judge_cell(cell: Cell, settled: Mapping[str, Settled], where: Sequence[str])
 def defective_cell(cell: Cell, error: Exception, where: Sequence[str]) -> dict[str, Any]:
     """Return the entry of a cell that could not be judged: a defect, told as its verdict, and all figures unknown."""
     figures = ("load_s", "first_run_s", "peak_rss", "device_memory", "ep_options", "bytes")
-    unknown = ("artefact", "parity", "placement", "timing", "overall", *figures)
+    unknown = ("artefact", "parity", "evidence", "placement", "timing", "overall", *figures)
     reason = f"A defect in ortforge or a plugin, met while it was judged: {type(error).__name__}: {error}"
     return {
         "id": cell.id,
@@ -145,6 +149,19 @@ def _blame(step: Settled) -> str:
 def _parity(steps: Mapping[str, Settled]) -> dict[str, Any] | None:
     """Return what was compared: all of it, or all but the metrics whose plugins raised (that step has failed)."""
     return dict(steps["compare"].result) or None if "compare" in steps else None
+
+
+def _evidence(cell: Cell, parity: Mapping[str, Any] | None, steps: Mapping[str, Settled]) -> dict[str, Any] | None:
+    """Return what the verdict rests on, or ``None`` where nothing was compared."""
+    if parity is None:
+        return None
+    shapes = (steps["dataset"].result.get("shapes") or {}) if "dataset" in steps else {}
+    return {
+        **summarize_evidence(parity),
+        "inputs": "generated" if cell.facts.get("random_validation") else "real",
+        "input_shapes": shapes,
+        "missing": list(parity["missing"]),
+    }
 
 
 WITHOUT_RANGES: Final = ("dynamic", "weights", "float16", "optimized", "none")

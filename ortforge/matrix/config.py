@@ -44,6 +44,7 @@ from ortforge.matrix.fields import (
 from ortforge.matrix.parameters import parameters_of
 from ortforge.matrix.problems import perhaps, refusal, refuse_all
 from ortforge.matrix.targets import PackageTarget, SessionConfig, SourceTarget, WheelTarget
+from ortforge.portable.roles import ROLES
 
 NAMED_SECTIONS: Final = ("datasets", "models", "targets", "recipes", "devices")
 """Sections whose tables have names that the user chooses."""
@@ -105,6 +106,15 @@ def _dataset(value: Any, info: ValidationInfo) -> Any:
 DatasetUse = Annotated[DatasetConfig | None, BeforeValidator(_dataset, json_schema_input_type=str | DatasetConfig)]
 
 
+def _role(value: Any) -> Any:
+    if isinstance(value, str) and value not in ROLES:
+        raise refusal("no such role." + perhaps(value, ROLES))
+    return value
+
+
+OutputRole = Annotated[str, BeforeValidator(_role), Field(json_schema_extra={"enum": list(ROLES)})]
+
+
 class ToleranceConfig(Table):
     """How far from the reference a model may be. A limit that is not given has its default; false turns it off."""
 
@@ -114,6 +124,10 @@ class ToleranceConfig(Table):
     sqnr_db: Limit = Field(default=None, description="Least signal-to-quantization-noise ratio, in dB.")
     max_rel_range: Limit = Field(
         default=None, description="Largest error of any element, as a share of the output's range."
+    )
+    slice_error: Limit = Field(
+        default=None,
+        description="Maximum error of any row of any axis of an output, as a share of the row's own variation.",
     )
     agreement: ShareLimit = Field(
         default=None,
@@ -153,6 +167,11 @@ class ModelConfig(Table):
     )
     tolerance: ToleranceConfig = Field(
         default=ToleranceConfig(), description="Limits for this model, on top of the file's [tolerance]."
+    )
+    outputs: dict[str, OutputRole] = Field(
+        default_factory=dict,
+        description='What its outputs are, where that is not recognized rightly: { output0 = "detector" }. '
+        '"constant": does not depend on the input; "ignored": is not compared.',
     )
     tasks: tuple[MetricName, ...] = Field(
         default=(),

@@ -50,7 +50,7 @@ KIND_VERSIONS: Final[Mapping[str, int]] = {
     "reference": 1,
     "transform": 3,
     "check": 1,
-    "compare": 2,
+    "compare": 3,
     "noise": 4,
     "time": 5,
     "differences": 2,

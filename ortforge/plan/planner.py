@@ -503,7 +503,8 @@ class _Planner:
         tasks = self.matrix.models[model].tasks
         owners = {name: list(self.plugins.owner("metrics", name)) for name in tasks}
         code = {name: self.metric_code(name) for name in tasks}
-        return {"tasks": list(tasks), "owners": owners, "code": code}
+        roles = dict(self.matrix.models[model].outputs)
+        return {"tasks": list(tasks), "owners": owners, "code": code, "roles": roles}
 
     def metric_code(self, name: str) -> str:
         if f"metric:{name}" not in self.codes:
@@ -523,6 +524,7 @@ class _Planner:
             "is_baseline": is_baseline,
             "on_baseline": self.is_baseline(spec),
             "quantized_static": static,
+            "lossy": any(known.kind in ("quantize", "convert") for known, _ in passes),
             "random_validation": self.is_random(spec.model, "validation"),
             "random_calibration": static and self.is_random(spec.model, "calibration"),
         }

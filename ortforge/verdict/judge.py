@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ortforge.portable.statuses import STATUSES
+from ortforge.portable.statuses import STATUSES, is_correct
 from ortforge.verdict.ratios import MINIMUM_FLOOR
 from ortforge.verdict.tolerance import Tolerance, exceeded, metric_errors
 
@@ -31,8 +31,11 @@ class Facts:
     :param timing: the report's ``timing`` (``docs/formats.md``), or ``None`` when it was not timed; ``untimed`` says
         why not, where that is known.
     :param is_baseline: the cell is what others are compared with.
+    :param is_plain: the model as it came: there is no recipe that has to gain anything.
     :param no_op: the recipe changed nothing.
+    :param lossy: the recipe changes numbers: it quantizes, or converts to another precision.
     :param quantized_static: the model was quantized with calibration data.
+    :param unstable: why the reference's answers differ from run to run, as a sentence, or ``""``.
     :param goal: what the recipe is for. ``latency``: faster than the baseline; ``load``: loads in less time,
         ``size``: fewer bytes, both without being slower; ``any``: one of these three.
     :param bytes: of the artefact, beside its baseline's.
@@ -48,8 +51,11 @@ class Facts:
     timing: Mapping[str, Any] | None = None
     untimed: str = ""
     is_baseline: bool = False
+    is_plain: bool = False
     no_op: bool = False
+    lossy: bool = False
     quantized_static: bool = False
+    unstable: str = ""
     random_validation: bool = False
     random_calibration: bool = False
     goal: Goal = "latency"
@@ -80,7 +86,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class _Speed:
-    """An answer to "did it reach its goal?": ``better``, ``worse``, ``same``, or ``unknown`` (not measured)."""
+    """Whether the cell gains what its recipe is for: ``pass``, ``no-gain``, ``slower`` or ``undecided``."""
 
     answer: str
     sentence: str
@@ -105,14 +111,20 @@ def judge(facts: Facts) -> Verdict:
         reason = facts.reason or f"The cell ended as {facts.status!r} without a reason."
         return Verdict(status, (reason,), tuple(dict.fromkeys(notes)))
     speed = None if facts.is_baseline or facts.no_op else _goal(facts)
-    findings = [*_accuracy(facts), *_random_data(facts), *_placement(facts), *_speed(facts, speed)]
-    if speed is not None and not any(status == "slower" for status, _ in findings) and speed.answer != "better":
+    findings = [*_accuracy(facts), *_missing(facts), *_placement(facts), *_speed(facts, speed)]
+    if speed is not None and speed.answer != "pass" and speed.sentence not in {reason for _, reason in findings}:
         notes.append(speed.sentence)
     if findings:
         findings.sort(key=lambda finding: -STATUSES.index(finding[0]))
-        return Verdict(findings[0][0], tuple(reason for _, reason in findings), tuple(dict.fromkeys(notes)))
+        if is_correct(findings[0][0]):
+            reasons = [_accurate(facts), *(reason for _, reason in findings)]
+        else:
+            # How fast an answer comes matters only where it is right.
+            reasons = [reason for status, reason in findings if not is_correct(status)]
+            notes = [note for note in notes if speed is None or note != speed.sentence]
+        return Verdict(findings[0][0], tuple(dict.fromkeys(reasons)), tuple(dict.fromkeys(notes)))
     good = [_accurate(facts)]
-    good += [speed.sentence] if speed is not None and speed.answer == "better" else []
+    good += [speed.sentence] if speed is not None and speed.answer == "pass" else []
     return Verdict("pass", tuple(good), tuple(dict.fromkeys(notes)))
 
 
@@ -123,7 +135,9 @@ def _accuracy(facts: Facts) -> Iterator[Finding]:
     if facts.parity is None:
         yield "blocked", "Its outputs were not compared with the reference, so nothing is known of its accuracy."
         return
-    for sentence in (*facts.parity["problems"], *exceeded(facts.parity, facts.tolerance)):
+    problems = facts.parity["problems"]
+    # Two runs of a random model differ by more than any tolerance allows: that is no fault of the recipe.
+    for sentence in problems if facts.unstable else (*problems, *exceeded(facts.parity, facts.tolerance)):
         yield "inaccurate", sentence
     needed, _ = metric_errors(facts.parity, facts.tolerance)
     for sentence in needed:
@@ -143,16 +157,31 @@ def _accurate(facts: Facts) -> str:
     return f"Correct {of}" + (": worst " + ", ".join(known + drops) if known or drops else "") + "."
 
 
-def _random_data(facts: Facts) -> Iterator[Finding]:
-    if not facts.quantized_static or not (facts.random_validation or facts.random_calibration):
+# Evidence
+
+
+def _missing(facts: Facts) -> Iterator[Finding]:
+    """Give what would have to be compared before the cell may be called correct."""
+    if facts.parity is None:
         return
-    random = {"calibration": facts.random_calibration, "validation": facts.random_validation}
-    which = " and ".join(name for name, is_random in random.items() if is_random)
-    yield (
-        "inaccurate",
-        f"The {which} data are random, which proves nothing of a statically quantized model: its ranges fit the data "
-        f"it was given. Give the model real {which} samples.",
-    )
+    if facts.unstable:
+        yield "unproven", facts.unstable
+    for sentence in facts.parity["missing"]:
+        yield "unproven", sentence
+    if facts.quantized_static and (facts.random_validation or facts.random_calibration):
+        random = {"calibration": facts.random_calibration, "validation": facts.random_validation}
+        which = " and ".join(name for name, is_random in random.items() if is_random)
+        yield (
+            "unproven",
+            f"The {which} data are random, which proves nothing of a statically quantized model: its ranges fit the "
+            f"data it was given. Give the model real {which} samples.",
+        )
+    elif facts.lossy and facts.random_validation and not facts.no_op:
+        yield (
+            "unproven",
+            "The validation data are random, and the recipe changes the model's numbers: how it answers real inputs is "
+            "not known. Give the model real validation samples.",
+        )
 
 
 # Placement
@@ -202,12 +231,15 @@ def _share(ep: str, placement: Mapping[str, Any]) -> float:
 
 def _speed(facts: Facts, speed: _Speed | None) -> Iterator[Finding]:
     if facts.no_op:
-        yield "slower", "The recipe changed nothing, so the unoptimized model is what ships."
-    elif speed is not None and (
-        (speed.answer == "worse" and facts.tolerance.speed != "any")
-        or (speed.answer == "same" and facts.tolerance.speed == "faster")
-    ):
+        yield "no-gain", "The recipe changed nothing: the artifact is the model as it came."
+    elif speed is None or speed.answer == "pass" or facts.tolerance.speed == "any":
+        return
+    elif speed.answer == "slower":
         yield "slower", speed.sentence
+    elif facts.is_plain or (speed.answer == "no-gain" and facts.tolerance.speed == "not-slower"):
+        return  # nothing had to be gained
+    else:
+        yield speed.answer, speed.sentence
 
 
 def _goal(facts: Facts) -> _Speed:
@@ -218,24 +250,46 @@ def _goal(facts: Facts) -> _Speed:
     if facts.goal == "size":
         return _size(facts)
     latency = _latency(facts)
-    if latency.answer == "worse":  # neither a quick start nor a small file makes up for it
+    if latency.answer == "slower":  # neither a quick start nor a small file makes up for it
         return latency
-    return next((answer for answer in (latency, _load(facts), _size(facts)) if answer.answer == "better"), latency)
+    answers = (latency, _load(facts), _size(facts))
+    for status in ("pass", "undecided"):
+        if found := next((answer for answer in answers if answer.answer == status), None):
+            return found
+    return latency
 
 
 def _latency(facts: Facts) -> _Speed:
     timing = facts.timing
-    if timing is None or timing.get("ratio") is None:
-        return _Speed("unknown", _untimed(facts))
-    floor = timing.get("noise") or MINIMUM_FLOOR
+    if timing is None:
+        return _Speed("undecided", _untimed(facts))
+    if timing.get("ratio") is None:
+        why = timing.get("undecided_why") or "Its speed is not measurable on this machine."
+        return _Speed("undecided", why)
     numbers = (
         f"{timing['ratio']:.3g} times its baseline's speed (95 % interval {timing['low']:.3g} to {timing['high']:.3g})"
     )
-    if timing["outcome"] == "faster":
-        return _Speed("better", f"It runs at {numbers}.")
-    if timing["outcome"] == "slower":
-        return _Speed("worse", f"It runs at {numbers}: slower than its baseline.")
-    return _Speed("same", f"It runs at {numbers}: no difference that can be told from the noise of {floor:.1%}.")
+    outcome = timing["outcome"]
+    if timing.get("trust") == "contended" and outcome != "baseline":
+        return _Speed(
+            "undecided",
+            f"It ran at {numbers} while something else used this machine, which decides nothing. Measure it again on a "
+            "quiet machine: ortforge run --retime.",
+        )
+    floor = timing.get("noise") or MINIMUM_FLOOR
+    if outcome == "faster":
+        return _Speed("pass", f"It runs at {numbers}.")
+    if outcome == "slower":
+        return _Speed("slower", f"It runs at {numbers}: slower than its baseline.")
+    if outcome == "same":
+        return _Speed(
+            "no-gain", f"It runs at {numbers}: the difference is shown to lie within the margin of {floor:.1%}."
+        )
+    why = timing.get("undecided_why") or (
+        f"It runs at {numbers}: this machine could not tell whether that exceeds the margin of {floor:.1%}. "
+        "More rounds (limits.rounds) or a quieter machine would decide it."
+    )
+    return _Speed("undecided", why)
 
 
 def _untimed(facts: Facts) -> str:
@@ -245,33 +299,40 @@ def _untimed(facts: Facts) -> str:
 def _load(facts: Facts) -> _Speed:
     """Compare loads as runs are compared: by the pairs' ratio, its interval and the noise floor."""
     load = (facts.timing or {}).get("load")
-    if load is None:
-        return _Speed("unknown", "Its load time was not compared with its baseline's.")
+    if load is None or load.get("ratio") is None:
+        return _Speed("undecided", "Its load time was not compared with its baseline's.")
     numbers = (
         f"Loaded in turns, it takes {load['p50_s'] * 1e3:.1f} ms and its baseline {load['baseline_p50_s'] * 1e3:.1f}, "
         f"{load['ratio']:.3g} times as quick (95 % interval {load['low']:.3g} to {load['high']:.3g})"
     )
-    if load["outcome"] == "faster":
+    outcome = load["outcome"]
+    if (facts.timing or {}).get("trust") == "contended":
+        return _Speed("undecided", f"{numbers}, while something else used this machine, which decides nothing.")
+    if outcome == "faster":
         return _unless_slower(facts, numbers, "quicker to load")
-    return _Speed("worse" if load["outcome"] == "slower" else "same", numbers + ": not shorter beyond the noise.")
+    if outcome == "slower":
+        return _Speed("slower", f"{numbers}: slower to load than its baseline.")
+    if outcome == "same":
+        return _Speed("no-gain", f"{numbers}: the difference is shown to lie within the margin.")
+    return _Speed("undecided", f"{numbers}: this machine could not tell whether it loads in less time.")
 
 
 def _size(facts: Facts) -> _Speed:
     mine, base = facts.bytes, facts.baseline_bytes
     if mine is None or base is None:
-        return _Speed("unknown", "Its size was not compared with its baseline's.")
+        return _Speed("undecided", "Its size was not compared with its baseline's.")
     numbers = f"It has {mine:,} bytes, its baseline {base:,}"
     if mine >= base:
-        return _Speed("worse" if mine > base else "same", numbers + ": not smaller.")
+        return _Speed("no-gain", numbers + ": not smaller.")
     return _unless_slower(facts, numbers, "smaller")
 
 
 def _unless_slower(facts: Facts, numbers: str, gain: str) -> _Speed:
     """Call a gain in load time or size one only where it does not cost speed."""
     latency = _latency(facts)
-    if latency.answer == "worse":
-        return _Speed("worse", f"{numbers}: {gain}. But {latency.sentence[0].lower()}{latency.sentence[1:]}")
-    return _Speed("better", numbers + ".")
+    if latency.answer == "slower":
+        return _Speed("slower", f"{numbers}: {gain}. But {latency.sentence[0].lower()}{latency.sentence[1:]}")
+    return _Speed("pass", numbers + ".")
 
 
 # Notes
@@ -290,7 +351,7 @@ def _notes(facts: Facts) -> Iterator[str]:
     if facts.parity is not None:
         yield from facts.parity["notes"]
         yield from metric_errors(facts.parity, facts.tolerance)[1]
-    if facts.random_validation and not facts.quantized_static:
+    if facts.random_validation and not facts.lossy:
         yield "The validation data are random: what real inputs would give is not known."
     timing = facts.timing
     if timing is None and not facts.is_baseline and facts.goal != "latency":
@@ -298,7 +359,7 @@ def _notes(facts: Facts) -> Iterator[str]:
     if timing is not None and timing.get("trust") in ("noisy", "contended"):
         why = f": {timing['trust_reason']}" if timing.get("trust_reason") else ""
         yield f"The timing is {timing['trust']}{why}."
-    if not facts.is_baseline and facts.tolerance.speed == "any" and _latency(facts).answer == "worse":
+    if not facts.is_baseline and facts.tolerance.speed == "any" and _latency(facts).answer == "slower":
         yield _latency(facts).sentence
     placement = facts.placement
     if not facts.is_cpu and placement and len(placement.get("sources") or ()) == 1:

@@ -39,7 +39,7 @@ class Difference:
     Energies are sums of squares over the places where both are finite, divided by ``scale`` squared (``scale`` is 1
     unless the squares would leave the range of float64). ``low`` and ``high`` are the reference's finite extremes,
     ``None`` when it has no finite element. ``new_nan`` and ``new_inf`` count what the candidate has and the reference
-    has not.
+    has not; ``lost_nan`` and ``lost_inf`` what the reference has and the candidate has a number for.
     """
 
     elements: int
@@ -53,6 +53,8 @@ class Difference:
     high: float | None
     new_nan: int
     new_inf: int
+    lost_nan: int
+    lost_inf: int
     reference_nonfinite: int
 
     @property
@@ -124,7 +126,7 @@ def difference(reference: Array, candidate: Array) -> Difference:
 def _sums(reference: Array, candidate: Array, scale: float) -> Difference:
     totals = np.zeros(4)
     max_abs, low, high = 0.0, math.inf, -math.inf
-    new_nan = new_inf = nonfinite = 0
+    new_nan = new_inf = lost_nan = lost_inf = nonfinite = 0
     for start in range(0, reference.size, CHUNK):
         left = reference[start : start + CHUNK].astype(np.float64)
         right = candidate[start : start + CHUNK].astype(np.float64)
@@ -137,6 +139,8 @@ def _sums(reference: Array, candidate: Array, scale: float) -> Difference:
             nonfinite += int(np.count_nonzero(~left_finite))
             new_nan += int(np.count_nonzero(np.isnan(right) & ~np.isnan(left)))
             new_inf += int(np.count_nonzero(np.isinf(right) & (right != left)))
+            lost_nan += int(np.count_nonzero(np.isnan(left) & ~np.isnan(right)))
+            lost_inf += int(np.count_nonzero(np.isinf(left) & right_finite))
             left, right = left[both], right[both]
         with np.errstate(over="ignore", under="ignore"):
             error = left - right
@@ -159,6 +163,8 @@ def _sums(reference: Array, candidate: Array, scale: float) -> Difference:
         high=None if empty else high,
         new_nan=new_nan,
         new_inf=new_inf,
+        lost_nan=lost_nan,
+        lost_inf=lost_inf,
         reference_nonfinite=nonfinite,
     )
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import numpy as np
 from numpy.typing import NDArray
 
-from ortforge.verdict.agreement import Decisions
+from ortforge.verdict.decisions import Decisions
 from ortforge.verdict.measures import (
     Difference,
     cosine,
@@ -20,6 +22,9 @@ from ortforge.verdict.measures import (
     matching,
     sqnr_db,
 )
+from ortforge.verdict.recognition import Recognized, recognize
+from ortforge.verdict.sentinels import find_sentinels
+from ortforge.verdict.slices import SliceSums, summarize_slices
 
 __all__ = ["Output", "Problems"]
 
@@ -67,6 +72,50 @@ class Row:
 
 
 @dataclass(slots=True)
+class Seen:
+    """What the reference's answers show of the output: the evidence that comparing it can give."""
+
+    samples: int = 0
+    empty: int = 0
+    elements: int = 0
+    finite_elements: int = 0
+    sentinels: int = 0
+    varies_in_sample: bool = False
+    shapes: set[tuple[int, ...]] = field(default_factory=set)
+    digests: set[bytes] = field(default_factory=set)
+
+    def add(self, reference: Array) -> None:
+        """Take one sample of the reference."""
+        self.samples += 1
+        self.empty += reference.size == 0
+        self.elements += int(reference.size)
+        self.shapes.add(reference.shape)
+        if reference.dtype.kind in "fc":
+            self.finite_elements += int(np.count_nonzero(np.isfinite(reference)))
+        else:
+            self.finite_elements += int(reference.size)
+        whole = np.ascontiguousarray(reference)
+        content = whole.tobytes() if whole.dtype.kind == "U" else whole.reshape(-1).view(np.uint8).data
+        self.digests.add(hashlib.blake2b(content, digest_size=16).digest() + str(reference.shape).encode())
+        if not self.varies_in_sample and reference.size > 1:
+            flat = reference.reshape(-1)
+            self.varies_in_sample = bool(np.any(flat[1:] != flat[:-1]))
+
+    def facts(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        return {
+            "samples": self.samples,
+            "empty_samples": self.empty,
+            "elements": self.elements,
+            "finite_elements": self.finite_elements,
+            "sentinels": self.sentinels,
+            "distinct_answers": len(self.digests),
+            "varies_in_sample": self.varies_in_sample,
+            "shapes": len(self.shapes),
+        }
+
+
+@dataclass(slots=True)
 class Output:
     """What is kept of one output while samples stream by: numbers, never tensors (but see ``Decisions``)."""
 
@@ -75,54 +124,99 @@ class Output:
     dtype: str
     candidate_dtype: str
     shape: list[int]
+    role: str = ""
     identical: bool = True
     finite: bool = True
     reference_nonfinite: int = 0
     new_nan: int = 0
     new_inf: int = 0
+    lost_nan: int = 0
+    lost_inf: int = 0
     mismatched: int = 0
     low: float = math.inf
     high: float = -math.inf
     rows: list[Row] = field(default_factory=list)
-    decisions: Decisions = field(default_factory=lambda: Decisions(""))
+    seen: Seen = field(default_factory=Seen)
+    slices: SliceSums = field(default_factory=SliceSums)
+    recognized: Recognized = field(default_factory=lambda: Recognized("values", "it is empty"))
+    decisions: Decisions = field(default_factory=lambda: Decisions(Recognized("values", "it is empty")))
 
-    def add(self, sample: int, reference: Array, candidate: Array, problems: Problems) -> None:
-        """Take one sample, and note what is wrong with it beyond numbers."""
-        self.identical = self.identical and is_bitwise_same(reference, candidate)
-        strings = kind_of(reference) == kind_of(candidate) == "string"
-        if reference.dtype != candidate.dtype and not strings:
+    def add(self, sample: int, reference: Mapping[str, Array], candidate: Array, problems: Problems) -> None:
+        """Take one sample, and note what is wrong with it beyond numbers.
+
+        :param reference: all outputs of the reference's sample; :param candidate: the candidate's output of this name.
+        """
+        own = reference[self.name]
+        self.seen.add(own)
+        if own.size and self.recognized.why == "it is empty":
+            self.recognized = recognize(self.name, reference, self.role)
+            self.decisions = Decisions(self.recognized, counts=[(0, 0)] * len(self.rows))
+        self.identical = self.identical and is_bitwise_same(own, candidate)
+        strings = kind_of(own) == kind_of(candidate) == "string"
+        if own.dtype != candidate.dtype and not strings:
             self.candidate_dtype = str(candidate.dtype)
-            text = f'Output "{self.name}" is {candidate.dtype} where the reference is {reference.dtype}'
+            text = f'Output "{self.name}" is {candidate.dtype} where the reference is {own.dtype}'
             problems.add("dtype", self.name, text, sample)
-        if reference.shape != candidate.shape:
+        if own.shape != candidate.shape:
             self.mismatched += 1
-            text = f'Output "{self.name}" has shape {list(candidate.shape)} instead of {list(reference.shape)}'
+            text = f'Output "{self.name}" has shape {list(candidate.shape)} instead of {list(own.shape)}'
             problems.add("shape", self.name, text, sample)
             return
-        if "string" in (kind_of(reference), kind_of(candidate)) or self.kind != "float":
-            number = None if "string" in (kind_of(reference), kind_of(candidate)) else difference(reference, candidate)
-            self.rows.append(Row(sample, reference.size, matching(reference, candidate), number))
+        is_string = "string" in (kind_of(own), kind_of(candidate))
+        if not is_string and self.is_measured:
+            self._measure(sample, own, candidate, problems)
         else:
-            number = difference(reference, candidate)
-            self.decisions.add(reference, candidate)
-            self.rows.append(Row(sample, reference.size, None, number))
-        if number is not None:
+            number = None if is_string else difference(own, candidate)
+            self.rows.append(Row(sample, own.size, matching(own, candidate), number))
             self._count(number, sample, problems)
+        if not is_string:
+            self.decisions.add(own, candidate, reference.get(self.recognized.partner))
 
-    def _count(self, number: Difference, sample: int, problems: Problems) -> None:
+    @property
+    def is_measured(self) -> bool:
+        """Whether how far two elements are apart means anything: floats, and the pixels of pictures."""
+        return self.kind == "float" or self.recognized.role == "image"
+
+    def _measure(self, sample: int, own: Array, candidate: Array, problems: Problems) -> None:
+        sentinels = find_sentinels(own)
+        left, right = own, candidate
+        if sentinels is not None:
+            self.seen.sentinels += int(np.count_nonzero(sentinels.places))
+            if wrong := sentinels.mismatches(own, candidate):
+                name = self.name.replace("{", "{{").replace("}", "}}")
+                text = f'Output "{name}" has another value in {{}} places where the reference has {sentinels.value:g}'
+                problems.add("sentinel", self.name, text, sample, (wrong,))
+            left, right = own[~sentinels.places], candidate[~sentinels.places]
+        number = difference(left, right)
+        self.rows.append(Row(sample, left.size, None, number))
+        self._count(number, sample, problems)
+        if own.dtype.kind != "c" and candidate.dtype.kind != "c":
+            usable = None if sentinels is None else ~sentinels.places
+            if number.reference_nonfinite or number.new_nan or number.new_inf:
+                both = np.isfinite(own) & np.isfinite(candidate)
+                usable = both if usable is None else usable & both
+            self.slices.add(own, candidate, usable)
+
+    def _count(self, number: Difference | None, sample: int, problems: Problems) -> None:
+        if number is None:
+            return
         self.reference_nonfinite += number.reference_nonfinite
         self.new_nan += number.new_nan
         self.new_inf += number.new_inf
+        self.lost_nan += number.lost_nan
+        self.lost_inf += number.lost_inf
         if number.low is not None and number.high is not None:
             self.low, self.high = min(self.low, number.low), max(self.high, number.high)
-        elif number.elements:
-            text = f'Output "{self.name}": the reference has no finite element, so nothing can be compared'
-            problems.add("empty", self.name, text, sample)
+        name = self.name.replace("{", "{{").replace("}", "}}")
         if number.new_nan or number.new_inf:
             self.finite = False
-            name = self.name.replace("{", "{{").replace("}", "}}")
             text = f'Output "{name}" has {{}} NaN and {{}} infinite values where the reference has none'
             problems.add("nonfinite", self.name, text, sample, (number.new_nan, number.new_inf))
+        if number.lost_nan or number.lost_inf:
+            text = (
+                f'Output "{name}" has numbers in {{}} places where the reference has NaN and in {{}} where it has Inf'
+            )
+            problems.add("vanished", self.name, text, sample, (number.lost_nan, number.lost_inf))
 
     # After the last sample
 
@@ -146,16 +240,16 @@ class Output:
             "max_rel_range": None,
             "exact": row.same == row.elements,
         }
-        entry |= {"cosine": None, "sqnr_db": None, "agreement": None}
-        if row.same is not None:
+        entry |= {"cosine": None, "sqnr_db": None, "agreement": self.decisions.of_sample(position)}
+        if row.same is not None and entry["agreement"] is None:
             entry["agreement"] = row.same / row.elements if row.elements else None
         number = row.difference
         if number is None or number.low is None:
             return entry | {"exact": row.elements == 0 or bool(entry["exact"])}
         entry |= {"max_abs": number.max_abs, "max_rel_range": finite(number.max_abs / self.scale)}
         if row.same is None:
-            entry["agreement"] = self.decisions.of_sample(position)
-            entry["exact"] = number.error_energy == 0.0 and not (number.new_nan or number.new_inf)
+            changed = number.new_nan or number.new_inf or number.lost_nan or number.lost_inf
+            entry["exact"] = number.error_energy == 0.0 and not changed
             if row.elements > 1 and not 0.0 < self.peak * QUIET > number.peak:
                 entry["cosine"] = _cosine([number])
                 entry["sqnr_db"] = finite(_sqnr([number]))
@@ -167,6 +261,8 @@ class Output:
         numbers = [row.difference for row in self.rows if row.difference is not None and row.difference.low is not None]
         result: dict[str, Any] = {
             "kind": self.kind,
+            "role": self.recognized.role,
+            "recognized_by": self.recognized.why,
             "dtype": self.dtype,
             "candidate_dtype": self.candidate_dtype,
             "shape": self.shape,
@@ -175,16 +271,21 @@ class Output:
             "identical": self.identical and bool(self.rows),
             "new_nan": self.new_nan,
             "new_inf": self.new_inf,
+            "lost_nan": self.lost_nan,
+            "lost_inf": self.lost_inf,
             "reference_nonfinite": self.reference_nonfinite,
             "range": finite(self.high - self.low) if numbers else None,
             "scale": self.scale if numbers else None,
+            "evidence": self.seen.facts(),
         }
         result |= _worst(rows, "max_abs", max) | _worst(rows, "max_rel_range", max)
-        result |= self._float_summary(rows, numbers) if self.kind == "float" else _exact_summary(self.rows, rows)
+        result |= self._measured_summary(rows, numbers) if self.is_measured else {}
+        result |= self._decision_summary(rows)
+        result["slices"] = summarize_slices(self.slices) if self.is_measured else None
         result["worst_samples"] = sorted(rows, key=_badness)[:WORST_SAMPLES]
         return result
 
-    def _float_summary(self, rows: list[dict[str, Any]], numbers: list[Difference]) -> dict[str, Any]:
+    def _measured_summary(self, rows: list[dict[str, Any]], numbers: list[Difference]) -> dict[str, Any]:
         result = _worst(rows, "cosine", min) | _worst(rows, "sqnr_db", min)
         pooled = all(number.scale == 1.0 for number in numbers) and bool(sum(number.elements for number in numbers))
         result["cosine_overall"] = _cosine(numbers) if pooled else None
@@ -196,9 +297,23 @@ class Output:
             result["sqnr_db"] = finite(noise)
         result["sqnr_infinite"] = result["sqnr_db"] is None and bool(rows) and all(row["exact"] for row in rows)
         result["sqnr_no_signal"] = result["sqnr_db"] is None and noise == -math.inf
+        return result
+
+    def _decision_summary(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         kind, agreeing, of = self.decisions.agreement()
-        result |= {"agreement_kind": kind or None, "agreement": agreeing / of if of else None}
-        return result | {"agreeing": agreeing if of else None, "agreement_of": of or None}
+        if not kind and not self.is_measured:  # booleans and strings without a role of their own
+            agreeing, of = sum(row.same or 0 for row in self.rows), sum(row.elements for row in self.rows)
+            kind = "exact" if of else ""
+        worst = _worst(rows, "agreement", min)
+        return {
+            "agreement_kind": kind or None,
+            "agreement": agreeing / of if of else None,
+            "agreeing": agreeing if of else None,
+            "agreement_of": of or None,
+            "agreement_worst_sample": worst["agreement_sample"] if of else None,
+            "lost_labels": self.decisions.lost_labels(),
+            "psnr_db": self.decisions.psnr_db,
+        }
 
 
 def _cosine(numbers: Iterable[Difference]) -> float:
@@ -213,14 +328,6 @@ def _cosine(numbers: Iterable[Difference]) -> float:
 def _sqnr(numbers: Iterable[Difference]) -> float:
     numbers = list(numbers)
     return sqnr_db(*(math.fsum(getattr(n, key) for n in numbers) for key in ("reference_energy", "error_energy")))
-
-
-def _exact_summary(kept: list[Row], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    same, of = sum(row.same or 0 for row in kept), sum(row.elements for row in kept)
-    result: dict[str, Any] = {"agreement_kind": "exact" if of else None, "agreement": same / of if of else None}
-    result |= {"agreeing": same if of else None, "agreement_of": of or None}
-    worst = _worst(rows, "agreement", min)
-    return result | {"agreement_worst_sample": worst["agreement_sample"]}
 
 
 def _worst(rows: list[dict[str, Any]], key: str, pick: Any) -> dict[str, Any]:

@@ -7,11 +7,15 @@ Let ``r`` be the reference and ``c`` the candidate, one output of one sample, ov
   rounding (below 1e-5 of the largest |r|) it is the largest |r|, and 1 for an output that is zero everywhere
 - ``cosine`` = r·c / (|r| |c|); two zero vectors give 1, one gives 0
 - ``sqnr_db`` = 10 log10(sum r² / sum (r - c)²)
-- ``agreement``: share of equal decisions (:mod:`ortforge.verdict.agreement`), or of equal elements for integers,
-  booleans and strings
+- ``agreement``: share of equal decisions (:mod:`ortforge.verdict.decisions`), or of equal elements for integers and
+  strings. Which decision an output stands for is recognized (:mod:`ortforge.verdict.recognition`).
+- ``slices``: the error of each row of each axis against that row's own variation (:mod:`ortforge.verdict.slices`)
+
+Sentinels (-1e9, finfo.min) and infinities must match exactly, and take part in none of these sums.
 
 Cosine alone is blind: it is the angle of the whole tensor, so a detector can keep 0.999 while its one box is gone. The
-largest error relative to the range sees that, and a task metric sees whether it matters.
+largest error relative to the range sees that, the slices see a row that is lost among larger ones, and a task metric
+sees whether it matters.
 
 Cosine and SQNR of a sample are left out where they would only measure noise: a sample whose largest |r| is below
 1e-3 of the output's (silence, a blank page; ``max_rel_range`` still sees a candidate that speaks up there), and
@@ -26,7 +30,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ortforge.verdict.agreement import Decisions
+from ortforge.verdict.evidence import missing_evidence
 from ortforge.verdict.measures import dtype_of, finite, kind_of
 from ortforge.verdict.outputs import Output, Problems
 
@@ -54,8 +58,9 @@ class MetricLike(Protocol):
 class _Pairing:
     """Streams sample pairs into outputs; keeps the samples themselves only when a metric needs them."""
 
-    def __init__(self, keep: bool) -> None:
+    def __init__(self, keep: bool, roles: Mapping[str, str]) -> None:
         self.keep = keep
+        self.roles = roles
         self.kept: tuple[list[Sample], list[Sample]] = ([], [])
         self.counts = [0, 0]
         self.outputs: dict[str, Output] = {}
@@ -69,11 +74,15 @@ class _Pairing:
                 self.pair(sample, left, right)
 
     def pair(self, sample: int, left: Sample, right: Sample) -> None:
-        for name in left:
+        arrays = {name: np.asarray(value) for name, value in left.items()}
+        for name, reference in arrays.items():
+            role = self.role(name)
+            if role == "ignored":
+                continue
             if name not in right:
                 self.problems.add("missing", name, f'Output "{name}" is missing', sample)
                 continue
-            reference, candidate = np.asarray(left[name]), np.asarray(right[name])
+            candidate = np.asarray(right[name])
             if name not in self.outputs:
                 self.outputs[name] = Output(
                     name=name,
@@ -81,16 +90,23 @@ class _Pairing:
                     dtype=dtype_of(reference),
                     candidate_dtype=dtype_of(candidate),
                     shape=list(reference.shape),
-                    decisions=Decisions(name),
+                    role=role,
                 )
-            self.outputs[name].add(sample, reference, candidate, self.problems)
-        for name in right:
-            note = f'Output "{name}" is not among the reference\'s outputs; it was not compared.'
-            if name not in left and note not in self.notes:
-                self.notes.append(note)
+            self.outputs[name].add(sample, arrays, candidate, self.problems)
+        extra = [name for name in right if name not in left and self.role(name) != "ignored"]
+        if extra:
+            shown = ", ".join(f'"{name}"' for name in extra[:3]) + (" and others" if len(extra) > 3 else "")
+            text = f"The candidate gives {len(extra)} more outputs or elements than the reference ({shown})"
+            self.problems.add(
+                "extra", extra[0].partition("[")[0], text.replace(" 1 more outputs", " 1 more output"), sample
+            )
         if self.keep:
             self.kept[0].append(left)
             self.kept[1].append(right)
+
+    def role(self, name: str) -> str:
+        """Return the role that the matrix gives an output; an element of a sequence has its sequence's."""
+        return self.roles.get(name) or self.roles.get(name.partition("[")[0]) or ""
 
 
 def compare(
@@ -100,6 +116,7 @@ def compare(
     labels: Sequence[Any] | None = None,
     metrics: Mapping[str, MetricLike] | None = None,
     owners: Mapping[str, str] | None = None,
+    roles: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Compare outputs sample by sample; the formulas are this module's.
 
@@ -111,21 +128,29 @@ def compare(
         compares the candidate (and, for its best value, the reference) with the reference. What one raises is no
         finding about the model: it is kept as that metric's ``error``, and everything else is compared.
     :param owners: the plugins that gave the metrics, in words, for that sentence.
+    :param roles: roles that the matrix gives outputs, in place of what is recognized.
     :returns: JSON (NaN and infinities are ``None`` beside a flag)::
 
         {"samples", "identical", "finite",
-         "outputs": {name: {"kind", "dtype", "candidate_dtype", "shape", "samples", "shape_mismatches", "identical",
-                            "new_nan", "new_inf", "reference_nonfinite", "range", "scale",
+         "outputs": {name: {"kind", "role", "recognized_by", "dtype", "candidate_dtype", "shape", "samples",
+                            "shape_mismatches", "identical", "new_nan", "new_inf", "lost_nan", "lost_inf",
+                            "reference_nonfinite", "range", "scale",
+                            "evidence": {"samples", "empty_samples", "elements", "finite_elements", "sentinels",
+                                         "distinct_answers", "varies_in_sample", "shapes"},
+                            "slices": see :func:`ortforge.verdict.slices.summarize_slices`, ``None`` for what is only
+                                      equal or not,
                             "max_abs", "max_rel_range", "cosine", "sqnr_db": worst, each with "…_sample",
                             "cosine_overall", "sqnr_db_overall": over all samples together,
                             "sqnr_infinite": no error anywhere, "sqnr_no_signal": error on an all-zero reference,
-                            "agreement_kind": "top-1" | "nearest" | "exact" | None,
+                            "agreement_kind": "top-1" | "nearest" | "boxes" | "overlap" | "exact" | None,
                             "agreement": share, "agreeing": count, "agreement_of": count of decisions,
+                            "agreement_worst_sample", "lost_labels": [{"label", "of", "agreeing"}], "psnr_db",
                             "worst_samples": [{"sample", "max_abs", "max_rel_range", "cosine", "sqnr_db", "agreement",
                                                "exact"}, … worst first]}},
          "worst": {"cosine", "sqnr_db", "max_rel_range", "agreement": worst over outputs, "output", "sample": where
                    max_rel_range is largest (or else what is worst), "where": {measure: [output, sample]}},
          "problems": [sentences], "notes": [sentences],
+         "missing": what the samples could not show, as sentences (:mod:`ortforge.verdict.evidence`),
          "tasks": {metric: {"reference", "candidate", "drop", "higher_is_better", "needs_labels",
                             "error": sentence, only where the metric raised}}}
 
@@ -133,14 +158,12 @@ def compare(
     no samples at all.
     """
     metrics, owners = metrics or {}, owners or {}
-    pairing = _Pairing(keep=bool(metrics))
+    pairing = _Pairing(bool(metrics), roles or {})
     pairing.take(reference, candidate)
     samples = min(pairing.counts)
     problems = pairing.problems.sentences(samples)
     if pairing.counts[0] != pairing.counts[1]:
         problems.append(f"The candidate gave {pairing.counts[1]} samples where the reference has {pairing.counts[0]}.")
-    if samples == 0:
-        problems.append("There are no samples, so nothing was compared.")
     outputs = {name: output.summary() for name, output in pairing.outputs.items()}
     for name, output in pairing.outputs.items():
         if output.reference_nonfinite:
@@ -158,13 +181,14 @@ def compare(
         "worst": _worst_of(outputs),
         "problems": problems,
         "notes": pairing.notes,
+        "missing": missing_evidence(samples, outputs),
         "tasks": tasks,
     }
 
 
 def _counts(entry: Mapping[str, Any], key: str) -> bool:
     """Say whether an output has this measure; how far apart two class numbers or bits are means nothing."""
-    return entry.get(key) is not None and (key != "max_rel_range" or entry["kind"] == "float")
+    return entry.get(key) is not None and (key != "max_rel_range" or entry["slices"] is not None)
 
 
 def _worst_of(outputs: Mapping[str, dict[str, Any]]) -> dict[str, Any]:

@@ -15,12 +15,25 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
 from ortforge.errors import ConfigurationError, nearest
+from ortforge.verdict.slices import MAX_LISTED, ruined_slices
 
 __all__ = ["Speed", "Tolerance", "exceeded", "metric_errors"]
 
 Speed = Literal["faster", "not-slower", "any"]
 
-_NUMBERS: Final = ("cosine", "sqnr_db", "max_rel_range", "agreement", "task_drop", "placement")
+_NUMBERS: Final = ("cosine", "sqnr_db", "max_rel_range", "slice_error", "agreement", "task_drop", "placement")
+
+_DECISIONS: Final = {
+    "top-1": "top-1 choices",
+    "nearest": "nearest neighbors",
+    "boxes": "detections",
+    "overlap": "places of the mask",
+    "exact": "elements",
+}
+"""What is counted by each kind of agreement."""
+
+MAX_NAMED: Final = 4
+"""Slices of one axis, and labels, that one sentence names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +44,12 @@ class Tolerance:
         changes answers (dynamic int8 of a small encoder: 0.945, against 0.9996 for 8-bit weights alone).
     :param sqnr_db: least SQNR in dB; off, because it says what cosine says (17 dB) for outputs without an offset.
     :param max_rel_range: largest error of any element, as a share of the output's range over all samples.
-    :param agreement: least share of equal decisions over all samples; also, as ``1 - agreement``, the largest drop of
-        a metric that compares the candidate with the reference and needs no labels.
+    :param slice_error: maximum error of any slice (a row of an output's axis), as a share of the energy of that
+        slice's own variation (:mod:`ortforge.verdict.slices`). 0.5 is 3 dB: the slice keeps more than it lost. Slices
+        that became constant, and classes that are no longer chosen, exceed it whatever the number.
+    :param agreement: minimum share of equal decisions over all samples; also, as ``1 - agreement``, the largest drop of
+        a metric that compares the candidate with the reference and needs no labels. For masks the limit is
+        a / (2 - a), the intersection over union of two equally large sets that share a part a.
     :param task_drop: largest drop of a labelled metric, absolute: the one point that published int8 results allow
         themselves.
     :param placement: least share of the model that a non-CPU EP must take to count as used.
@@ -43,6 +60,7 @@ class Tolerance:
     cosine: float | None = 0.99
     sqnr_db: float | None = None
     max_rel_range: float | None = 0.1
+    slice_error: float | None = 0.5
     agreement: float | None = 0.95
     task_drop: float | None = 0.01
     placement: float | None = 0.1
@@ -100,7 +118,7 @@ def _output(name: str, entry: Mapping[str, Any], tolerance: Tolerance) -> Iterat
     limit = tolerance.max_rel_range
     if (
         limit is not None
-        and entry["kind"] == "float"
+        and entry["slices"] is not None
         and (value := entry.get("max_rel_range")) is not None
         and value > limit
     ):
@@ -108,12 +126,66 @@ def _output(name: str, entry: Mapping[str, Any], tolerance: Tolerance) -> Iterat
             f"{at('max_rel_range')}: the largest error is {value:.3g} of the output's range "
             f"({entry['max_abs']:.3g} of {entry['scale']:.3g}), the limit is {limit:g}."
         )
-    floor = tolerance.agreement
-    if floor is not None and (value := entry.get("agreement")) is not None and value < floor:
-        what = {"top-1": "top-1 choices", "nearest": "nearest neighbours", "exact": "elements"}[entry["agreement_kind"]]
-        of = f"{entry['agreeing']:,} of {entry['agreement_of']:,} {what} agree"
+    if tolerance.slice_error is not None:
+        yield from _slices(name, entry, tolerance.slice_error)
+        yield from _lost(name, entry)
+    if tolerance.agreement is not None:
+        yield from _decisions(name, entry, tolerance.agreement)
+
+
+def _slices(name: str, entry: Mapping[str, Any], limit: float) -> Iterator[str]:
+    if entry["slices"] is None:
+        return
+    whole = False
+    for axis, ruined in ruined_slices(entry["slices"], limit):
+        number = axis["axis"]
+        whole = whole or number is None
+        if number is None:
+            what, shown = "the output as a whole", ruined
+        elif whole and len(ruined) >= min(MAX_LISTED, axis["size"] // 2 + 1):
+            continue  # most slices are as bad as the whole, which has been said
+        else:
+            ruined = sorted(ruined, key=lambda one: int(one["index"]))
+            shown = ruined[:MAX_NAMED]
+            indices = ", ".join(str(one["index"]) for one in shown) + (" and others" if len(ruined) > MAX_NAMED else "")
+            what = f"slice {indices}" if len(ruined) == 1 else f"slices {indices}"
+            what += f" of axis {number} (of {axis['size']})"
+        yield f'Output "{name}": {what} ' + _ruin(shown[0], limit, is_one=len(ruined) == 1)
+
+
+def _ruin(first: Mapping[str, Any], limit: float, *, is_one: bool) -> str:
+    """Say what became of slices, with the figures of the worst one."""
+    if first["constant"]:
+        return (
+            f"became constant: the standard deviation is {first['reference_std']:.3g} in the reference and "
+            f"{first['candidate_std']:.3g} here."
+        )
+    verb, whose = ("differs", "its") if is_one else ("differ", "their")
+    return (
+        f"{verb} by {first['error_share']:.3g} of {whose} own variation (standard deviation "
+        f"{first['reference_std']:.3g} in the reference, {first['candidate_std']:.3g} here), the limit is "
+        f"{limit * first['allowance']:.3g}."
+    )
+
+
+def _lost(name: str, entry: Mapping[str, Any]) -> Iterator[str]:
+    for lost in entry["lost_labels"][:MAX_NAMED]:
+        yield (
+            f'Output "{name}": class {lost["label"]} is lost: the reference chooses it {lost["of"]:,} times, and '
+            f"the candidate agrees in {lost['agreeing']:,} of them."
+        )
+
+
+def _decisions(name: str, entry: Mapping[str, Any], floor: float) -> Iterator[str]:
+    value, kind = entry.get("agreement"), entry.get("agreement_kind")
+    if value is None:
+        return
+    if kind == "overlap":
+        floor = floor / (2.0 - floor)
+    if value < floor:
+        of = f"{entry['agreeing']:,} of {entry['agreement_of']:,} {_DECISIONS[str(kind)]} agree"
         worst = entry.get("agreement_worst_sample")
-        yield f'Output "{name}": {of} ({value:.4g}), below {floor:g}' + (
+        yield f'Output "{name}": {of} ({value:.4g}), below {floor:.4g}' + (
             f"; worst in sample {worst}." if worst is not None else "."
         )
 

@@ -23,6 +23,7 @@ def run(task: Task, work: Work) -> TaskOutcome:
         labels=Samples(objects.get(data)).labels,
         metrics=metrics,
         owners=owners,
+        roles=task.parameters["roles"],
     )
     errors = [entry["error"] for entry in found["tasks"].values() if "error" in entry]
     if errors:

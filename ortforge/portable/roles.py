@@ -1,0 +1,24 @@
+"""The roles that an output of a model can have; what each means is in :mod:`ortforge.verdict.recognition`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["ROLES"]
+
+ROLES: Final = (
+    "classifier",
+    "tokens",
+    "segmentation",
+    "detector",
+    "mask",
+    "image",
+    "embedding",
+    "labels",
+    "indices",
+    "counts",
+    "values",
+    "constant",
+    "ignored",
+)
+"""Every role, in the order of that module's table."""
