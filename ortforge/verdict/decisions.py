@@ -232,6 +232,8 @@ class Decisions:
         if kind == "boxes":
             return boxes(reference, candidate, axis) if reference.ndim == 3 else (0, 0)
         if kind == "overlap":
+            if reference.dtype.kind == "b":
+                self._count_labels(reference.reshape(-1), (reference == candidate).reshape(-1))
             return overlap(reference, candidate)
         if kind == "psnr":
             return self._count_pixels(reference, candidate)

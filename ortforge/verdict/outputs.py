@@ -94,9 +94,7 @@ class Seen:
             self.finite_elements += int(np.count_nonzero(np.isfinite(reference)))
         else:
             self.finite_elements += int(reference.size)
-        whole = np.ascontiguousarray(reference)
-        content = whole.tobytes() if whole.dtype.kind == "U" else whole.reshape(-1).view(np.uint8).data
-        self.digests.add(hashlib.blake2b(content, digest_size=16).digest() + str(reference.shape).encode())
+        self.digests.add(_digest(reference))
         if not self.varies_in_sample and reference.size > 1:
             flat = reference.reshape(-1)
             self.varies_in_sample = bool(np.any(flat[1:] != flat[:-1]))
@@ -113,6 +111,14 @@ class Seen:
             "varies_in_sample": self.varies_in_sample,
             "shapes": len(self.shapes),
         }
+
+
+def _digest(array: Array) -> bytes:
+    if kind_of(array) == "string":
+        content: Any = "\0".join(str(item) for item in array.reshape(-1).tolist()).encode("utf-8", "surrogatepass")
+    else:
+        content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+    return hashlib.blake2b(content, digest_size=16).digest() + str(array.shape).encode()
 
 
 @dataclass(slots=True)

@@ -96,10 +96,7 @@ class _Pairing:
         extra = [name for name in right if name not in left and self.role(name) != "ignored"]
         if extra:
             shown = ", ".join(f'"{name}"' for name in extra[:3]) + (" and others" if len(extra) > 3 else "")
-            text = f"The candidate gives {len(extra)} more outputs or elements than the reference ({shown})"
-            self.problems.add(
-                "extra", extra[0].partition("[")[0], text.replace(" 1 more outputs", " 1 more output"), sample
-            )
+            self.problems.add("extra", extra[0].partition("[")[0], _extra(len(extra), shown), sample)
         if self.keep:
             self.kept[0].append(left)
             self.kept[1].append(right)
@@ -107,6 +104,11 @@ class _Pairing:
     def role(self, name: str) -> str:
         """Return the role that the matrix gives an output; an element of a sequence has its sequence's."""
         return self.roles.get(name) or self.roles.get(name.partition("[")[0]) or ""
+
+
+def _extra(count: int, shown: str) -> str:
+    what = "output or element" if count == 1 else "outputs or elements"
+    return f"The candidate gives {count} {what} that the reference does not give ({shown})"
 
 
 def compare(

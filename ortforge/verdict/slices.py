@@ -24,14 +24,13 @@ An axis whose size differs between samples is compared up to the sizes that occu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SliceSums", "ruined_slices", "summarize_slices"]
+__all__ = ["SliceSums", "summarize_slices"]
 
 Array = NDArray[Any]
 
@@ -240,11 +239,3 @@ def _summary(axis: int | None, sums: _Axis, rank: int) -> dict[str, Any]:
         if badness[index] > 0.0
     ]
     return entry | {"judged": int(np.count_nonzero(has_signal)), "worst": worst}
-
-
-def ruined_slices(summary: dict[str, Any], limit: float) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """Yield each axis with the slices among its worst that exceed the limit."""
-    for axis in summary["axes"]:
-        ruined = [one for one in axis["worst"] if one["constant"] or one["error_share"] > limit * one["allowance"]]
-        if ruined:
-            yield axis, ruined

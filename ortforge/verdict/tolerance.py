@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
 from ortforge.errors import ConfigurationError, nearest
-from ortforge.verdict.slices import MAX_LISTED, ruined_slices
 
 __all__ = ["Speed", "Tolerance", "exceeded", "metric_errors"]
 
@@ -137,12 +136,15 @@ def _slices(name: str, entry: Mapping[str, Any], limit: float) -> Iterator[str]:
     if entry["slices"] is None:
         return
     whole = False
-    for axis, ruined in ruined_slices(entry["slices"], limit):
+    for axis in entry["slices"]["axes"]:
+        ruined = [one for one in axis["worst"] if one["constant"] or one["error_share"] > limit * one["allowance"]]
+        if not ruined:
+            continue
         number = axis["axis"]
         whole = whole or number is None
         if number is None:
             what, shown = "the output as a whole", ruined
-        elif whole and len(ruined) >= min(MAX_LISTED, axis["size"] // 2 + 1):
+        elif whole and len(ruined) >= min(len(axis["worst"]), axis["size"] // 2 + 1):
             continue  # most slices are as bad as the whole, which has been said
         else:
             ruined = sorted(ruined, key=lambda one: int(one["index"]))

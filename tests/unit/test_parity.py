@@ -76,10 +76,11 @@ def test_the_range_is_that_of_all_samples() -> None:
 def test_the_worst_sample_comes_first_and_is_named(images: list[Sample]) -> None:
     candidate = noisy(images, 0.01)
     candidate[4]["y"] = candidate[4]["y"] + np.float32(2.0)
+    off = Tolerance(slice_error=None)
     found = compare(images, candidate)
     assert found["outputs"]["y"]["worst_samples"][0]["sample"] == 4
     assert (found["worst"]["output"], found["worst"]["sample"]) == ("y", 4)
-    assert all('Output "y", sample 4' in sentence for sentence in exceeded(found, Tolerance()))
+    assert all('Output "y", sample 4' in sentence for sentence in exceeded(found, off))
 
 
 def test_a_lost_box_shows_in_the_largest_error_where_cosine_is_blind() -> None:
@@ -89,8 +90,9 @@ def test_a_lost_box_shows_in_the_largest_error_where_cosine_is_blind() -> None:
     candidate[0, 0, 150, 150:160] = 0.0
     found = compare(one(reference), one(candidate))
     assert found["worst"]["cosine"] > 0.999
-    (sentence,) = exceeded(found, Tolerance())
-    assert "the largest error is 1 of the output's range" in sentence
+    whole, row = exceeded(found, Tolerance())
+    assert "the largest error is 1 of the output's range" in whole
+    assert "slice 150 of axis 2 (of 200)" in row
 
 
 def test_new_nan_and_infinities_are_a_problem_and_never_a_float() -> None:
@@ -114,23 +116,32 @@ def test_a_mask_of_minus_infinity_in_the_reference_is_no_problem_when_kept() -> 
     assert flipped["outputs"]["y"]["new_inf"] == 1
 
 
+@pytest.mark.parametrize(("odd", "count"), [(np.nan, "NaN"), (np.inf, "Inf"), (-np.inf, "Inf")])
+def test_nan_and_infinities_that_vanish_are_a_problem(odd: float, count: str) -> None:
+    reference = np.array([[1.0, odd, 3.0, odd]])
+    found = compare(one(reference), one(np.array([[1.0, 2.0, 3.0, 0.0]])))
+    lost = {"NaN": found["outputs"]["y"]["lost_nan"], "Inf": found["outputs"]["y"]["lost_inf"]}
+    assert lost == {"NaN": 2, "Inf": 0} if count == "NaN" else {"NaN": 0, "Inf": 2}
+    assert "has numbers in" in found["problems"][0]
+    assert not found["identical"]
+
+
 def test_a_reference_without_a_finite_element_proves_nothing() -> None:
     found = compare(one(np.full(3, np.nan)), one(np.full(3, np.nan)))
-    assert "no finite element" in found["problems"][0]
-    assert not found["identical"]
+    assert "no finite value in any sample" in found["missing"][0]
 
 
 def test_shape_type_and_missing_outputs_are_problems() -> None:
     reference = [{"a": np.zeros((1, 4)), "b": np.zeros(2, np.float32), "c": np.zeros(1)}] * 3
     candidate = [{"a": np.zeros((1, 5)), "b": np.zeros(2, np.float16), "d": np.zeros(1)}] * 3
     found = compare(reference, candidate)
-    shape, dtype, missing = found["problems"]
+    shape, dtype, missing, extra = found["problems"]
     assert shape == 'Output "a" has shape [1, 5] instead of [1, 4], in 3 of 3 samples, first in sample 0.'
     assert 'Output "b" is float16 where the reference is float32' in dtype
     assert 'Output "c" is missing' in missing
     assert found["outputs"]["b"]["max_abs"] == 0.0
     assert found["outputs"]["a"]["cosine"] is None
-    assert '"d" is not among' in found["notes"][0]
+    assert 'gives 1 output or element that the reference does not give ("d")' in extra
 
 
 def test_output_names_may_hold_anything() -> None:
@@ -148,7 +159,7 @@ def test_another_number_of_samples_is_a_problem(reference: int, candidate: int) 
 def test_no_samples_are_no_agreement() -> None:
     found = compare([], [])
     assert not found["identical"]
-    assert found["problems"] == ["There are no samples, so nothing was compared."]
+    assert found["missing"] == ["There are no samples, so nothing was compared."]
     assert found["worst"]["cosine"] is None
 
 
@@ -205,7 +216,9 @@ def test_classes_agree_when_the_highest_score_does() -> None:
     found = compare(reference, candidate)
     entry = found["outputs"]["y"]
     assert (entry["agreement_kind"], entry["agreeing"], entry["agreement_of"]) == ("top-1", 9, 10)
-    assert 'Output "y": 9 of 10 top-1 choices agree (0.9), below 0.95.' in exceeded(found, Tolerance())
+    assert 'Output "y": 9 of 10 top-1 choices agree (0.9), below 0.95; worst in sample 3.' in exceeded(
+        found, Tolerance()
+    )
 
 
 def test_tied_classes_agree_with_either() -> None:
@@ -250,7 +263,7 @@ def test_nearest_neighbours_need_three_samples() -> None:
 )
 def test_what_is_no_float_is_compared_exactly(reference: Any, candidate: Any, share: float) -> None:
     found = compare(one(reference), one(candidate))
-    assert found["outputs"]["y"]["agreement_kind"] == "exact"
+    assert found["outputs"]["y"]["agreement_kind"] == ("overlap" if reference.dtype == bool else "exact")
     assert found["worst"]["agreement"] == share
     assert found["problems"] == []
     assert bool(exceeded(found, Tolerance())) == (share < 0.95)
@@ -279,7 +292,7 @@ def test_task_metrics_give_the_drop_between_both_sides() -> None:
     found = compare(iter(reference), iter(candidate), labels=[True, False, True, True], metrics={"sign": metric})
     entry = found["tasks"]["sign"]
     assert (entry["reference"], entry["candidate"], entry["drop"]) == (1.0, 0.75, 0.25)
-    loose = Tolerance(cosine=None, max_rel_range=None)
+    loose = Tolerance(cosine=None, max_rel_range=None, slice_error=None)
     (sentence,) = exceeded(found, loose)
     assert sentence == 'The metric "sign" got worse from 1 to 0.75: a drop of 0.25, the limit is 0.01.'
 
@@ -334,7 +347,7 @@ def test_what_a_metric_raises_is_its_plugins_error_and_no_finding_about_the_mode
 
 def test_a_limit_of_none_is_off(images: list[Sample]) -> None:
     found = compare(images, one(*(-sample["y"] for sample in images)))
-    off = Tolerance(cosine=None, sqnr_db=None, max_rel_range=None, agreement=None, task_drop=None)
+    off = Tolerance(cosine=None, sqnr_db=None, max_rel_range=None, slice_error=None, agreement=None, task_drop=None)
     assert len(exceeded(found, Tolerance())) >= 2
     assert exceeded(found, off) == []
 
