@@ -122,6 +122,16 @@ class PassJob(Protocol):
         """Yield the calibration samples one by one, as dicts from input name to array."""
         ...
 
+    def broken_limits(
+        self, reference: Sequence[Mapping[str, Any]], candidate: Sequence[Mapping[str, Any]]
+    ) -> list[str]:
+        """Return what the verdict would have against answers of a candidate, for a pass that ``measures``.
+
+        :param reference: one dict from output name to array for each sample; :param candidate: those of the candidate.
+        :returns: one sentence for each limit that they break; none where the cell would be correct on these samples.
+        """
+        ...
+
     @property
     def session(self) -> Mapping[str, Any]:
         """Session options of the cell, by the names of a target's ``session`` table, for a pass that ``measures``."""

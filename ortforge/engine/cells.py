@@ -10,8 +10,8 @@ from typing import Any, Final
 from ortforge.engine.artefacts import settings_of
 from ortforge.engine.walk import Settled
 from ortforge.plan.graph import Cell
+from ortforge.portable.comparison.evidence import summarize_evidence
 from ortforge.verdict import data_shift
-from ortforge.verdict.evidence import summarize_evidence
 from ortforge.verdict.judge import Facts, judge
 from ortforge.verdict.ratios import compose
 from ortforge.verdict.tolerance import Tolerance

@@ -44,7 +44,7 @@ from ortforge.matrix.fields import (
 from ortforge.matrix.parameters import parameters_of
 from ortforge.matrix.problems import perhaps, refusal, refuse_all
 from ortforge.matrix.targets import PackageTarget, SessionConfig, SourceTarget, WheelTarget
-from ortforge.portable.roles import ROLES
+from ortforge.portable.comparison.roles import ROLES
 
 NAMED_SECTIONS: Final = ("datasets", "models", "targets", "recipes", "devices")
 """Sections whose tables have names that the user chooses."""

@@ -36,7 +36,7 @@ _AFTER_ERROR_S: Final = 2.0
 class Interpreter:
     """How to start a worker.
 
-    :param argv: what comes before ``-m ortforge_worker``: a Python, or the relay to one in a container.
+    :param argv: what comes before ``-m ortforge_worker.worker``: a Python, or the relay to one in a container.
     :param environment: all variables of the process.
     """
 

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ortforge.portable.comparison.limits import exceeded, metric_errors
 from ortforge.portable.statuses import STATUSES, is_correct
 from ortforge.verdict.ratios import MINIMUM_FLOOR
-from ortforge.verdict.tolerance import Tolerance, exceeded, metric_errors
+from ortforge.verdict.tolerance import Tolerance
 
 __all__ = ["STATUSES", "Facts", "Goal", "Verdict", "judge", "worst"]
 
@@ -25,7 +26,7 @@ class Facts:
 
     :param status: what became of running the model: ``ok``, or one of ``crashed``, ``out-of-memory``, ``timeout``,
         ``failed``, ``blocked``, ``unsupported``; ``reason`` says why.
-    :param parity: result of :func:`ortforge.verdict.parity.compare`.
+    :param parity: result of :func:`ortforge.portable.comparison.parity.compare`.
     :param placement: the worker's placement (``docs/formats.md``), or ``None`` when it is not known.
     :param ep_name: ORT's name of the EP that the cell wants, or ``""`` for ORT's own CPU EP.
     :param timing: the report's ``timing`` (``docs/formats.md``), or ``None`` when it was not timed; ``untimed`` says

@@ -1,4 +1,4 @@
-"""``python -m ortforge_worker``: one process, one job. See docs/formats.md for what is said and kept."""
+"""``python -m ortforge_worker.worker``: one process, one job. See docs/formats.md for what is said and kept."""
 
 from __future__ import annotations
 

@@ -71,6 +71,16 @@ class PassJob:
                 raise ValueError(str(misfit)) from misfit
             yield feeds
 
+    def broken_limits(
+        self, reference: Sequence[Mapping[str, Any]], candidate: Sequence[Mapping[str, Any]]
+    ) -> list[str]:
+        """Return what the verdict would have against a candidate's answers, one sentence for each limit it breaks."""
+        from ..portable.comparison.limits import GivenLimits, exceeded
+        from ..portable.comparison.parity import compare
+
+        found = compare(reference, candidate)
+        return [*found["problems"], *exceeded(found, GivenLimits(self.tolerance))]
+
     def trial(
         self,
         model: Path,

@@ -202,4 +202,5 @@ class _Bench:
             return mixed_search.Attempt(count, False, {"problem": model_file.first_line(problem)})
         parity = closeness.compare(self._reference, answers)
         ratio = closeness.excess(parity, self._job.tolerance, self._wanted.margin)
-        return mixed_search.Attempt(count, ratio <= 1.0, {"parity": parity.as_json()})
+        holds = ratio <= 1.0 and not self._job.broken_limits(self._reference, answers)
+        return mixed_search.Attempt(count, holds, {"parity": parity.as_json()})

@@ -15,7 +15,7 @@ import sys
 worker, model = sys.argv[1:]
 sys.path.insert(0, worker)
 import onnxruntime
-from ortforge_worker.session import open_session
+from ortforge_worker.worker.session import open_session
 options = {"device_type": "CPU", "cache_dir": "{model_folder}/blobs"}
 opened = open_session(onnxruntime, model, [["OpenVINOExecutionProvider", options]], {})
 print(opened.session.get_providers()[0])

@@ -1,7 +1,7 @@
 """A report as a run gives it: four models, thirteen cells, all ten statuses; its numbers come from the real measures.
 
-Parity is computed by :mod:`ortforge.verdict.parity` on made-up tensors and ratios by :mod:`ortforge.verdict.timing` on
-made-up times, so a change in their form is noticed by the tests of the reports.
+Parity is computed by :mod:`ortforge.portable.comparison.parity` on made-up tensors and ratios by
+:mod:`ortforge.verdict.timing` on made-up times, so a change in their form is noticed by the tests of the reports.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from ortforge.portable.comparison.parity import compare
 from ortforge.report.ships import what_ships
-from ortforge.verdict.parity import compare
 from ortforge.verdict.timing import outcome, paired, percentiles
 
 SPEECH_LOG = "silero: loading\n\x1b[31m[E:onnxruntime]\x1b[0m dynamic rank is not supported ]]> & \x00 <end>\n"

@@ -22,7 +22,7 @@ from ortforge.plugins.passes._auto import (
 )
 from ortforge.plugins.passes._measuring import closeness, pair_timing
 
-from ortforge.verdict.parity import compare
+from ortforge.portable.comparison.parity import compare
 
 RNG = np.random.default_rng(11)
 OUTLIERS = (3, 77)

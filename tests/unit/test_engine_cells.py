@@ -20,8 +20,8 @@ from ortforge.engine.walk import Settled, walk
 from ortforge.errors import UsageError
 from ortforge.plan.graph import Cell, Kind, Plan, Step
 from ortforge.plugin_manager import Plugins
+from ortforge.portable.comparison import parity
 from ortforge.store import Store, open_store
-from ortforge.verdict import parity
 from ortforge.worker.samples import SampleWriter
 
 ANSWERS = [{"y": np.full((1, 4), float(number), np.float32)} for number in range(3)]

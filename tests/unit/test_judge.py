@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ortforge.api import Metric
+from ortforge.portable.comparison.parity import compare
 from ortforge.verdict.judge import STATUSES, Facts, judge, worst
-from ortforge.verdict.parity import compare
 from ortforge.verdict.tolerance import Tolerance
 
 EP = "OpenVINOExecutionProvider"

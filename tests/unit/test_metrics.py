@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from ortforge.api import Metric
-from ortforge.verdict.parity import compare
-from ortforge.verdict.tolerance import Tolerance, exceeded
+from ortforge.portable.comparison.limits import exceeded
+from ortforge.portable.comparison.parity import compare
+from ortforge.verdict.tolerance import Tolerance
 
 METRICS: dict[str, Metric] = {
     metric.name: metric

@@ -16,8 +16,9 @@ from hypothesis.extra import numpy as hnp
 
 from ortforge.api import Metric
 from ortforge.errors import ConfigurationError
-from ortforge.verdict.parity import compare
-from ortforge.verdict.tolerance import Tolerance, exceeded, metric_errors
+from ortforge.portable.comparison.limits import exceeded, metric_errors
+from ortforge.portable.comparison.parity import compare
+from ortforge.verdict.tolerance import Tolerance
 
 Sample = dict[str, Any]
 

@@ -18,7 +18,7 @@ from ortforge.matrix import load
 from ortforge.plan.graph import Cell, Plan
 from ortforge.plan.planner import make_plan
 from ortforge.plugin_manager import Plugins
-from ortforge.verdict import parity
+from ortforge.portable.comparison import parity
 from ortforge.worker.data_summary import DataSummary
 
 DEVICE = Device("here", "linux", "x86_64", "Some CPU", frozenset({"avx2"}), 2, 2.0, 8 << 30)

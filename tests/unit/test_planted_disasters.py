@@ -13,7 +13,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from pass_jobs import cosine, helper_module, job_for, module, outputs, picture_model, pictures, run_pass
 
-from ortforge.verdict import data_shift, parity
+from ortforge.portable.comparison import parity
+from ortforge.verdict import data_shift
 from ortforge.verdict.judge import Facts, Verdict, judge
 from ortforge.verdict.tolerance import Tolerance
 from ortforge.worker.data_summary import DataSummary

@@ -442,7 +442,7 @@ def test_a_worker_and_its_children_end_with_its_input(
     child_pid = "str(subprocess.Popen(['sleep', '600']).pid)"
     body = f"import subprocess\nopen({str(pid)!r}, 'w').write({child_pid})\ntime.sleep(600)"
     worker = subprocess.Popen(
-        [*interpreter.argv, "-m", "ortforge_worker"],
+        [*interpreter.argv, "-m", "ortforge_worker.worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         env=dict(interpreter.environment),

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ortforge.verdict.decisions import boxes, overlap, positions, top1
-from ortforge.verdict.parity import compare
-from ortforge.verdict.recognition import recognize
-from ortforge.verdict.tolerance import Tolerance, exceeded
+from ortforge.portable.comparison.decisions import boxes, overlap, positions, top1
+from ortforge.portable.comparison.limits import exceeded
+from ortforge.portable.comparison.parity import compare
+from ortforge.portable.comparison.recognition import recognize
+from ortforge.verdict.tolerance import Tolerance
 
 RANDOM = np.random.default_rng(0)
 

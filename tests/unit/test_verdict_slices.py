@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ortforge.verdict.parity import compare
-from ortforge.verdict.tolerance import Tolerance, exceeded
+from ortforge.portable.comparison.limits import exceeded
+from ortforge.portable.comparison.parity import compare
+from ortforge.verdict.tolerance import Tolerance
 
 Array = Any
 Change = Callable[[Array], Array]

@@ -210,12 +210,14 @@ def test_a_dataset_that_fails_says_why(materialize: Callable[..., JobOutcome], b
 def test_the_copy_is_complete_and_made_once(tmp_path: Path) -> None:
     folder, digest = workerfiles.install(tmp_path)
     assert folder == tmp_path / "worker" / digest
-    made = (folder / "ortforge_worker" / "__main__.py").stat().st_ino
+    made = (folder / "ortforge_worker" / "worker" / "__main__.py").stat().st_ino
     assert workerfiles.install(tmp_path) == (folder, workerfiles.digest())
-    assert (folder / "ortforge_worker" / "__main__.py").stat().st_ino == made
+    assert (folder / "ortforge_worker" / "worker" / "__main__.py").stat().st_ino == made
     assert [path.name for path in folder.parent.iterdir()] == [digest]
     sources = Path(sys.modules["ortforge.worker"].__path__[0])
-    assert {path.name for path in (folder / "ortforge_worker").iterdir()} == {p.name for p in sources.glob("*.py")}
+    assert {path.name for path in (folder / "ortforge_worker" / "worker").iterdir()} == {
+        path.name for path in sources.glob("*.py")
+    }
 
 
 # Words

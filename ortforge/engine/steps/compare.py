@@ -10,7 +10,7 @@ from ortforge.store.hashing import digest_json
 def run(task: Task, work: Work) -> TaskOutcome:
     """Compute parity and the model's task metrics, streaming both sides sample by sample."""
     # numpy is imported with these, and only when something is really compared.
-    from ortforge.verdict.parity import compare
+    from ortforge.portable.comparison.parity import compare
     from ortforge.worker.samples import Samples
 
     (_, reference, _), (_, candidate, _), (_, data, _) = task.inputs

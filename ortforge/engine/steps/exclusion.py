@@ -17,8 +17,9 @@ from ortforge.api import Task, TaskOutcome
 from ortforge.engine.excluding import MOST, Budget, Measured, alternatives, search, verdict_on
 from ortforge.engine.steps import check, compare, differences, transform
 from ortforge.engine.work import Work
+from ortforge.portable.comparison.limits import exceeded
 from ortforge.store.hashing import digest_json
-from ortforge.verdict.tolerance import Tolerance, exceeded
+from ortforge.verdict.tolerance import Tolerance
 
 RANKED_ON: Final = 2
 """Samples on which a trial's tensors are compared to rank them: less than for the cell's own model, which is shown."""

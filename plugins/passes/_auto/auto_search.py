@@ -219,8 +219,11 @@ class Search:
             model_file.save(model, path, ir_version=self._bench.ir_version)
         timeout_s = max(60.0, 30.0 * len(self._feeds) * self._float.first_run_s)
         with self._job.trial(path, self._judged_on, timeout_s=timeout_s) as trial:
-            parity = closeness.compare(self._reference, trial.answers())
+            answers = trial.answers()
+            parity = closeness.compare(self._reference, answers)
             fails = tuple(closeness.violations(parity, self._tolerance, self._margin))
+            # What the verdict itself would say: it looks at more than these few measures.
+            fails = fails or tuple(self._job.broken_limits(self._reference, answers))
             ratio = None
             if not (fails and only_if_close):
                 (ratio,), self.run_s = pair_timing.against_first([self._float, trial], GLANCE_S)
@@ -228,7 +231,7 @@ class Search:
             candidate,
             path=path,
             parity=parity,
-            excess=closeness.excess(parity, self._tolerance, self._margin),
+            excess=max(closeness.excess(parity, self._tolerance, self._margin), 2.0 if fails else 0.0),
             fails=fails,
             ratio=ratio,
             bytes=model_file.size(path),

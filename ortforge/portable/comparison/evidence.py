@@ -24,7 +24,7 @@ def missing_evidence(samples: int, outputs: Mapping[str, Mapping[str, Any]]) -> 
     """Return one sentence for each thing that the samples could not show.
 
     :param samples: number of samples that both sides answered.
-    :param outputs: the ``outputs`` of :func:`ortforge.verdict.parity.compare`.
+    :param outputs: the ``outputs`` of :func:`ortforge.portable.comparison.parity.compare`.
     """
     if samples == 0:
         return ["There are no samples, so nothing was compared."]

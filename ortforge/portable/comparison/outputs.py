@@ -11,8 +11,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ortforge.verdict.decisions import Decisions
-from ortforge.verdict.measures import (
+from .decisions import Decisions
+from .measures import (
     Difference,
     cosine,
     difference,
@@ -22,9 +22,9 @@ from ortforge.verdict.measures import (
     matching,
     sqnr_db,
 )
-from ortforge.verdict.recognition import Recognized, recognize
-from ortforge.verdict.sentinels import find_sentinels
-from ortforge.verdict.slices import SliceSums, summarize_slices
+from .recognition import Recognized, recognize
+from .sentinels import find_sentinels
+from .slices import SliceSums, summarize_slices
 
 __all__ = ["Output", "Problems"]
 
@@ -233,7 +233,7 @@ class Output:
 
     @property
     def scale(self) -> float:
-        """S in the formulas of :mod:`ortforge.verdict.parity`."""
+        """S in the formulas of :mod:`ortforge.portable.comparison.parity`."""
         span = self.high - self.low if self.low <= self.high else 0.0
         return span if span > ROUNDING * self.peak and math.isfinite(span) else self.peak or 1.0
 

@@ -59,7 +59,7 @@ SUM_TOLERANCE: Final = 1e-2
 class Recognized:
     """The role of an output.
 
-    :param role: one of :data:`ortforge.portable.roles.ROLES`. :param why: what it was recognized by, as a phrase.
+    :param role: one of :data:`~ortforge.portable.comparison.roles.ROLES`. :param why: what it was recognized by.
     :param partner: another output that its decisions depend on: the values beside indices, the scores beside labels.
     :param axis: the axis of classes (``segmentation``), or of box and class rows (``detector``); -1 is the last.
     """

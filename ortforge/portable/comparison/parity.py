@@ -7,9 +7,9 @@ Let ``r`` be the reference and ``c`` the candidate, one output of one sample, ov
   rounding (below 1e-5 of the largest |r|) it is the largest |r|, and 1 for an output that is zero everywhere
 - ``cosine`` = r·c / (|r| |c|); two zero vectors give 1, one gives 0
 - ``sqnr_db`` = 10 log10(sum r² / sum (r - c)²)
-- ``agreement``: share of equal decisions (:mod:`ortforge.verdict.decisions`), or of equal elements for integers and
-  strings. Which decision an output stands for is recognized (:mod:`ortforge.verdict.recognition`).
-- ``slices``: the error of each row of each axis against that row's own variation (:mod:`ortforge.verdict.slices`)
+- ``agreement``: share of equal decisions (``decisions.py``), or of equal elements for integers and strings. Which
+  decision an output stands for is recognized (``recognition.py``).
+- ``slices``: the error of each row of each axis against that row's own variation (``slices.py``)
 
 Sentinels (-1e9, finfo.min) and infinities must match exactly, and take part in none of these sums.
 
@@ -30,9 +30,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ortforge.verdict.evidence import missing_evidence
-from ortforge.verdict.measures import dtype_of, finite, kind_of
-from ortforge.verdict.outputs import Output, Problems
+from .evidence import missing_evidence
+from .measures import dtype_of, finite, kind_of
+from .outputs import Output, Problems
 
 __all__ = ["MetricLike", "compare"]
 
@@ -139,8 +139,8 @@ def compare(
                             "reference_nonfinite", "range", "scale",
                             "evidence": {"samples", "empty_samples", "elements", "finite_elements", "sentinels",
                                          "distinct_answers", "varies_in_sample", "shapes"},
-                            "slices": see :func:`ortforge.verdict.slices.summarize_slices`, ``None`` for what is only
-                                      equal or not,
+                            "slices": as ``slices.summarize_slices`` gives them, ``None`` for what is only equal
+                                      or not,
                             "max_abs", "max_rel_range", "cosine", "sqnr_db": worst, each with "…_sample",
                             "cosine_overall", "sqnr_db_overall": over all samples together,
                             "sqnr_infinite": no error anywhere, "sqnr_no_signal": error on an all-zero reference,
@@ -152,7 +152,7 @@ def compare(
          "worst": {"cosine", "sqnr_db", "max_rel_range", "agreement": worst over outputs, "output", "sample": where
                    max_rel_range is largest (or else what is worst), "where": {measure: [output, sample]}},
          "problems": [sentences], "notes": [sentences],
-         "missing": what the samples could not show, as sentences (:mod:`ortforge.verdict.evidence`),
+         "missing": what the samples could not show, as sentences (``evidence.py``),
          "tasks": {metric: {"reference", "candidate", "drop", "higher_is_better", "needs_labels",
                             "error": sentence, only where the metric raised}}}
 

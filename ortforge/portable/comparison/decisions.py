@@ -1,4 +1,4 @@
-"""Whether two outputs lead to the same decision, for each role of :mod:`ortforge.verdict.recognition`.
+"""Whether two outputs lead to the same decision, for each role of :mod:`ortforge.portable.comparison.recognition`.
 
 Each measure counts (agreeing, of) over the samples. Where the reference itself is undecided, either answer agrees:
 ties of ``argmax`` and TopK (within :data:`TIE` of the row's spread), neighbors that are equally close, scores near the
@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ortforge.verdict.recognition import Recognized
+from .recognition import Recognized
 
 __all__ = ["Decisions", "boxes", "nearest", "overlap", "positions", "top1"]
 

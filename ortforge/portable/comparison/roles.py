@@ -1,4 +1,4 @@
-"""The roles that an output of a model can have; what each means is in :mod:`ortforge.verdict.recognition`."""
+"""The roles that an output of a model can have; ``recognition.py`` says what each means."""
 
 from __future__ import annotations
 
