@@ -157,6 +157,8 @@ def boxes(reference: Array, candidate: Array, axis: int) -> tuple[int, int]:
     """
     left, right = _rows(reference, axis).astype(np.float64), _rows(candidate, axis).astype(np.float64)
     scores, others = left[:, 4:], right[:, 4:]
+    if float(scores.min(initial=0.0)) < -1e-3:  # logits
+        scores, others = _sigmoid(scores), _sigmoid(others)
     top = float(np.max(scores, initial=0.0))
     if top < MIN_SCORE:
         return 0, 0
@@ -174,6 +176,10 @@ def boxes(reference: Array, candidate: Array, axis: int) -> tuple[int, int]:
     agreeing = np.count_nonzero(kept & agree & (best_other >= SCORE_SLACK * threshold))
     agreeing += np.count_nonzero(kept_other & agree & (best >= SCORE_SLACK * threshold))
     return int(agreeing), int(np.count_nonzero(kept) + np.count_nonzero(kept_other))
+
+
+def _sigmoid(array: Array) -> Array:
+    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(array, -60.0, 60.0))))
 
 
 def _same_box(left: Array, right: Array) -> Array:

@@ -42,6 +42,11 @@ DETECTOR_NAME: Final = re.compile(r"output0|detect|pred|boxes|bbox|yolo|anchors"
 MASK_NAME: Final = re.compile(r"mask|seg|prob|heat|alpha|matte|saliency|sigmoid", re.IGNORECASE)
 IMAGE_NAME: Final = re.compile(r"image|img|picture|rgb|out|frame|pixel|sr", re.IGNORECASE)
 INDEX_NAME: Final = re.compile(r"index|indices|topk|position|order|idx", re.IGNORECASE)
+NUMBERS_NAME: Final = re.compile(
+    r"box|coord|offset|delta|landmark|keypoint|kpt|pose|angle|regress|loc|depth|disp|wave|audio|signal|noise|pcm",
+    re.IGNORECASE,
+)
+"""Names of outputs whose largest number is no choice."""
 COUNT_NAME: Final = re.compile(r"count|num|length|len|size", re.IGNORECASE)
 
 EMBEDDING_WIDTH: Final = range(16, 8193)
@@ -51,6 +56,11 @@ DETECTOR_ROWS: Final = range(5, 1200)
 MIN_ANCHORS: Final = 16
 SPATIAL: Final = 8
 """Height and width of a picture or map are at least this."""
+SMOOTH: Final = 0.8
+"""Correlation of neighbors on the last axis from which on it is a course in time or space: classes have no neighbors."""
+SMOOTH_WIDTH: Final = 32
+MAX_LOGIT: Final = 60.0
+"""Class logits are no larger: a sigmoid of 60 is 1 in any precision."""
 SUM_TOLERANCE: Final = 1e-2
 """How far the sum or the length of a row may be from 1: wide enough for float16."""
 
@@ -124,13 +134,19 @@ def _floats(name: str, array: Array) -> Recognized:
             return Recognized("embedding", "its name")
     if rank == 3 and width >= TOKEN_WIDTH and array.shape[1] > 1 and "logit" in name.lower():
         return Recognized("tokens", "its name")
-    if rank <= 2:
-        return Recognized("classifier", "one row of numbers for each sample") if rank == 2 else _row(width)
+    if rank == 2 and not NUMBERS_NAME.search(name) and not _is_smooth(array):
+        return Recognized("classifier", "one row of numbers for each sample")
     return Recognized("values", "neither its name nor its values say more")
 
 
-def _row(width: int) -> Recognized:
-    return Recognized("values", f"{width} numbers without a batch axis")
+def _is_smooth(array: Array) -> bool:
+    """Return whether neighbors on the last axis belong together, as in a waveform."""
+    if array.shape[-1] < SMOOTH_WIDTH or not np.isfinite(array).all():
+        return False
+    rows = array.reshape(-1, array.shape[-1]).astype(np.float64)
+    centered = rows - rows.mean(axis=1, keepdims=True)
+    energy = float(np.square(centered).sum())
+    return energy > 0.0 and float((centered[:, 1:] * centered[:, :-1]).sum()) / energy > SMOOTH
 
 
 def _detector(name: str, array: Array) -> Recognized | None:
@@ -151,6 +167,9 @@ def _detector(name: str, array: Array) -> Recognized | None:
         return Recognized("detector", "rows of boxes in pixels and of scores from 0 to 1", axis=small)
     if in_unit and DETECTOR_NAME.search(name):
         return Recognized("detector", "its name, and rows of scores from 0 to 1", axis=small)
+    are_logits = float(np.abs(scores).max()) <= MAX_LOGIT and float(scores.min()) < 0.0 < float(boxes.min() + 1.0)
+    if are_logits and float(np.abs(boxes).max()) > 4 * float(np.abs(scores).max()):
+        return Recognized("detector", "rows of boxes in pixels and of class logits", axis=small)
     return None
 
 
