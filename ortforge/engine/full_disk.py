@@ -1,0 +1,73 @@
+"""Recognizes that a step failed because a disk is full, whoever noticed it: ortforge, SQLite, uv, git or a worker."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from ortforge.api import TaskOutcome
+from ortforge.errors import ExitCode
+
+__all__ = ["FULL_DISK", "full_disk_text", "is_full_disk", "marked"]
+
+FULL_DISK: Final = "full_disk"
+"""Key in the result of a step that failed because a disk is full."""
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+_WORDS: Final = ("no space left on device", "disk quota exceeded", "the disk is full", "database or disk is full")
+"""How operating systems, SQLite and ortforge name a full disk; compared in lower case."""
+
+_ALMOST_NOTHING: Final = 64 << 10
+"""Bytes: with less than this a step that died without a reason is taken to have died of the full disk."""
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Return whether an error, or one that caused it, says that a disk or a quota is full."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        if (isinstance(cause, OSError) and cause.errno in _FULL) or full_disk_text(str(cause)):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def full_disk_text(*texts: str) -> bool:
+    """Return whether a reason or a log says that a disk or a quota is full.
+
+    >>> full_disk_text("OSError: [Errno 28] No space left on device: 'x.npz'")
+    True
+    """
+    return any(word in text.lower() for text in texts for word in _WORDS)
+
+
+def has_no_space(folder: Path) -> bool:
+    """Return whether next to nothing is free on the filesystem of a folder."""
+    try:
+        facts = os.statvfs(folder)
+    except OSError:
+        return False
+    return facts.f_bavail * facts.f_frsize < _ALMOST_NOTHING
+
+
+def marked(outcome: TaskOutcome, error: BaseException | None, store: Path) -> TaskOutcome:
+    """Return a failed step's outcome, with :data:`FULL_DISK` in its result when a full disk is why.
+
+    :param error: what was raised, if anything. :param store: the folder of the store.
+    """
+    if outcome.status == "ok":
+        return outcome
+    told = error is not None and is_full_disk(error)
+    if not (told or full_disk_text(outcome.reason, outcome.log) or has_no_space(store)):
+        return outcome
+    reason = outcome.reason
+    if not full_disk_text(reason):
+        reason = f"The disk is full: {store} has no space left. {reason}"
+    return replace(
+        outcome, reason=reason, result={**outcome.result, "exit_code": int(ExitCode.ENVIRONMENT), FULL_DISK: True}
+    )
