@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ortforge.portable.statuses import STATUSES
+from ortforge.portable.statuses import CORRECT, STATUSES
 
 __all__ = [
     "STATUSES",
@@ -254,7 +254,7 @@ def marks(cell: Mapping[str, Any]) -> tuple[str, ...]:
         found.append("random data")
     if (cell.get("artefact") or {}).get("no_op"):
         found.append("no-op")
-    if cell["status"] in ("pass", "slower") and cell.get("parity") and not timing:
+    if cell["status"] in CORRECT and cell.get("parity") and not timing:
         found.append("not timed")
     return tuple(found)
 

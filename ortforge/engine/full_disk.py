@@ -21,8 +21,8 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _WORDS: Final = ("no space left on device", "disk quota exceeded", "the disk is full", "database or disk is full")
 """How operating systems, SQLite and ortforge name a full disk; compared in lower case."""
 
-_ALMOST_NOTHING: Final = 64 << 10
-"""Bytes: with less than this a step that died without a reason is taken to have died of the full disk."""
+_ALMOST_NOTHING: Final = 1 << 20
+"""Bytes: with less than this a process that died without a reason is taken to have died of the full disk."""
 
 
 def is_full_disk(error: BaseException) -> bool:
@@ -63,7 +63,8 @@ def marked(outcome: TaskOutcome, error: BaseException | None, store: Path) -> Ta
     if outcome.status == "ok":
         return outcome
     told = error is not None and is_full_disk(error)
-    if not (told or full_disk_text(outcome.reason, outcome.log) or has_no_space(store)):
+    unexplained = outcome.status == "crashed" or "no result" in outcome.reason
+    if not (told or full_disk_text(outcome.reason, outcome.log) or (unexplained and has_no_space(store))):
         return outcome
     reason = outcome.reason
     if not full_disk_text(reason):
