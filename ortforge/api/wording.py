@@ -24,6 +24,7 @@ __all__ = [
     "device_text",
     "duration",
     "exit_code_text",
+    "expectation_text",
     "latency",
     "marks",
     "parity_text",
@@ -331,6 +332,21 @@ def best_text(answer: Mapping[str, Any], cell: Mapping[str, Any] | None) -> str:
     else:
         said += " against the baseline"
     return ", ".join(filter(None, (said, size((cell or {}).get("bytes")))))
+
+
+def expectation_text(cell: Mapping[str, Any]) -> str:
+    """Say what is expected of a cell, by which file, why, and how its verdict compares.
+
+    >>> expectation_text({"expectation": {"status": ["failed"], "source": "m.toml", "reason": "", "outcome": "better"}})
+    'failed (m.toml): better'
+    """
+    expected = cell.get("expectation")
+    if not expected:
+        return ""
+    outcomes = {"expected": "as expected", "changed": "another status, neither better nor worse"}
+    told = outcomes.get(expected["outcome"], expected["outcome"])
+    why = f"; {expected['reason']}" if expected.get("reason") else ""
+    return f"{' or '.join(expected['status'])} ({expected['source']}{why}): {told}"
 
 
 def exit_code_text(report: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 import os
 import sys
@@ -190,15 +189,16 @@ def main() -> None:
             sys.stdout.flush()  # a full disk is noticed here, and not when Python ends
     except OrtforgeError as error:
         _complain(f"ortforge: {error}", error.exit_code)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            place = f"{error.filename} could not be written" if error.filename else "the output could not be written"
+    except Exception as error:
+        from ortforge.engine.lacking import is_full_disk
+
+        if is_full_disk(error):
+            name = getattr(error, "filename", None)
+            place = f"{name} could not be written" if name else "the output could not be written"
             _complain(
                 f"ortforge: The disk is full: {place}.\nFree space and run again; what was finished is kept.",
                 ExitCode.ENVIRONMENT,
             )
-        _complain_of_defect(error)
-    except Exception as error:
         _complain_of_defect(error)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
-from ortforge.engine.full_disk import FULL_DISK
+from ortforge.engine.lacking import FULL_DISK, LACKS
 from ortforge.engine.walk import Settled
 from ortforge.errors import ExitCode
 from ortforge.plan.graph import Cell
@@ -18,9 +18,8 @@ _BUILD_KINDS: Final = frozenset({"source", "image", "operators", "compile", "pac
 def obstacle(cells: Sequence[Cell], settled: Mapping[str, Settled], unmet: Collection[str]) -> ExitCode | None:
     """Return the exit code for what kept a run from being done, or ``None`` when it is decided by the verdicts alone.
 
-    The causes, strongest first: the environment lacks something (4), a build failed (3), a configuration that only the
-    run could find wrong (2). A full disk always counts; any other cause only when a cell that depends on the step is
-    not as expected.
+    The causes, strongest first: the environment lacks something (4), a build failed (3). A full disk always counts;
+    any other cause only when a cell that depends on the step gave no answers and is not as expected.
 
     :param unmet: ids of cells that gave no answers and are not as expected.
     """
@@ -36,9 +35,9 @@ def obstacle(cells: Sequence[Cell], settled: Mapping[str, Settled], unmet: Colle
 
 
 def _code(step: Settled) -> int:
-    default = ExitCode.BUILD if step.step.kind in _BUILD_KINDS else ExitCode.VERDICT
-    code: Any = step.result.get("exit_code", default)
-    return int(code)
+    if step.result.get(LACKS):
+        return int(ExitCode.ENVIRONMENT)
+    return int(ExitCode.BUILD if step.step.kind in _BUILD_KINDS else ExitCode.VERDICT)
 
 
 def _roots(name: str, settled: Mapping[str, Settled]) -> set[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ortforge.api import Task, TaskOutcome
-from ortforge.engine.full_disk import marked
+from ortforge.engine.lacking import marked
 from ortforge.errors import EnvironmentLacksError, OrtforgeError
 from ortforge.plugin_manager import Plugins
 from ortforge.runtime import workerfiles

@@ -18,7 +18,16 @@ from typing import Any, Final
 from xml.etree import ElementTree
 
 from ortforge.api import Report
-from ortforge.api.wording import device_text, latency, marks, parity_text, placement_text, printable, speed
+from ortforge.api.wording import (
+    device_text,
+    expectation_text,
+    latency,
+    marks,
+    parity_text,
+    placement_text,
+    printable,
+    speed,
+)
 from ortforge.portable.statuses import BROKEN, CORRECT
 
 from ._file import write_whole
@@ -129,22 +138,13 @@ def _said(cell: Mapping[str, Any]) -> str:
         "speed": speed(cell.get("timing")),
         "p50": latency((cell.get("timing") or {}).get("p50_s")),
         "placement": placement_text(cell.get("placement")),
-        "expected": _expected(cell),
+        "expected": expectation_text(cell),
         "to repeat": cell.get("command"),
     }
     lines = [f"{name}: {value}" for name, value in facts.items() if value]
     lines += [f"reason: {reason}" for reason in cell.get("reasons", ())]
     lines += [f"note: {note}" for note in cell.get("notes", ())]
     return "\n".join(lines) + (f"\n\nlog:\n{cell['log']}" if cell.get("log") else "") + "\n"
-
-
-def _expected(cell: Mapping[str, Any]) -> str:
-    """Say what is expected of a cell, by which file and why."""
-    expected = cell.get("expectation")
-    if not expected:
-        return ""
-    why = f"; {expected['reason']}" if expected.get("reason") else ""
-    return f"{' or '.join(expected['status'])} ({expected['source']}{why}): {expected['outcome']}"
 
 
 def _legal(text: str) -> str:

@@ -1,4 +1,8 @@
-"""Recognizes that a step failed because a disk is full, whoever noticed it: ortforge, SQLite, uv, git or a worker."""
+"""Recognizes that a step failed because the environment lacks something: disk space, the network, a tool.
+
+Whoever noticed it: ortforge, SQLite, uv, git or a worker. A model file that is not there, or a package that does not
+exist, is not the environment's fault.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,12 @@ from pathlib import Path
 from typing import Final
 
 from ortforge.api import TaskOutcome
-from ortforge.errors import ExitCode
+from ortforge.errors import EnvironmentLacksError, ExitCode, FetchError, ProvisionError
 
-__all__ = ["FULL_DISK", "full_disk_text", "is_full_disk", "marked"]
+__all__ = ["FULL_DISK", "LACKS", "full_disk_text", "is_full_disk", "lacks_something", "marked"]
+
+LACKS: Final = "environment_lacks"
+"""Key in the result of a step that failed because the environment lacks something."""
 
 FULL_DISK: Final = "full_disk"
 """Key in the result of a step that failed because a disk is full."""
@@ -20,6 +27,9 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 _WORDS: Final = ("no space left on device", "disk quota exceeded", "the disk is full", "database or disk is full")
 """How operating systems, SQLite and ortforge name a full disk; compared in lower case."""
+
+_LACKING: Final = ("there is no network", "could not be reached", "the server was silent", "uv was not found")
+"""What messages about a fetch or an installation say when the environment is the cause; compared in lower case."""
 
 _ALMOST_NOTHING: Final = 1 << 20
 """Bytes: with less than this a process that died without a reason is taken to have died of the full disk."""
@@ -55,20 +65,34 @@ def has_no_space(folder: Path) -> bool:
     return facts.f_bavail * facts.f_frsize < _ALMOST_NOTHING
 
 
+def lacks_something(error: BaseException | None) -> bool:
+    """Return whether an error says that the environment lacks something.
+
+    A fetch or an installation fails for many reasons, most of which are not the environment's: those are told by their
+    message.
+    """
+    if error is None:
+        return False
+    if isinstance(error, FetchError | ProvisionError):
+        return is_full_disk(error) or any(word in str(error).lower() for word in _LACKING)
+    return isinstance(error, EnvironmentLacksError) or is_full_disk(error)
+
+
 def marked(outcome: TaskOutcome, error: BaseException | None, store: Path) -> TaskOutcome:
-    """Return a failed step's outcome, with :data:`FULL_DISK` in its result when a full disk is why.
+    """Return a failed step's outcome with :data:`LACKS`, and :data:`FULL_DISK`, in its result where they apply.
 
     :param error: what was raised, if anything. :param store: the folder of the store.
     """
     if outcome.status == "ok":
         return outcome
-    told = error is not None and is_full_disk(error)
     unexplained = outcome.status == "crashed" or "no result" in outcome.reason
-    if not (told or full_disk_text(outcome.reason, outcome.log) or (unexplained and has_no_space(store))):
-        return outcome
-    reason = outcome.reason
-    if not full_disk_text(reason):
-        reason = f"The disk is full: {store} has no space left. {reason}"
-    return replace(
-        outcome, reason=reason, result={**outcome.result, "exit_code": int(ExitCode.ENVIRONMENT), FULL_DISK: True}
-    )
+    full = (error is not None and is_full_disk(error)) or full_disk_text(outcome.reason, outcome.log)
+    if full or (unexplained and has_no_space(store)):
+        reason = outcome.reason
+        if not full_disk_text(reason):
+            reason = f"The disk is full: {store} has no space left. {reason}"
+        facts = {"exit_code": int(ExitCode.ENVIRONMENT), LACKS: True, FULL_DISK: True}
+        return replace(outcome, reason=reason, result={**outcome.result, **facts})
+    if lacks_something(error):
+        return replace(outcome, result={**outcome.result, LACKS: True})
+    return outcome
