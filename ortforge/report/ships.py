@@ -159,8 +159,12 @@ def _of_equals(equals: Sequence[_Runner]) -> tuple[_Runner, str]:
     small = [runner for runner in equals if runner.bytes <= least * ABOUT_ONE_SIZE]
     loads = [runner.load for runner in small]
     quick = [runner for runner in small if runner.load <= min(loads) * ABOUT_ONE_LOAD_TIME]
-    # What changes nothing needs no trust; else the better number.
-    chosen = max(quick, key=lambda runner: (_is_unoptimized(runner.cell), runner.ratio or 0.0))
+
+    # What changes nothing needs no trust, the baseline least of all; else the better number.
+    def preference(runner: _Runner) -> tuple[bool, bool, float]:
+        return _is_unoptimized(runner.cell), _outcome(runner.cell) == "baseline", runner.ratio or 0.0
+
+    chosen = max(quick, key=preference)
     if len(small) == 1:
         return chosen, "it is the smallest of them"
     if len(quick) == 1:

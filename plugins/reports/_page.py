@@ -91,8 +91,11 @@ def _header(report: Report) -> Markup:
 
 def _shipping_sentence(report: Report) -> str:
     ships: Mapping[str, Sequence[Mapping[str, Any]]] = report.get("ships") or {}
-    if not ships or report.get("best"):  # the table below says it
+    if not ships:
         return ""
+    if report.get("best"):  # the table below says what ships
+        passing = sum(cell["status"] == "pass" for cell in report["cells"])
+        return f"{passing} of {len(report['cells'])} cells pass."
     without = [model for model, entries in ships.items() if not any(entry["cell"] for entry in entries)]
     if not without:
         return "Every model has a variant to ship on at least one runtime."
