@@ -1,8 +1,7 @@
 """Every error that ortforge raises on purpose, with its exit code.
 
 A message has up to three parts: what happened, what was probably meant, and what to do. The CLI prints
-them; a traceback appears only with ``--debug``. Exit codes: 0 all pass, 1 a verdict is not pass,
-2 usage or configuration, 3 a build failed, 4 the environment lacks something.
+them; a traceback appears only with ``--debug``. :class:`ExitCode` states what each exit code means.
 """
 
 from __future__ import annotations
@@ -29,13 +28,32 @@ __all__ = [
 
 
 class ExitCode(IntEnum):
-    """What the process returns to the shell."""
+    """What the process returns to the shell.
+
+    ``PASS``
+        as expected. For ``run``: every verdict is as expected or better; of cells without an expectation, every
+        (model, runtime, EP, device) has something correct to ship, and no cell crashed, hung, ran out of memory or
+        failed.
+    ``VERDICT``
+        not as expected.
+    ``USAGE``
+        the command line, the matrix file or the file of accepted verdicts cannot be used.
+    ``BUILD``
+        a build of ONNX Runtime from source failed.
+    ``ENVIRONMENT``
+        the environment lacks something: disk space, the network, a tool, a device.
+    ``DEFECT``
+        ortforge or a plugin has a defect (``EX_SOFTWARE`` of sysexits.h).
+    ``INTERRUPTED``
+        Ctrl-C: 128 and the number of SIGINT, as shells have it.
+    """
 
     PASS = 0
     VERDICT = 1
     USAGE = 2
     BUILD = 3
     ENVIRONMENT = 4
+    DEFECT = 70
     INTERRUPTED = 130
 
 

@@ -11,16 +11,20 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ortforge.portable.statuses import STATUSES
+from ortforge.portable.statuses import CORRECT, STATUSES
 
 __all__ = [
     "STATUSES",
     "TIMES",
     "TUNING",
+    "best_text",
     "build_lines",
+    "combination_text",
     "cosine",
     "device_text",
     "duration",
+    "exit_code_text",
+    "expectation_text",
     "latency",
     "marks",
     "parity_text",
@@ -251,7 +255,7 @@ def marks(cell: Mapping[str, Any]) -> tuple[str, ...]:
         found.append("random data")
     if (cell.get("artefact") or {}).get("no_op"):
         found.append("no-op")
-    if cell["status"] in ("pass", "slower") and cell.get("parity") and not timing:
+    if cell["status"] in CORRECT and cell.get("parity") and not timing:
         found.append("not timed")
     return tuple(found)
 
@@ -298,6 +302,70 @@ def summary_text(report: Mapping[str, Any]) -> str:
     total = sum(tally.values())
     parts = [f"{tally[status]} {status}" for status in STATUSES if tally.get(status)]
     return f"{total} cell{'s' if total != 1 else ''}" + (": " + ", ".join(parts) if parts else "")
+
+
+def combination_text(answer: Mapping[str, Any]) -> str:
+    """Say the best combination of a model (an entry of the report's ``best``): recipe, runtime and EP.
+
+    >>> combination_text({"cell": "m/none@stock:cpu/here", "recipe": "none", "target": "stock", "ep": "cpu"})
+    'the unoptimized model on stock:cpu'
+    """
+    if not answer["cell"]:
+        return "nothing"
+    what = "the unoptimized model" if answer["recipe"] == "none" else answer["recipe"]
+    return f"{what} on {answer['target']}:{answer['ep']}"
+
+
+def best_text(answer: Mapping[str, Any], cell: Mapping[str, Any] | None) -> str:
+    """Say the numbers of a model's best combination: its speed against the matrix's baseline, and its size.
+
+    :param cell: the cell that ships.
+    """
+    if not answer["cell"]:
+        return ""
+    figure = answer.get("speed")
+    said = speed(figure)
+    if figure is None:
+        said = "speed against the baseline not known"
+    elif said == "baseline":
+        said = "the baseline itself"
+    else:
+        said += " against the baseline"
+    return ", ".join(filter(None, (said, size((cell or {}).get("bytes")))))
+
+
+def expectation_text(cell: Mapping[str, Any]) -> str:
+    """Say what is expected of a cell, by which file, why, and how its verdict compares.
+
+    >>> expectation_text({"expectation": {"status": ["failed"], "source": "m.toml", "reason": "", "outcome": "better"}})
+    'failed (m.toml): better'
+    """
+    expected = cell.get("expectation")
+    if not expected:
+        return ""
+    outcomes = {"expected": "as expected", "changed": "another status, neither better nor worse"}
+    told = outcomes.get(expected["outcome"], expected["outcome"])
+    why = f"; {expected['reason']}" if expected.get("reason") else ""
+    return f"{' or '.join(expected['status'])} ({expected['source']}{why}): {told}"
+
+
+def exit_code_text(report: Mapping[str, Any]) -> str:
+    """Say a run's exit code and what it means.
+
+    >>> exit_code_text({"exit_code": 4})
+    'exit code 4: the environment lacks something'
+    """
+    code, found = report.get("exit_code"), report.get("expectations") or {}
+    problems = len(found.get("problems", ()))
+    meanings = {
+        0: "as expected" if found.get("files") else "every model has something correct to ship, and nothing broke",
+        1: f"{problems} verdict{' is' if problems == 1 else 's are'} not as expected",
+        3: "a build failed",
+        4: "the environment lacks something",
+    }
+    if found.get("strict"):
+        meanings |= {0: "every cell passes", 1: f"{problems} cell{'' if problems == 1 else 's'} without pass"}
+    return f"exit code {code}" + (f": {meanings[code]}" if code in meanings and (found or code != 1) else "")
 
 
 def tuning_facts(artefact: Mapping[str, Any] | None) -> list[tuple[str, str]]:

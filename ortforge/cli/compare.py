@@ -23,7 +23,10 @@ def compare(
     store: StoreFolder = None,
     as_json: Json = False,
 ) -> None:
-    """Compare two runs: verdicts, parity, and speed where the two are comparable. Exit code 1 on a regression."""
+    """Compare two runs: verdicts, parity, and speed where the two are comparable.
+
+    Exit code 0: no cell vanished or got worse. 1: one did. 2: a run does not exist or cannot be read.
+    """
     from ortforge.report import comparison
     from ortforge.report.compare import compare as comparing
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import traceback
+from contextlib import suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 
 import typer
 from typer.core import TyperGroup
@@ -143,25 +145,75 @@ for _module in (
     _module.register(app)
 
 
+class _Output:
+    """Standard output that goes on quietly when its reader goes away (``ortforge run | head``).
+
+    The verb ends as it would have, so its exit code is its own.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._closed = False
+
+    def write(self, text: str) -> int:
+        """Write text, or drop it when nobody reads it any more."""
+        return self._unless_closed(lambda: self._stream.write(text)) or len(text)
+
+    def flush(self) -> None:
+        """Flush, when somebody still reads."""
+        self._unless_closed(self._stream.flush)
+
+    def _unless_closed(self, act: Callable[[], Any]) -> Any:
+        if self._closed:
+            return None
+        try:
+            return act()
+        except BrokenPipeError:
+            self._closed = True
+            # What is still buffered would be written once more when Python ends.
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            return None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def main() -> None:
     """Run the command line; never shows a traceback unless ``--debug`` is given."""
+    sys.stdout = cast("TextIO", _Output(sys.stdout))
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # a full disk is noticed here, and not when Python ends
     except OrtforgeError as error:
         _complain(f"ortforge: {error}", error.exit_code)
-    except BrokenPipeError:
-        # The reader went away (ortforge report | head): nothing is wrong, and nothing more can be written.
-        sys.stderr.close()
-        sys.exit(ExitCode.PASS)
     except Exception as error:
-        text = f"ortforge: a defect: {type(error).__name__}: {error}\n"
-        _complain(f"{text}Please report it with the output of the same command under 'ortforge --debug'.", 70)
+        from ortforge.engine.lacking import is_full_disk
+
+        if is_full_disk(error):
+            name = getattr(error, "filename", None)
+            place = f"{name} could not be written" if name else "the output could not be written"
+            _complain(
+                f"ortforge: The disk is full: {place}.\nFree space and run again; what was finished is kept.",
+                ExitCode.ENVIRONMENT,
+            )
+        _complain_of_defect(error)
+
+
+def _complain_of_defect(error: Exception) -> None:
+    text = f"ortforge: a defect: {type(error).__name__}: {error}\n"
+    _complain(f"{text}Please report it with the output of the same command under 'ortforge --debug'.", ExitCode.DEFECT)
 
 
 def _complain(message: str, code: int) -> Any:
     if "--debug" in sys.argv:
         traceback.print_exc()
-    typer.echo(message, err=True)
+    with suppress(OSError):  # standard error may be on the full disk, too
+        typer.echo(message, err=True)
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(int(code))
 
 

@@ -26,9 +26,11 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Show what 'ortforge run' would do: steps to run, to retry, cached, or not known yet. Runs nothing."""
+    from ortforge.matrix.expectations import load_expectations
     from ortforge.plan.lookup import prospects, tally
 
     prepared = prepare(ctx, matrix, store, cell)
+    load_expectations(prepared.matrix)  # what is wrong with it is known before anything runs
     ledger = prepared.store.ledger
     brief_done, brief_last = partial(ledger.done_many, brief=True), partial(ledger.last_many, brief=True)
     found = prospects(prepared.plan, brief_done, brief_last)

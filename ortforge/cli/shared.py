@@ -184,14 +184,15 @@ def prepare(ctx: typer.Context, matrix_file: Path, store: Path | None, only: Seq
 def _select(plan: Plan, only: Sequence[str]) -> Plan:
     from fnmatch import fnmatchcase
 
-    from ortforge.errors import UsageError, nearest
+    from ortforge.errors import UsageError
+    from ortforge.matrix.expectations import nearest_cell
 
     chosen = [cell for cell in plan.cells if any(fnmatchcase(cell.id, glob) for glob in only)]
     if not chosen:
-        close = nearest(only[0], [cell.id for cell in plan.cells])
+        close = nearest_cell(only[0], [cell.id for cell in plan.cells])
         raise UsageError(
             f"no cell matches {', '.join(map(repr, only))}.",
-            meant=f"Perhaps you meant {close!r}." if close else "",
+            meant=f"Did you mean {close!r}?" if close else "",
             todo="'ortforge plan --cells' lists all cells.",
         )
     return plan.needed_by(chosen)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,16 +14,20 @@ from typing import Any, Protocol
 from ortforge import __version__
 from ortforge.api import Device, Executor, Task, TaskOutcome
 from ortforge.engine.cells import defective_cell, judge_cell
+from ortforge.engine.exit_codes import obstacle
 from ortforge.engine.walk import Events, Settled, WalkOptions, walk
 from ortforge.engine.work import hearing, run_task
 from ortforge.errors import ExitCode
+from ortforge.matrix.expectations import Expectation
 from ortforge.plan.graph import Cell, Plan, Step
 from ortforge.plugin_manager import Plugins
-from ortforge.report.ships import what_ships
+from ortforge.portable.statuses import BROKEN
+from ortforge.report.expectations import assess
+from ortforge.report.ships import best_per_model, what_ships
 from ortforge.runtime import device as devices
 from ortforge.store import Store
 
-__all__ = ["Listener", "execute"]
+__all__ = ["Expectations", "Listener", "execute"]
 
 
 class Listener(Protocol):
@@ -48,6 +52,30 @@ class Listener(Protocol):
         """Be told that it is over."""
 
 
+@dataclass(frozen=True, slots=True)
+class Expectations:
+    """What a run is compared with.
+
+    :param cells: the expectation of each cell that has one. :param strict: every cell must pass, whatever is expected.
+    :param accept: the verdicts of this run become the expectation of all cells that no ``[[expect]]`` matches, unless
+        the environment or a build kept the run from being done.
+    """
+
+    cells: Mapping[str, Expectation] = field(default_factory=dict)
+    strict: bool = False
+    accept: bool = False
+    accepted_source: str = ""
+
+    def accepting(self, cells: Iterable[Mapping[str, Any]]) -> dict[str, Expectation]:
+        """Return the expectations with the verdicts of some cells accepted."""
+        stated = {name: entry for name, entry in self.cells.items() if not entry.accepted}
+        return {
+            **self.cells,
+            **{cell["id"]: Expectation((cell["status"],), "", self.accepted_source, accepted=True) for cell in cells},
+            **stated,
+        }
+
+
 def execute(
     plan: Plan,
     *,
@@ -58,11 +86,14 @@ def execute(
     executor: Executor,
     listener: Listener,
     options: WalkOptions | None = None,
+    expectations: Expectations = Expectations(),
     run: Callable[[Task], TaskOutcome] = run_task,
 ) -> dict[str, Any]:
     """Run a plan and return the report, which is also kept in the ledger.
 
     Every cell gets a verdict, whatever happened to it; only an interruption or a defect raises.
+
+    :raises StoreError: the store cannot be written, for example because the disk is full.
     """
     started, matrix_file = datetime.now(UTC), matrix_file.resolve()
     run_id = store.ledger.start_run(
@@ -108,14 +139,34 @@ def execute(
         "noise": _noise(settled),
         "notes": list(plan.notes),
         "summary": dict(tally),
-        "exit_code": int(ExitCode.PASS if set(tally) <= {"pass"} else ExitCode.VERDICT),
         "cells": cells,
     }
     report["ships"] = what_ships(report)
+    report["best"] = best_per_model(report)
+    _compare_with_expectations(report, expectations, plan, settled)
     store.ledger.finish_run(run_id, exit_code=report["exit_code"], report=report)
     plugins.notify("ortforge_run_finished", run_id=run_id, report=report)
     listener.run_finished(report)
     return report
+
+
+def _compare_with_expectations(
+    report: dict[str, Any], given: Expectations, plan: Plan, settled: Mapping[str, Settled]
+) -> None:
+    """Add ``expectations`` and ``exit_code`` to a report, and to each cell what was expected of it."""
+    found = assess(report, given.cells, strict=given.strict)
+    not_met = {problem["cell"] for problem in found["problems"]}
+    unmet = [cell["id"] for cell in report["cells"] if cell["status"] in BROKEN and cell["id"] in not_met]
+    code = obstacle(plan.cells, settled, unmet)
+    if given.accept and code is None:
+        found = assess(report, given.accepting(report["cells"]), strict=given.strict)
+    by_cell = found.pop("cells")
+    problems = {problem["cell"]: problem["what"] for problem in found["problems"]}
+    for cell in report["cells"]:
+        cell["expectation"] = by_cell.get(cell["id"])
+        cell["problem"] = problems.get(cell["id"], "")
+    report["expectations"] = {**found, "accepted": given.accept and code is None}
+    report["exit_code"] = int(code or (ExitCode.PASS if found["met"] else ExitCode.VERDICT))
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ortforge.api import Task, TaskOutcome
+from ortforge.engine.lacking import marked
 from ortforge.errors import EnvironmentLacksError, OrtforgeError
 from ortforge.plugin_manager import Plugins
 from ortforge.runtime import workerfiles
@@ -102,23 +103,29 @@ def run_task(task: Task) -> TaskOutcome:
     refused = task.context.get("refused")
     if refused:
         return TaskOutcome("failed", reason=refused, result=dict(task.context.get("refused_result") or {}))
+    raised: BaseException | None = None
     try:
         module = import_module(f"ortforge.engine.steps.{task.kind}")
         work = replace(ready(task.store), cancel=INTERRUPTION.get() or threading.Event(), step=task.step_id)
         outcome: TaskOutcome = module.run(task, work)
         canonical(outcome.result)  # what has no JSON form is this step's failure, not the ledger's
     except CorruptObjectError as error:
-        outcome = TaskOutcome(CORRUPT, reason=str(error), result={"digest": error.digest})
+        return TaskOutcome(
+            CORRUPT, reason=str(error), result={"digest": error.digest}, seconds=time.monotonic() - started
+        )
     except OrtforgeError as error:
+        raised = error
         outcome = TaskOutcome("failed", reason=str(error), result={"exit_code": int(error.exit_code)})
     except MemoryError:
         outcome = TaskOutcome("out-of-memory", reason="ortforge itself ran out of memory in this step")
     except OSError as error:
+        raised = error
         outcome = TaskOutcome("failed", reason=f"the operating system refused: {error}")
     except Exception as error:
+        raised = error
         text = f"{type(error).__name__}: {error}"
         outcome = TaskOutcome("failed", reason=f"a defect in ortforge or a plugin: {text}", log=traceback.format_exc())
-    return replace(outcome, seconds=time.monotonic() - started)
+    return replace(marked(outcome, raised, Path(task.store)), seconds=time.monotonic() - started)
 
 
 def failed_job(outcome: JobOutcome, what: str = "") -> TaskOutcome:

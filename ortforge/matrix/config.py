@@ -22,6 +22,7 @@ from pydantic_core import PydanticCustomError
 
 from ortforge.matrix.fields import (
     Bytes,
+    CellGlobs,
     CosineLimit,
     Count,
     DatasetReference,
@@ -37,6 +38,7 @@ from ortforge.matrix.fields import (
     Seconds,
     Sha256,
     ShareLimit,
+    Statuses,
     Table,
     TargetGlobs,
     context_of,
@@ -55,6 +57,7 @@ __all__ = [
     "DatasetConfig",
     "DeviceConfig",
     "EntryConfig",
+    "ExpectConfig",
     "LimitsConfig",
     "MatrixFile",
     "ModelConfig",
@@ -366,6 +369,16 @@ class EntryConfig(Table):
     )
 
 
+class ExpectConfig(Table):
+    """What is expected of some cells, and why. The last entry that matches a cell counts."""
+
+    cells: CellGlobs = Field(
+        description='Cells, by name or glob: "vad/*@openvino:*/here". The names are those that reports show.'
+    )
+    status: Statuses = Field(description='Allowed statuses: ["pass", "no-gain"]. A better one is as expected, too.')
+    reason: str = Field(min_length=1, description="Why this is expected; reports show it.")
+
+
 class ReferenceConfig(Table):
     """The runtime whose CPU EP, without graph optimizations, says what is right."""
 
@@ -426,6 +439,11 @@ class MatrixFile(Table):
     matrix: tuple[EntryConfig, ...] = Field(
         default=(EntryConfig(),),
         description="What to run: [[matrix]], as often as needed. Default: everything with everything.",
+    )
+    expect: tuple[ExpectConfig, ...] = Field(
+        default=(),
+        description="Which verdicts are expected: [[expect]], as often as needed. A run exits with 0 when every "
+        "verdict is as expected or better.",
     )
     reference: ReferenceConfig = Field(default=ReferenceConfig(), description="The runtime that says what is right.")
     baseline: BaselineConfig = Field(default=BaselineConfig(), description="What others are compared with.")

@@ -23,6 +23,11 @@ class CellSpec:
     ep: EpUse
     device: str
 
+    @property
+    def id(self) -> str:
+        """The cell's name in reports and on the command line."""
+        return f"{self.model}/{self.recipe}@{self.target}:{self.ep.label}/{self.device}"
+
 
 @dataclass(frozen=True, slots=True)
 class _Block:

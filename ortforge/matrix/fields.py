@@ -20,12 +20,14 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from ortforge.matrix.known import Known
 from ortforge.matrix.problems import perhaps, refusal, refuse_all
+from ortforge.portable.statuses import STATUSES
 
 __all__ = [
     "NAME_PATTERN",
     "AllocatorName",
     "BackendName",
     "Bytes",
+    "CellGlobs",
     "ContainerUse",
     "Context",
     "CosineLimit",
@@ -53,6 +55,7 @@ __all__ = [
     "Sha256",
     "ShareLimit",
     "SourceReference",
+    "Statuses",
     "Table",
     "TargetGlobs",
     "WheelFile",
@@ -224,6 +227,12 @@ def _matches(dimension: str) -> Callable[[tuple[str, ...], ValidationInfo], tupl
     return check
 
 
+def _status(value: str) -> str:
+    if value not in STATUSES:
+        raise refusal("no such status." + perhaps(value, STATUSES, what="Statuses"))
+    return value
+
+
 def _wheel(value: str, info: ValidationInfo) -> str:
     if not value.endswith(".whl"):
         raise refusal('must be a wheel: a file whose name ends in ".whl"')
@@ -318,6 +327,13 @@ ModelGlobs = Annotated[_Globs, AfterValidator(_matches("model"))]
 RecipeGlobs = Annotated[_Globs, AfterValidator(_matches("recipe"))]
 EpGlobs = Annotated[_Globs, AfterValidator(_matches("EP"))]
 DeviceGlobs = Annotated[_Globs, AfterValidator(_matches("device"))]
+CellGlobs = _Globs
+_Status = Annotated[str, AfterValidator(_status), Field(json_schema_extra={"enum": list(STATUSES)})]
+Statuses = Annotated[
+    tuple[_Status, ...],
+    Field(min_length=1),
+    BeforeValidator(_globs, json_schema_input_type=_Status | tuple[_Status, ...]),
+]
 WheelFile = Annotated[str, AfterValidator(_wheel)]
 Options = Annotated[dict[str, str], BeforeValidator(_options, json_schema_input_type=dict[str, _Scalar])]
 SessionEntries = Annotated[dict[str, str], BeforeValidator(_session_entries, json_schema_input_type=dict[str, _Scalar])]

@@ -22,6 +22,7 @@ from ortforge.matrix.config import (
     DatasetConfig,
     DeviceConfig,
     EntryConfig,
+    ExpectConfig,
     LimitsConfig,
     MatrixFile,
     ModelConfig,
@@ -31,6 +32,7 @@ from ortforge.matrix.config import (
     ToleranceConfig,
 )
 from ortforge.matrix.expansion import cells, ep_names, idle_selections
+from ortforge.matrix.expectations import idle_expectations
 from ortforge.matrix.fields import Context, Table, name_problem
 from ortforge.matrix.known import Known
 from ortforge.matrix.matrix import Baseline, Matrix
@@ -161,7 +163,8 @@ class _Reader:
         if len(targets) == len(self.names("targets")):
             eps = dict.fromkeys(name for target in targets.values() for ep in target.ep_uses for name in ep_names(ep))
             self.context = replace(self.context, names={**self.context.names, "EP": eps})
-        entries = self.entries()
+        entries = self.tables("matrix", EntryConfig, [{}])
+        expect = self.tables("expect", ExpectConfig, [])
         project, reference = self.single("project", ProjectConfig), self.single("reference", ReferenceConfig)
         tolerance, limits = self.single("tolerance", ToleranceConfig), self.single("limits", LimitsConfig)
         baseline = self.baseline(self.single("baseline", BaselineConfig), targets)
@@ -183,13 +186,15 @@ class _Reader:
             baseline=baseline,
             tolerance=tolerance,
             limits=limits,
+            expect=tuple(entry for entry in expect if entry is not None),
         )
         if models and next(cells(matrix), None) is None:
             self.problems.append(
                 Problem(("matrix",), "no cell is left to run: exclusions and lists leave nothing over")
             )
             return None
-        return replace(matrix, digest=_digest(matrix))
+        self.problems += idle_expectations(matrix)
+        return None if self.problems else replace(matrix, digest=_digest(matrix))
 
     def keys(self) -> None:
         """Refuse keys that are no section, and files without targets, or without models that they are for.
@@ -274,13 +279,13 @@ class _Reader:
                 targets[name] = target
         return targets
 
-    def entries(self) -> list[EntryConfig | None]:
-        """Validate the [[matrix]] tables; a wrong one leaves its place empty, so that numbers stay right."""
-        value = self.raw.get("matrix", [{}])
+    def tables(self, section: str, model: type[T], default: list[Any]) -> list[T | None]:
+        """Validate an array of tables; an invalid one leaves its place empty, so that numbers stay right."""
+        value = self.raw.get(section, default)
         if not isinstance(value, list):
-            self.problems.append(Problem(("matrix",), "must be written with two brackets: [[matrix]]"))
+            self.problems.append(Problem((section,), f"must be written with two brackets: [[{section}]]"))
             return []
-        return [self.validate(EntryConfig, entry, ("matrix", number)) for number, entry in enumerate(value)]
+        return [self.validate(model, entry, (section, number)) for number, entry in enumerate(value)]
 
     def baseline(self, config: BaselineConfig, targets: Mapping[str, TargetConfig]) -> Baseline:
         """Find the baseline's target and EP; what is returned beside a problem is never used."""
@@ -323,6 +328,8 @@ def _digest(matrix: Matrix) -> str:
     entries = [entry.model_dump(mode="json") for entry in matrix.entries]
     baseline = [matrix.baseline.target, matrix.baseline.ep]
     content = {**sections, **singles, "matrix": entries, "baseline": baseline}
+    if matrix.expect:
+        content["expect"] = [entry.model_dump(mode="json") for entry in matrix.expect]
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.blake2b(text.encode(), digest_size=32).hexdigest()
 

@@ -10,6 +10,7 @@ from ortforge.matrix.config import (
     DatasetConfig,
     DeviceConfig,
     EntryConfig,
+    ExpectConfig,
     LimitsConfig,
     ModelConfig,
     ProjectConfig,
@@ -39,6 +40,7 @@ class Matrix:
     :param recipes: with ``none`` first.
     :param devices: at least one; ``here`` when the file has none.
     :param entries: at least one; all with all when the file has none.
+    :param expect: expected verdicts, in the order of the file.
     :param warnings: what is probably not meant, as sentences that begin with file and line.
     """
 
@@ -56,4 +58,5 @@ class Matrix:
     baseline: Baseline
     tolerance: ToleranceConfig
     limits: LimitsConfig
+    expect: tuple[ExpectConfig, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ from ortforge.api.explained import SEARCH, outline
 from ortforge.api.wording import (
     TUNING,
     cosine,
+    expectation_text,
     latency,
     marks,
     percent,
@@ -48,6 +49,7 @@ def show_cell(cell: Facts, report: Facts, console: Console | None = None) -> Non
     facts = [*_timing(cell), *_artefact(cell), *_runtime(cell, report)]
     if placed := placement_text(cell.get("placement")):
         facts.append(("placement", placed))
+    facts.append(("expected", expectation_text(cell)))
     run = report.get("run") or {}
     facts.append(("run", " of ".join(str(run[name]) for name in ("id", "matrix") if run.get(name))))
     facts.append(("to repeat", cell.get("command") or ""))

@@ -12,17 +12,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ortforge.api.wording import STATUSES
+from ortforge.portable.statuses import CORRECT, rank
 from ortforge.report.comparison import show
+from ortforge.report.expectations import level
 
 __all__ = ["compare", "show"]
 
 Facts = Mapping[str, Any]
 
 CANNOT_TELL: Final = "can't tell"
-
-FAILURES: Final = frozenset({"crashed", "out-of-memory", "timeout", "failed", "blocked"})
-"""Statuses between which no one is better: which way a cell dies is no regression."""
 
 MEASURES: Final = (("cosine", True), ("sqnr_db", True), ("max_rel_range", False), ("agreement", True))
 """Parity measures, and whether more is better."""
@@ -60,12 +58,14 @@ def compare(a: Facts, b: Facts) -> dict[str, Any]:
          "parity": [{"id", "measure", "before", "after", "change": "worse" | "better"}],
          "latency": [{"id", "p50_before", "p50_after", "ratio_before", "ratio_after", "outcome": "faster" | "slower" |
                       "can't tell", "why", "differs": [what else differs]}],
-         "regressions": cells that got a worse status or became provably slower, "improvements": the reverse}
+         "regressions": cells that vanished, got a worse status or became provably slower,
+         "improvements": cells that got a better status or became provably faster}
 
         RUN = {"id", "started", "matrix", "host", "device"}
 
-    A change from ``pass`` to ``slower`` or back counts only where the latencies can be told apart, or where one of the
-    two was not timed: else it is noise that crossed a line, and its change is "can't tell".
+    A change between two correct statuses (``pass``, ``no-gain``, ``undecided``, ``slower``) counts only where the
+    latencies can be told apart, or where one of the two was not timed and neither is ``undecided``: else it is noise
+    that crossed a line, and its change is "can't tell". Which way a cell breaks, or cannot run, is "other".
     """
     first, second = _Side.of(a), _Side.of(b)
     pairs, added, removed = _match(first.cells, second.cells)
@@ -91,7 +91,7 @@ def compare(a: Facts, b: Facts) -> dict[str, Any]:
         "status": status,
         "parity": [change for before, after in pairs for change in _parity(before, after)],
         "latency": sorted(latency, key=lambda entry: ("slower", "faster", CANNOT_TELL).index(entry["outcome"])),
-        "regressions": len(worse | slower),
+        "regressions": len(worse | slower) + len(removed),
         "improvements": len(better | faster),
     }
 
@@ -173,12 +173,14 @@ def _same_device(a: Facts, b: Facts) -> bool:
 def _status(before: Facts, after: Facts, outcomes: Mapping[str, str]) -> dict[str, Any]:
     old, new = before["status"], after["status"]
     why = next(iter(after.get("reasons", ())), "")
-    change = "regression" if STATUSES.index(new) > STATUSES.index(old) else "improvement"
-    if old in FAILURES and new in FAILURES:
-        change = "other"
-    elif {old, new} == {"pass", "slower"} and _timed(before) and _timed(after):
-        wanted = "slower" if new == "slower" else "faster"
-        if outcomes.get(after["id"]) != wanted:
+    change = "regression" if rank(new) > rank(old) else "improvement"
+    if level(old) == level(new):
+        if new not in CORRECT:
+            change = "other"
+        elif _timed(before) and _timed(after):
+            wanted = "slower" if change == "regression" else "faster"
+            change = change if outcomes.get(after["id"]) == wanted else CANNOT_TELL
+        elif "undecided" in (old, new):
             change = CANNOT_TELL
     return {"id": after["id"], "before": old, "after": new, "change": change, "why": why}
 

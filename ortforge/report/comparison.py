@@ -33,22 +33,23 @@ def show(found: Mapping[str, Any], console: Console | None = None) -> None:
     for note in found["notes"]:
         screen.line(screen.text(note, "yellow"))
     _names(screen, "Cells added", found["added"])
-    _names(screen, "Cells removed", found["removed"])
+    _names(screen, "Cells that vanished", found["removed"], "red")
     _status(screen, found["status"])
     _table(screen, "Parity", ("Cell", "Measure", "Before", "After", ""), _parity_rows(found["parity"]))
     _table(screen, "Latency", ("Cell", "Before", "After", "Outcome", "Why"), _latency_rows(found["latency"]))
     screen.line()
     total, better = found["regressions"], found["improvements"]
-    said = f"{total} regression{'s' if total != 1 else ''}, {better} improvement{'s' if better != 1 else ''}."
+    vanished = f" ({len(found['removed'])} vanished)" if found["removed"] else ""
+    said = f"{total} regression{'s' if total != 1 else ''}{vanished}, {better} improvement{'s' if better != 1 else ''}."
     screen.line(screen.text(said, "bold red" if total else "bold"))
 
 
-def _names(screen: Screen, title: str, names: Sequence[str]) -> None:
+def _names(screen: Screen, title: str, names: Sequence[str], style: str = "") -> None:
     if names:
         screen.line()
         screen.line(screen.text(f"{title} ({len(names)})", "bold"))
         for name in names:
-            screen.line(name, indent=2)
+            screen.line(name, style=style, indent=2)
 
 
 def _status(screen: Screen, changes: Sequence[Mapping[str, Any]]) -> None:

@@ -21,6 +21,7 @@ from ortforge.api.wording import (
     cosine,
     device_text,
     duration,
+    exit_code_text,
     latency,
     marks,
     percent,
@@ -32,10 +33,10 @@ from ortforge.api.wording import (
     summary_text,
     task_drop,
 )
+from ortforge.report.answers import show_expectations, show_ships
 from ortforge.report.cell import show_cell
 from ortforge.report.plugins import show_plugins
 from ortforge.report.screen import Screen
-from ortforge.report.ships import what_ships
 
 __all__ = ["show", "show_cell", "show_plugins"]
 
@@ -244,7 +245,8 @@ def show(report: Mapping[str, Any], written: Sequence[Path] = (), console: Conso
             missing = ", ".join(layout.left_out)
             screen.line(f"Left out at this width: {missing}. The report files have them.", style="bright_black")
         _show_reasons(screen, cells)
-        _show_ships(screen, report)
+        show_ships(screen, report)
+        show_expectations(screen, report)
     if built := build_lines(report):
         screen.line()
         screen.line("Built", style="bold")
@@ -288,20 +290,6 @@ def _show_reasons(screen: Screen, cells: Iterable[Cell]) -> None:
         screen.line(f"  … and {len(alike) - MOST_REASONS} more kinds; the report files have them all.")
 
 
-def _show_ships(screen: Screen, report: Mapping[str, Any]) -> None:
-    cells = {cell["id"]: cell for cell in report["cells"]}
-    screen.line()
-    screen.line("What ships", style="bold")
-    ships = report.get("ships") or what_ships(report)
-    for model, entries in ships.items():
-        screen.line("  ", screen.text(model, "bold"))
-        for entry in entries:
-            place = f"{entry['target']}:{entry['ep']}"
-            cell = cells.get(entry["cell"])
-            what = cell["recipe"] if cell else "nothing"
-            screen.line(place, "  ", screen.text(what, "green" if cell else "red"), f": {entry['why']}", indent=4)
-
-
 def _show_summary(screen: Screen, report: Mapping[str, Any], written: Sequence[Path]) -> None:
     run = report.get("run") or {}
     steps = run.get("steps") or {}
@@ -316,6 +304,6 @@ def _show_summary(screen: Screen, report: Mapping[str, Any], written: Sequence[P
         screen.line(f"Measured on {device}{floor}.")
     if run.get("id"):
         of = f" of {run['matrix']}" if run.get("matrix") else ""
-        screen.line(f"Run {run['id']}{of}, exit code {report.get('exit_code')}.")
+        screen.line(f"Run {run['id']}{of}, {exit_code_text(report)}.")
     for path in written:
         screen.line("Report: ", str(path))

@@ -57,10 +57,14 @@ ul { margin: 4px 0; padding-left: 1.2em; }
 .status::before { content: ""; display: inline-block; width: 8px; height: 8px; border-radius: 50%;
   background: currentColor; margin-right: 7px; }
 .s-pass { color: var(--pass); } .s-slower { color: var(--slower); } .s-inaccurate { color: var(--inaccurate); }
-.s-misplaced { color: var(--misplaced); } .s-unsupported, .s-blocked { color: var(--idle); }
-.s-crashed, .s-out-of-memory, .s-timeout, .s-failed { color: var(--broken); }
+.s-no-gain, .s-undecided { color: var(--link); } .s-unproven { color: var(--slower); }
+.s-misplaced { color: var(--misplaced); } .s-unsupported, .s-incompatible, .s-blocked { color: var(--idle); }
+.s-crashed, .s-out-of-memory, .s-timeout, .s-failed, .s-damaged { color: var(--broken); }
 .mark { display: inline-block; font-size: 0.76rem; color: var(--slower); border: 1px solid currentColor;
   border-radius: 9px; padding: 0 7px; margin: 1px 4px 1px 0; white-space: nowrap; }
+.answers td.name, .answers .what { font-weight: 650; overflow-wrap: anywhere; }
+.answers .nothing { color: var(--broken); }
+.problems li { margin: 6px 0; }
 
 .model { background: var(--panel); border: 1px solid var(--line); border-radius: 12px; padding: 22px 24px;
   margin: 18px 0; display: grid; grid-template-columns: minmax(0, 1fr); gap: 20px 40px; }

@@ -13,6 +13,7 @@ from ortforge.api.wording import (
     TIMES,
     TUNING,
     cosine,
+    expectation_text,
     latency,
     marks,
     percent,
@@ -193,7 +194,9 @@ def _detail(cell: Cell, report: Mapping[str, Any], anchors: Mapping[str, str]) -
     return tag(
         "div",
         _section("Cell", tag("code", cell["id"])),
+        _section("Not as expected", cell.get("problem") or ""),
         _section("Reasons", _list(cell.get("reasons", ()))),
+        _section("Expected", expectation_text(cell)),
         _section("Notes", _list(cell.get("notes", ()))),
         tag("div", *(tag("div", fact) for fact in facts if fact), class_="columns"),
         _section("Parity with the reference", _parity_table(cell.get("parity") or {})),

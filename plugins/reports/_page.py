@@ -1,4 +1,4 @@
-"""Puts the page together: the verdict first, then what ships per model, then all cells, then where it comes from."""
+"""Puts the page together: what ships per model first, then what is not as expected, details, all cells and sources."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import Any
 
 from ortforge.api.wording import (
     STATUSES,
+    best_text,
     build_lines,
+    combination_text,
     device_text,
     duration,
+    exit_code_text,
     latency,
     parity_text,
     size,
@@ -43,7 +46,10 @@ def page(report: Report) -> str:
         tag("title", f"ortforge: {_headline(report)}"),
         tag("style", Markup(STYLE)),
     )
-    main = tag("main", _models(report, anchors), _all_cells(report, anchors), _runtimes(report), _about(report))
+    answers = (_answers(report, anchors), _not_as_expected(report, anchors))
+    main = tag(
+        "main", *answers, _models(report, anchors), _all_cells(report, anchors), _runtimes(report), _about(report)
+    )
     body = tag("body", _header(report), main, _footer(report), tag("script", Markup(SCRIPT)))
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
 
@@ -56,6 +62,8 @@ def _headline(report: Report) -> str:
     passing = sum(cell["status"] == "pass" for cell in cells)
     if not cells:
         return "no cells"
+    if report.get("expectations"):
+        return exit_code_text(report).partition(": ")[2]
     return f"all {len(cells)} cells pass" if passing == len(cells) else f"{passing} of {len(cells)} cells pass"
 
 
@@ -85,6 +93,9 @@ def _shipping_sentence(report: Report) -> str:
     ships: Mapping[str, Sequence[Mapping[str, Any]]] = report.get("ships") or {}
     if not ships:
         return ""
+    if report.get("best"):  # the table below says what ships
+        passing = sum(cell["status"] == "pass" for cell in report["cells"])
+        return f"{passing} of {len(report['cells'])} cells pass."
     without = [model for model, entries in ships.items() if not any(entry["cell"] for entry in entries)]
     if not without:
         return "Every model has a variant to ship on at least one runtime."
@@ -96,6 +107,51 @@ def _shipping_sentence(report: Report) -> str:
 # What ships
 
 
+def _answers(report: Report, anchors: Mapping[str, str]) -> Markup:
+    """Return the first answer: a row for the best combination of each model and device."""
+    cells = {cell["id"]: cell for cell in report["cells"]}
+    best: Mapping[str, Sequence[Mapping[str, Any]]] = report.get("best") or {}
+    if not best:
+        return Markup()
+    several = len({answer["device"] for answers in best.values() for answer in answers}) > 1
+    rows = []
+    for model, answers in best.items():
+        for answer in answers:
+            said = combination_text(answer)
+            what = tag("a", said, href=f"#{anchors[answer['cell']]}") if answer["cell"] in anchors else said
+            rows.append(
+                tag(
+                    "tr",
+                    tag("td", model, class_="name"),
+                    tag("td", answer["device"]) if several else "",
+                    tag("td", what, class_="what" if answer["cell"] else "what nothing"),
+                    tag("td", best_text(answer, cells.get(answer["cell"]))),
+                    tag("td", answer["why"], class_="soft"),
+                )
+            )
+    titles = ("Model", *(("Device",) if several else ()), "Ships", "Speed and size", "Why")
+    head = tag("tr", *(tag("th", title, scope="col") for title in titles))
+    table = tag("div", tag("table", tag("thead", head), tag("tbody", *rows), class_="answers"), class_="wide")
+    return tag("section", tag("h2", "What ships"), table)
+
+
+def _not_as_expected(report: Report, anchors: Mapping[str, str]) -> Markup:
+    found = report.get("expectations") or {}
+    problems: Sequence[Mapping[str, str]] = found.get("problems") or ()
+    parts = []
+    if problems:
+        items = (
+            tag("li", tag("a", problem["cell"], href=f"#{anchors[problem['cell']]}"), tag("div", problem["what"]))
+            for problem in problems
+        )
+        parts = [tag("h2", f"Not as expected ({len(problems)})"), tag("ul", *items, class_="problems")]
+    for title, names in (("Better than expected", "better"), ("Another status than expected", "changed")):
+        if found.get(names):
+            links = [tag("li", tag("a", name, href=f"#{anchors[name]}")) for name in found[names]]
+            parts += [tag("h3", f"{title} ({len(links)})"), tag("ul", *links)]
+    return tag("section", *parts) if parts else Markup()
+
+
 def _models(report: Report, anchors: Mapping[str, str]) -> Markup:
     by_model: dict[str, list[Mapping[str, Any]]] = {}
     for cell in report["cells"]:
@@ -103,8 +159,8 @@ def _models(report: Report, anchors: Mapping[str, str]) -> Markup:
     if not by_model:
         return Markup()
     cards = (_model(model, cells, report, anchors, number) for number, (model, cells) in enumerate(by_model.items(), 1))
-    said = "Per model and runtime: the fastest variant that passes, or else the unoptimized model when it is correct."
-    return tag("section", tag("h2", "What ships"), tag("p", said, class_="soft"), *cards)
+    said = "The fastest variant that passes, or else the unoptimized model when it is correct."
+    return tag("section", tag("h2", "What ships per runtime and EP"), tag("p", said, class_="soft"), *cards)
 
 
 def _model(

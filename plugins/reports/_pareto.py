@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ortforge.api.wording import latency, percent, size
+from ortforge.portable.statuses import CORRECT
 
 from ._markup import Markup, join, tag
 
@@ -80,7 +81,7 @@ def points_of(cells: Sequence[Mapping[str, Any]], runtimes: Sequence[str]) -> tu
         error = _error(cell, measure)
         if error is not None:
             timing = cell["timing"]
-            correct = cell["status"] in ("pass", "slower")
+            correct = cell["status"] in CORRECT
             noise = timing.get("noise") or 0.0
             number = len(found) + 1
             colour = runtimes.index(runtime_of(cell)) % COLOURS

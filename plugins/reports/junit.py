@@ -1,8 +1,12 @@
 """``report.xml``: JUnit XML, for the test tab of a CI system: a suite per model, a case per cell.
 
 Written to the schema that Jenkins and GitLab read, which is the strictest of the common ones: a suite holds properties
-and then cases; a case holds at most one of skipped, error and failure, and then system-out. What a user can act on in
-the model (slower, inaccurate, misplaced) is a failure; what broke is an error; what cannot run here is skipped.
+and then cases; a case holds at most one of skipped, error and failure, and then system-out.
+
+A case fails exactly when its verdict is a reason for exit code 1: it is not as expected, or nothing ships at its place.
+It is an error when the cell broke (crashed, failed ...), and a failure otherwise. A cell that is not correct, and need
+not be, is skipped, with its reason as the message: a recipe that was tried and lost, what cannot run here, and what is
+expected to fail. All other cases pass.
 """
 
 from __future__ import annotations
@@ -14,12 +18,19 @@ from typing import Any, Final
 from xml.etree import ElementTree
 
 from ortforge.api import Report
-from ortforge.api.wording import device_text, latency, marks, parity_text, placement_text, printable, speed
+from ortforge.api.wording import (
+    device_text,
+    expectation_text,
+    latency,
+    marks,
+    parity_text,
+    placement_text,
+    printable,
+    speed,
+)
+from ortforge.portable.statuses import BROKEN, CORRECT
 
 from ._file import write_whole
-
-FAILURES: Final = frozenset({"slower", "inaccurate", "misplaced"})
-SKIPPED: Final = frozenset({"unsupported"})
 
 # XML 1.0, section 2.2: everything but these may not stand in a document, not even escaped.
 _ILLEGAL: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -49,16 +60,15 @@ def _suite(
     root: ElementTree.Element, model: str, cells: Sequence[Mapping[str, Any]], report: Mapping[str, Any]
 ) -> ElementTree.Element:
     run = report.get("run") or {}
-    statuses = [cell["status"] for cell in cells]
-    failures, skipped = (sum(status in kind for status in statuses) for kind in (FAILURES, SKIPPED))
+    kinds = [_kind(cell) for cell in cells]
     suite = ElementTree.SubElement(
         root,
         "testsuite",
         name=_legal(model),
         tests=str(len(cells)),
-        failures=str(failures),
-        errors=str(len(cells) - failures - skipped - statuses.count("pass")),
-        skipped=str(skipped),
+        failures=str(kinds.count("failure")),
+        errors=str(kinds.count("error")),
+        skipped=str(kinds.count("skipped")),
         time=f"{sum(map(_seconds, cells)):.3f}",
         # The schema knows local times without a zone only.
         timestamp=_legal(str(run.get("started") or ""))[:19],
@@ -90,14 +100,29 @@ def _case(suite: ElementTree.Element, cell: Mapping[str, Any]) -> None:
         name=_legal(cell["id"]),
         time=f"{_seconds(cell):.3f}",
     )
-    status, reasons = cell["status"], [str(reason) for reason in cell.get("reasons", ())]
-    if status != "pass":
-        kind = "skipped" if status in SKIPPED else "failure" if status in FAILURES else "error"
-        outcome = ElementTree.SubElement(case, kind, message=_legal(f"{status}: {reasons[0]}" if reasons else status))
+    kind, status, reasons = _kind(cell), cell["status"], [str(reason) for reason in cell.get("reasons", ())]
+    if kind:
+        expected = cell.get("expectation") or {}
+        why = [cell["problem"]] if cell.get("problem") else []
+        first = f"{status}: {reasons[0]}" if reasons else status
+        if kind == "skipped" and expected.get("outcome") in ("expected", "changed"):
+            first = f"{first} (expected: {expected.get('reason') or expected.get('source')})"
+        outcome = ElementTree.SubElement(case, kind, message=_legal(why[0] if why else first))
         if kind != "skipped":
             outcome.set("type", status)
-        outcome.text = _legal("\n".join(reasons))
+        outcome.text = _legal("\n".join([*why, *reasons]))
     ElementTree.SubElement(case, "system-out").text = _legal(_said(cell))
+
+
+def _kind(cell: Mapping[str, Any]) -> str:
+    """Return the element that a case holds: ``error``, ``failure``, ``skipped``, or ``""`` for one that passes.
+
+    Reports of older releases do not say which verdicts are problems; there, what broke is one.
+    """
+    broken = cell["status"] in BROKEN
+    if cell.get("problem", broken):
+        return "error" if broken else "failure"
+    return "" if cell["status"] in CORRECT else "skipped"
 
 
 def _seconds(cell: Mapping[str, Any]) -> float:
@@ -113,9 +138,11 @@ def _said(cell: Mapping[str, Any]) -> str:
         "speed": speed(cell.get("timing")),
         "p50": latency((cell.get("timing") or {}).get("p50_s")),
         "placement": placement_text(cell.get("placement")),
+        "expected": expectation_text(cell),
         "to repeat": cell.get("command"),
     }
     lines = [f"{name}: {value}" for name, value in facts.items() if value]
+    lines += [f"reason: {reason}" for reason in cell.get("reasons", ())]
     lines += [f"note: {note}" for note in cell.get("notes", ())]
     return "\n".join(lines) + (f"\n\nlog:\n{cell['log']}" if cell.get("log") else "") + "\n"
 

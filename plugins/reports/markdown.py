@@ -9,9 +9,12 @@ from typing import Any, Final
 
 from ortforge.api import Report
 from ortforge.api.wording import (
+    best_text,
     build_lines,
+    combination_text,
     device_text,
     duration,
+    exit_code_text,
     latency,
     marks,
     parity_text,
@@ -43,17 +46,24 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     run, cells = report.get("run") or {}, report["cells"]
     yield f"## ortforge: {_plain(summary_text(report))}"
     yield ""
-    facts = (device_text(report.get("device")), duration(run.get("seconds")), f"run {run.get('id')}")
+    facts = (
+        device_text(report.get("device")),
+        duration(run.get("seconds")),
+        f"run {run.get('id')}",
+        exit_code_text(report),
+    )
     yield " · ".join(_plain(fact) for fact in facts if fact)
     yield ""
+    yield from _best(report)
+    yield from _not_as_expected(report)
     yield from _ships(report)
     if built := build_lines(report):
         yield "### Built"
         yield ""
         yield from (f"- {_plain(line)}" for line in built)
         yield ""
-    # What does not pass comes first, as the list may be cut.
-    ordered = sorted(cells, key=lambda cell: cell["status"] == "pass")[:MOST_CELLS]
+    # What is not as expected comes first, and then what does not pass, as the list may be cut.
+    ordered = sorted(cells, key=lambda cell: (not cell.get("problem"), cell["status"] == "pass"))[:MOST_CELLS]
     yield "### All cells"
     yield ""
     header = ("Model", "Runtime", "EP", "Recipe", "Status", "Parity", "Speed", "p50", "Size")
@@ -71,6 +81,32 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield "</details>"
 
 
+def _best(report: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the first answer: the best combination of each model and device."""
+    cells = {cell["id"]: cell for cell in report["cells"]}
+    best = report.get("best") or {}
+    devices = len({answer["device"] for answers in best.values() for answer in answers}) > 1
+    rows = []
+    for model, answers in best.items():
+        for answer in answers:
+            place = (_plain(model), _plain(answer["device"])) if devices else (_plain(model),)
+            numbers = best_text(answer, cells.get(answer["cell"]))
+            rows.append((*place, f"**{_plain(combination_text(answer))}**", _plain(numbers), _plain(answer["why"])))
+    if rows:
+        yield "### What ships"
+        yield ""
+        yield from _table(("Model", *(("Device",) if devices else ()), "Ships", "Speed and size", "Why"), rows)
+
+
+def _not_as_expected(report: Mapping[str, Any]) -> Iterator[str]:
+    problems = (report.get("expectations") or {}).get("problems") or ()
+    if problems:
+        yield f"### Not as expected ({len(problems)})"
+        yield ""
+        yield from (f"- {_plain(problem['cell'])}: {_plain(problem['what'])}" for problem in problems[:MOST_CELLS])
+        yield ""
+
+
 def _ships(report: Mapping[str, Any]) -> Iterator[str]:
     cells = {cell["id"]: cell for cell in report["cells"]}
     rows = []
@@ -82,7 +118,7 @@ def _ships(report: Mapping[str, Any]) -> Iterator[str]:
             where = (_plain(model), _plain(entry["target"]), _plain(entry["ep"]))
             rows.append((*where, f"**{what}**", *map(_plain, numbers), _plain(entry["why"])))
     if rows:
-        yield "### What ships"
+        yield "### What ships per runtime and EP"
         yield ""
         yield from _table(("Model", "Runtime", "EP", "Ships", "Speed", "Size", "Why"), rows)
 

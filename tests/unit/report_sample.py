@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from ortforge.portable.comparison.parity import compare
-from ortforge.report.ships import what_ships
+from ortforge.report.expectations import assess
+from ortforge.report.ships import best_per_model, what_ships
 from ortforge.verdict.timing import outcome, paired, percentiles
 
 SPEECH_LOG = "silero: loading\n\x1b[31m[E:onnxruntime]\x1b[0m dynamic rank is not supported ]]> & \x00 <end>\n"
@@ -301,8 +302,19 @@ def sample_report(cells: list[dict[str, Any]] | None = None) -> dict[str, Any]:
         },
         "noise": {"minilm": {"floor": 0.031, "pairs": 60, "trust": "stable"}},
         "summary": dict(tally),
-        "exit_code": 0 if set(tally) <= {"pass"} else 1,
         "cells": cells,
     }
+    return assessed(report)
+
+
+def assessed(report: dict[str, Any], expectations: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Add what a run adds at its end: what ships, and what was expected."""
     report["ships"] = what_ships(report)
+    report["best"] = best_per_model(report)
+    found = assess(report, expectations or {})
+    by_cell = found.pop("cells")
+    problems = {problem["cell"]: problem["what"] for problem in found["problems"]}
+    for entry in report["cells"]:
+        entry |= {"expectation": by_cell.get(entry["id"]), "problem": problems.get(entry["id"], "")}
+    report |= {"expectations": {**found, "accepted": False}, "exit_code": 0 if found["met"] else 1}
     return report

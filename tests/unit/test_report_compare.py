@@ -64,14 +64,45 @@ def test_another_way_to_die_is_no_regression(runs: tuple[dict[str, Any], dict[st
     assert found["regressions"] == 0
 
 
-def test_cells_that_come_and_go_are_listed(runs: tuple[dict[str, Any], dict[str, Any]]) -> None:
+def test_a_cell_that_vanished_is_a_regression_and_a_new_one_is_none(
+    runs: tuple[dict[str, Any], dict[str, Any]],
+) -> None:
     before, after = runs
     gone = after["cells"].pop()
     after["cells"].append(cell("new", "none", "stock", "pass", error=0.0))
     found = compare(before, after)
     assert found["added"] == ["new/none@stock:cpu/here"]
     assert found["removed"] == [gone["id"]]
-    assert found["regressions"] == 0
+    assert found["regressions"] == 1
+    assert compare(after, {**after, "cells": [*after["cells"], gone]})["regressions"] == 0
+    output = io.StringIO()
+    show(found, Console(file=output, width=200))
+    assert "1 regression (1 vanished)" in output.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "change"),
+    [
+        ("pass", "no-gain", "can't tell"),
+        ("pass", "undecided", "can't tell"),
+        ("slower", "undecided", "can't tell"),
+        ("pass", "unproven", "regression"),
+        ("inaccurate", "unproven", "improvement"),
+        ("failed", "damaged", "other"),
+        ("unsupported", "incompatible", "other"),
+        ("unsupported", "crashed", "regression"),
+    ],
+)
+def test_statuses_that_differ_by_noise_or_in_kind_only_are_no_regressions(
+    runs: tuple[dict[str, Any], dict[str, Any]], old: str, new: str, change: str
+) -> None:
+    before, after = runs
+    find(before, INT8)["status"], find(after, INT8)["status"] = old, new
+    assert [entry["change"] for entry in compare(before, after)["status"]] == [change]
+    # One that was not timed was at least told: only undecided says nothing.
+    find(after, INT8)["timing"] = None
+    untimed = "regression" if (old, new) == ("pass", "no-gain") else change
+    assert [entry["change"] for entry in compare(before, after)["status"]] == [untimed]
 
 
 def test_a_ratio_to_the_same_baseline_can_show_that_a_cell_became_slower(

@@ -12,7 +12,10 @@ from xml.etree import ElementTree
 import pytest
 from ortforge.plugins.reports import json, junit, markdown
 
-from .report_sample import cell, sample_cells, sample_report
+from ortforge.api.wording import printable
+from ortforge.matrix.expectations import Expectation
+
+from .report_sample import assessed, cell, sample_cells, sample_report
 
 
 def suites(folder: Path, report: dict[str, Any]) -> ElementTree.Element:
@@ -25,31 +28,66 @@ def cases(root: ElementTree.Element) -> dict[str, ElementTree.Element]:
     return {case.attrib["name"]: case for case in root.iter("testcase")}
 
 
-KINDS = {
-    "pass": None,
-    "slower": "failure",
-    "inaccurate": "failure",
-    "misplaced": "failure",
-    "unsupported": "skipped",
-    "crashed": "error",
-    "out-of-memory": "error",
-    "timeout": "error",
-    "failed": "error",
-    "blocked": "error",
+CASES = {
+    "minilm/none@stock:cpu/here": "",
+    "minilm/int8@stock:cpu/here": "",
+    # Tried and lost: correct and slower, and not correct.
+    "minilm/fp16@stock:cpu/here": "",
+    "minilm/static-int8@stock:cpu/here": "skipped",
+    "silero-vad/none@stock:cpu/here": "",
+    "silero-vad/int8@stock:cpu/here": "",
+    "silero-vad/none@openvino:openvino/here": "error",
+    "silero-vad/none@gpu:cuda/here": "failure",  # it has steps, so that it does not run was found out
+    "magika/none@openvino:openvino/here": "failure",  # nothing ships there
+    "magika/none@stock:cpu/here": "",
+    "magika/int8@older:cpu/here": "error",
+    "magika/fp16@older:cpu/here": "error",
+    "ppocr-cls/none@stock:cpu/here": "error",
+    "ppocr-cls/int8@stock:cpu/here": "error",
 }
 
 
-def test_each_status_is_what_ci_systems_make_of_it(tmp_path: Path) -> None:
-    found = cases(suites(tmp_path, sample_report()))
-    assert {entry["status"] for entry in sample_cells()} == KINDS.keys()
-    for entry in sample_cells():
+def outcome_of(case: ElementTree.Element) -> str:
+    return next((child.tag for child in case if child.tag in ("failure", "error", "skipped")), "")
+
+
+def test_a_case_fails_when_its_verdict_is_a_reason_for_the_exit_code(tmp_path: Path) -> None:
+    report = sample_report()
+    found = cases(suites(tmp_path, report))
+    assert {name: outcome_of(case) for name, case in found.items()} == CASES
+    for entry in report["cells"]:
         case = found[entry["id"]]
-        outcome = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
-        assert outcome == ([KINDS[entry["status"]]] if KINDS[entry["status"]] else [])
         assert float(case.attrib["time"]) >= 0
-        if outcome:
-            assert case[0].attrib["message"].startswith(entry["status"])
+        assert (outcome_of(case) in ("failure", "error")) == bool(entry["problem"])
+        if outcome_of(case):
             assert all(reason in (case[0].text or "") for reason in entry["reasons"])
+        # Readers that hide skipped and passed cases' messages show the output.
+        assert all(printable(reason) in (case.findtext("system-out") or "") for reason in entry["reasons"])
+
+
+def test_what_is_expected_is_no_failure(tmp_path: Path) -> None:
+    crashed, inaccurate = "silero-vad/none@openvino:openvino/here", "minilm/none@stock:cpu/here"
+    expected = {
+        crashed: Expectation(("crashed",), "dynamic rank", "matrix.toml"),
+        inaccurate: Expectation(("pass",), "", "matrix.expect.toml", accepted=True),
+    }
+    report = sample_report()
+    next(entry for entry in report["cells"] if entry["id"] == inaccurate)["status"] = "inaccurate"
+    found = cases(suites(tmp_path, assessed(report, expected)))
+    assert outcome_of(found[crashed]) == "skipped"
+    assert "expected: dynamic rank" in found[crashed][0].attrib["message"]
+    assert outcome_of(found[inaccurate]) == "failure"
+    assert "matrix.expect.toml expects pass, and it is inaccurate" in found[inaccurate][0].attrib["message"]
+    assert found[inaccurate][0].attrib["type"] == "inaccurate"
+
+
+def test_a_report_of_an_older_release_still_has_its_errors(tmp_path: Path) -> None:
+    report = sample_report()
+    for entry in report["cells"]:
+        del entry["problem"], entry["expectation"]
+    found = cases(suites(tmp_path, report))
+    assert outcome_of(found["silero-vad/none@openvino:openvino/here"]) == "error"
+    assert outcome_of(found["minilm/static-int8@stock:cpu/here"]) == "skipped"
 
 
 def test_a_suite_per_model_counts_its_cases(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ortforge.api.wording import STATUSES
-from ortforge.report.ships import what_ships
+from ortforge.portable.statuses import CORRECT
+from ortforge.report.ships import best_per_model, what_ships
 
 from .report_sample import sample_report
 
@@ -76,7 +77,7 @@ def test_nothing_ships_and_it_says_why() -> None:
 
 
 def test_of_a_run_without_the_unoptimized_model_it_is_said_that_this_would_ship() -> None:
-    absent = "The unoptimized model, which ships in place of what is slower, is not among the cells of this run."
+    absent = "The unoptimized model, which ships in place of what gains nothing, is not among the cells of this run."
     assert shipped(variant("int8", "slower", 0.8)) == (None, f"Slower. Why. {absent}")
     many = shipped(variant("int8", "slower", 0.8, reasons=["So."]), variant("fp16", "inaccurate", 1.0))
     assert many == (None, f'No variant passes here: "int8" slower, "fp16" inaccurate. {absent}')
@@ -142,7 +143,121 @@ def test_only_correct_cells_ever_ship(drawn: list[tuple[str, float | None, float
     correct = [
         entry
         for entry in cells
-        if entry["status"] == "pass" or (entry["recipe"], entry["status"]) == ("none", "slower")
+        if entry["status"] == "pass" or (entry["recipe"] == "none" and entry["status"] in CORRECT)
     ]
     assert (cell is None) == (not correct)
     assert cell is None or by_id[cell] in correct
+
+
+def test_a_recipe_not_shown_to_gain_does_not_replace_the_unoptimized_model_and_is_named() -> None:
+    cells = [variant("none", "pass", 1.0), variant("int8", "undecided", 1.3, half=0.6, bytes=250)]
+    (entry,) = what_ships({"cells": cells})["m"]
+    assert entry["cell"] == PLAIN
+    assert entry["alternatives"] == ["m/int8@stock:cpu/here"]
+    assert 'Correct, not shown to be faster here: "int8".' in entry["why"]
+
+
+def test_an_unproven_variant_never_ships_and_what_is_missing_is_said() -> None:
+    missing = 'Output "boxes" is empty for all 12 samples.'
+    alone = variant("none", "unproven", 1.0, reasons=[missing])
+    assert shipped(alone) == (None, f"Unproven. {missing}")
+    int8 = variant("int8", "unproven", 3.0, reasons=[missing], bytes=250)
+    (entry,) = what_ships({"cells": [variant("none", "pass", 1.0), int8]})["m"]
+    assert (entry["cell"], entry["unproven"]) == (PLAIN, ["m/int8@stock:cpu/here"])
+    assert f'"int8" is unproven: {missing}' in entry["why"]
+    assert shipped(variant("none", "inaccurate"), int8)[0] is None
+
+
+def test_the_unoptimized_model_ships_whatever_its_speed() -> None:
+    for status in CORRECT:
+        assert shipped(variant("none", status, 1.0), variant("int8", "inaccurate", 2.0))[0] == PLAIN
+        assert shipped(variant("none", status), variant("int8", "no-gain"))[0] == PLAIN
+
+
+def test_a_contended_timing_never_selects() -> None:
+    fast = variant("int8", "pass", 2.0, bytes=250)
+    fast["timing"]["trust"] = "contended"
+    cell, why = shipped(variant("none", "pass", 1.0), fast)
+    assert cell == PLAIN
+    assert '"int8" pass, contended' in why
+    quiet = variant("fp16", "pass", 1.2)
+    assert shipped(variant("none", "pass", 1.0), fast, quiet)[0] == "m/fp16@stock:cpu/here"
+    # Where nothing else is correct it ships for that.
+    assert shipped(variant("none", "inaccurate", 1.0), fast)[0] == "m/int8@stock:cpu/here"
+
+
+# The best combination
+
+
+def place(target: str, recipe: str, status: str, ratio: float | None, **more: Any) -> dict[str, Any]:
+    """Make a cell whose ratio is that to the matrix's baseline, ``stock``."""
+    cell = variant(recipe, status, ratio, **more)
+    cell |= {"target": target, "id": f"m/{recipe}@{target}:cpu/{cell['device']}"}
+    if cell["timing"] and (target, recipe) != ("stock", "none"):
+        outcome = "faster" if (ratio or 1) > 1.03 else "slower" if (ratio or 1) < 0.97 else "can't tell"
+        base = f"m/none@{'stock' if recipe == 'none' else target}:cpu/{cell['device']}"
+        cell["timing"] |= {"baseline": base, "outcome": outcome}
+        cell["overall"] = {name: cell["timing"][name] for name in ("ratio", "low", "high")}
+    return cell
+
+
+def best(*cells: dict[str, Any]) -> dict[str, Any]:
+    (answer,) = best_per_model({"cells": list(cells)})["m"]
+    return answer
+
+
+def test_the_best_combination_of_a_model_is_the_fastest_against_the_baseline() -> None:
+    answer = best(
+        place("stock", "none", "pass", 1.0),
+        place("older", "none", "slower", 0.7),
+        place("openvino", "none", "pass", 1.5),
+        place("openvino", "fp16", "pass", 1.9),
+    )
+    assert (answer["cell"], answer["recipe"], answer["target"]) == ("m/fp16@openvino:cpu/here", "fp16", "openvino")
+    assert answer["speed"]["ratio"] == 1.9
+    assert answer["speed"]["outcome"] == "faster"
+    assert "fastest of 3 combinations" in answer["why"]
+
+
+def test_of_combinations_of_one_speed_the_smallest_ships_and_the_others_are_named() -> None:
+    answer = best(place("stock", "none", "pass", 1.0), place("older", "none", "no-gain", 1.01, bytes=500))
+    assert (answer["target"], answer["equals"]) == ("older", ["m/none@stock:cpu/here"])
+    assert "cannot be told from that of the unoptimized model on stock:cpu" in answer["why"]
+    assert best(place("stock", "none", "pass", 1.0), place("older", "none", "no-gain", 1.01))["target"] == "stock"
+
+
+def test_a_disturbed_or_missing_speed_does_not_make_a_combination_the_best() -> None:
+    stock, fast = place("stock", "none", "pass", 1.0), place("openvino", "none", "undecided", 3.0)
+    fast["timing"]["trust"] = "contended"
+    assert best(stock, fast)["target"] == "stock"
+    # A recipe's ratio is composed with that of the unoptimized model there, which was disturbed.
+    composed = place("openvino", "fp16", "pass", 4.0)
+    assert best(stock, fast, composed)["target"] == "stock"
+    answer = best(stock, place("openvino", "none", "undecided", None))
+    assert (answer["target"], answer["speed"]["outcome"]) == ("stock", "baseline")
+    untimed = best(place("stock", "none", "pass", None), place("openvino", "none", "undecided", None))
+    assert (untimed["target"], untimed["speed"]) == ("stock", None)
+
+
+def test_each_device_of_a_model_has_a_best_combination_and_one_without_says_why() -> None:
+    here = place("stock", "none", "pass", 1.0)
+    gpu = place("stock", "none", "crashed", None) | {"device": "gpu", "id": "m/none@stock:cpu/gpu"}
+    answers = best_per_model({"cells": [here, gpu]})["m"]
+    assert [(answer["device"], answer["cell"]) for answer in answers] == [("here", here["id"]), ("gpu", None)]
+    assert answers[1]["why"] == "Crashed. Why."
+
+
+@given(VARIANTS, VARIANTS)
+def test_the_best_combination_is_one_of_what_ships(
+    stock: list[tuple[str, float | None, float, int]], older: list[tuple[str, float | None, float, int]]
+) -> None:
+    recipes = ["none", "a", "b", "c", "d", "e"]
+    cells = [
+        place(target, recipe, status, ratio, half=half, bytes=size)
+        for target, drawn in (("stock", stock), ("older", older))
+        for recipe, (status, ratio, half, size) in zip(recipes, drawn, strict=False)
+    ]
+    shipping = {entry["cell"] for entry in what_ships({"cells": cells})["m"]} - {None}
+    answer = best(*cells)
+    assert answer["why"]
+    assert answer["cell"] in shipping if shipping else answer["cell"] is None

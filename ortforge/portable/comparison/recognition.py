@@ -57,7 +57,7 @@ MIN_ANCHORS: Final = 16
 SPATIAL: Final = 8
 """Height and width of a picture or map are at least this."""
 SMOOTH: Final = 0.8
-"""Correlation of neighbors on the last axis from which on it is a course in time or space: classes have no neighbors."""
+"""Correlation of neighbors on the last axis from which on they belong together, as in a waveform."""
 SMOOTH_WIDTH: Final = 32
 MAX_LOGIT: Final = 60.0
 """Class logits are no larger: a sigmoid of 60 is 1 in any precision."""
