@@ -50,7 +50,7 @@ def judge_cell(cell: Cell, settled: Mapping[str, Settled], where: Sequence[str])
         tolerance=Tolerance(**cell.facts.get("tolerance", {})),
         warnings=tuple(artefact["warnings"]) if artefact else (),
         notes=tuple(note for note in (check.get("note"), *check.get("remarks", ()), *_data_shift(steps)) if note),
-        untimed=_timing_failure(steps),
+        untimed=cell.facts.get("untimed") or _timing_failure(steps),
     )
     verdict = judge(facts)
     return {
