@@ -414,12 +414,13 @@ class _Planner:
         )
         steps = {"artefact": artefact, "provision": runtime, "dataset": data, "inspect": self.inspect(spec.model)}
         steps |= {"check": check, "compare": compare, "reference": reference, "fetch": self.fetch(spec.model)}
-        if self.matrix.limits.timing_s > 0:
+        untimed = self.untimed(spec)
+        if self.matrix.limits.timing_s > 0 and not untimed:
             if is_baseline:
                 steps["noise"] = self.noise(spec, compare)
             else:
                 steps["time"] = self.time(spec, artefact, (check, compare))
-        facts = self.facts(spec, backend, is_baseline)
+        facts = {**self.facts(spec, backend, is_baseline), "untimed": untimed}
         if facts["quantized_static"]:
             steps["calibration"] = self.dataset(spec.model, "calibration")
         baseline = "" if is_baseline else (plain if spec.recipe != "none" else self.baseline_cell(spec))
@@ -440,6 +441,14 @@ class _Planner:
     def timing(self, spec: CellSpec, candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> dict[str, Any]:
         limits = self.matrix.limits
         return {"candidate": candidate, "baseline": baseline, "budget_s": limits.timing_s, "rounds": limits.rounds}
+
+    def untimed(self, spec: CellSpec) -> str:
+        """Return why times of a cell, or of its baseline, would not be those of hardware, or ``""``."""
+        if reason := self.plugins.backends[spec.ep.name].software(self.device):
+            return f"{reason}."
+        base = spec if spec.recipe != "none" else self.baseline_spec(spec)
+        reason = self.plugins.backends[base.ep.name].software(self.device)
+        return f"its baseline is not hardware: {reason}." if reason else ""
 
     def noise(self, spec: CellSpec, compare: str) -> str:
         """The model's own baseline against itself: the timing of the baseline's cell."""

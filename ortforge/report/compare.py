@@ -3,7 +3,7 @@
 A run's latencies belong to its moment: another day the machine is faster or slower, and plain milliseconds of two runs
 say nothing. What can be compared is each run's *ratio* to a baseline that took turns with the cell, when that baseline
 is the same artefact on the same runtime and device in both. A cell is called faster or slower when these two ratios
-differ by more than their intervals and the noise floor; everything else is "can't tell".
+differ by more than their intervals and the noise floor; everything else is "undecided".
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["compare", "show"]
 
 Facts = Mapping[str, Any]
 
-CANNOT_TELL: Final = "can't tell"
+CANNOT_TELL: Final = "undecided"
 
 FAILURES: Final = frozenset({"crashed", "out-of-memory", "timeout", "failed", "blocked"})
 """Statuses between which no one is better: which way a cell dies is no regression."""
@@ -56,16 +56,16 @@ def compare(a: Facts, b: Facts) -> dict[str, Any]:
 
         {"schema": 1, "a": RUN, "b": RUN, "notes": [sentences about the runs as a whole],
          "added": [cell ids], "removed": [cell ids],
-         "status": [{"id", "before", "after", "change": "regression" | "improvement" | "can't tell" | "other", "why"}],
+         "status": [{"id", "before", "after", "change": "regression" | "improvement" | "undecided" | "other", "why"}],
          "parity": [{"id", "measure", "before", "after", "change": "worse" | "better"}],
          "latency": [{"id", "p50_before", "p50_after", "ratio_before", "ratio_after", "outcome": "faster" | "slower" |
-                      "can't tell", "why", "differs": [what else differs]}],
+                      "undecided", "why", "differs": [what else differs]}],
          "regressions": cells that got a worse status or became provably slower, "improvements": the reverse}
 
         RUN = {"id", "started", "matrix", "host", "device"}
 
     A change from ``pass`` to ``slower`` or back counts only where the latencies can be told apart, or where one of the
-    two was not timed: else it is noise that crossed a line, and its change is "can't tell".
+    two was not timed: else it is noise that crossed a line, and its change is "undecided".
     """
     first, second = _Side.of(a), _Side.of(b)
     pairs, added, removed = _match(first.cells, second.cells)

@@ -60,7 +60,7 @@ class _Runner:
             return True
         # Against the unoptimized model the verdict has already weighed the noise floor.
         pair = (self.cell, other.cell)
-        return any(_is_unoptimized(one) and _outcome(two) == "can't tell" for one, two in (pair, pair[::-1]))
+        return any(_is_unoptimized(one) and _outcome(two) in ("same", "undecided") for one, two in (pair, pair[::-1]))
 
 
 def what_ships(report: Entry) -> dict[str, list[dict[str, Any]]]:
@@ -88,6 +88,11 @@ def _is_unoptimized(cell: Entry) -> bool:
 
 def _outcome(cell: Entry) -> str:
     return str((cell.get("timing") or {}).get("outcome", ""))
+
+
+def _is_contended(cell: Entry) -> bool:
+    """Return whether other work disturbed a cell's timing so much that it selects nothing."""
+    return bool((cell.get("timing") or {}).get("trust") == "contended")
 
 
 def _choose(cells: Sequence[Entry]) -> dict[str, Any]:
@@ -133,7 +138,7 @@ def _on_one_scale(cells: Sequence[Entry], plain: Entry | None) -> list[_Runner]:
     local = [_local(cell, plain) for cell in cells]
     overall = [_overall(cell) for cell in cells]
     for scale in (local, overall):
-        if all(runner.ratio is not None for runner in scale if runner.cell.get("timing")):
+        if all(runner.ratio is not None or _is_contended(runner.cell) for runner in scale if runner.cell.get("timing")):
             return scale if _compares(scale) else [_Runner(runner.cell, None, 0.0, 0.0) for runner in scale]
     return local
 
@@ -160,7 +165,7 @@ def _overall(cell: Entry) -> _Runner:
 
 def _runner(cell: Entry, numbers: Mapping[str, Any]) -> _Runner:
     ratio, low, high = (numbers.get(name) for name in ("ratio", "low", "high"))
-    if ratio is None or low is None or high is None:
+    if ratio is None or low is None or high is None or _is_contended(cell):
         return _Runner(cell, None, 0.0, 0.0)
     return _Runner(cell, ratio, low, high)
 
