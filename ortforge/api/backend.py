@@ -152,6 +152,10 @@ def _always(device: Device) -> Availability:
     return available()
 
 
+def _no_software(device: Device) -> str:
+    return ""
+
+
 def _no_objection(options: Mapping[str, str], session: Mapping[str, Any], device: Device) -> str:
     return ""
 
@@ -180,6 +184,8 @@ class Backend:
         options on a device, or ``""``.
     :param threads_option: the provider option with the number of threads, for an EP that has threads of its own: it
         gets the session's number unless the matrix says otherwise.
+    :param software: says why times measured on a device are not those of the EP's hardware (it is emulated, or a
+        software adapter stands in for a GPU), or ``""``. Such cells are checked and not timed.
     """
 
     name: str
@@ -195,6 +201,7 @@ class Backend:
     environment: Mapping[str, str] = field(default_factory=dict)
     threads_option: str = ""
     memory: str = ""
+    software: Callable[[Device], str] = _no_software
     objection: Callable[[Mapping[str, str], Mapping[str, Any], Device], str] = _no_objection
 
 

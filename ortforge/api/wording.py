@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ortforge.portable.statuses import CORRECT, STATUSES
+from ortforge.portable.statuses import STATUSES, is_correct
 
 __all__ = [
     "STATUSES",
@@ -41,6 +41,8 @@ __all__ = [
 ]
 
 TIMES: Final = "\N{MULTIPLICATION SIGN}"
+
+NOT_MEASURABLE: Final = "not measurable on this machine"
 
 TUNING: Final = "tune-session"
 """The pass whose result is said line by line."""
@@ -158,27 +160,34 @@ def cosine(value: float | None) -> str:
 
 
 def speed(timing: Mapping[str, Any] | None, *, interval: bool = True) -> str:
-    """Say a speed-up over the baseline, or that it cannot be told.
+    """Return a speed-up over the baseline, or the outcome of a comparison that found none.
 
-    Without an outcome (a composed ratio has none) an interval that holds 1 tells nothing. A ratio is said as ``1.83``
-    and the multiplication sign, with its interval as ``[1.79, 1.87]``.
+    Without an outcome (a composed ratio has none) an interval that contains 1 is undecided. A ratio is written as
+    ``1.83`` and the multiplication sign, with its interval as ``[1.79, 1.87]``. Numbers of an interval that is too wide
+    to be a measurement are not printed (``measurable`` in ``docs/formats.md``).
 
-    >>> speed({"ratio": 1.01, "low": 0.99, "high": 1.02, "outcome": "can't tell", "noise": 0.03})
-    "can't tell (±3.0%)"
+    >>> speed({"ratio": 1.01, "low": 0.99, "high": 1.02, "outcome": "same", "noise": 0.03})
+    'same (±1.5%)'
+    >>> speed({"ratio": 1.2, "low": 2e-14, "high": 2e9, "outcome": "undecided", "measurable": False})
+    'not measurable on this machine'
     """
     if not timing or timing.get("ratio") is None:
         return ""
     low, high = timing.get("low"), timing.get("high")
     outcome = timing.get("outcome")
     if outcome is None and low is not None and high is not None and low <= 1.0 <= high:
-        outcome = "can't tell"
+        outcome = "undecided"
+        if low * 4.0 < high:  # ortforge.verdict.ratios.MAX_SPAN, of a ratio that was composed
+            return NOT_MEASURABLE
     if outcome == "baseline":
         return "baseline"
-    if outcome == "can't tell":
-        # The wider of the two things that hide a difference: this pair's interval, and the device's noise floor.
+    if outcome == "undecided" and timing.get("measurable") is False:
+        return NOT_MEASURABLE
+    if outcome in ("same", "undecided"):
         width = 0.0 if low is None or high is None else (high - low) / 2
-        noise = max(width, timing.get("noise") or 0.0)
-        return f"can't tell ({spread(noise)})" if interval and noise else "can't tell"
+        # The wider of the two things that hide a difference: the interval, and the noise of the comparison.
+        wide = max(width, timing.get("noise") or 0.0) if outcome == "undecided" else width
+        return f"{outcome} ({spread(wide)})" if interval and wide else str(outcome)
     text = f"{timing['ratio']:.2f}{TIMES}"
     if interval and low is not None and high is not None:
         text += f" [{low:.2f}, {high:.2f}]"
@@ -255,7 +264,7 @@ def marks(cell: Mapping[str, Any]) -> tuple[str, ...]:
         found.append("random data")
     if (cell.get("artefact") or {}).get("no_op"):
         found.append("no-op")
-    if cell["status"] in CORRECT and cell.get("parity") and not timing:
+    if is_correct(cell["status"]) and cell.get("parity") and not timing and "no-op" not in found:
         found.append("not timed")
     return tuple(found)
 

@@ -52,8 +52,8 @@ def judge_cell(cell: Cell, settled: Mapping[str, Settled], where: Sequence[str])
         baseline_bytes=steps["fetch"].result["bytes"] if artefact else None,
         tolerance=Tolerance(**cell.facts.get("tolerance", {})),
         warnings=tuple(artefact["warnings"]) if artefact else (),
-        notes=tuple(note for note in (check.get("note"), *check.get("remarks", ()), *_data_shift(steps)) if note),
-        untimed=_timing_failure(steps),
+        notes=_run_notes(steps, artefact, check),
+        untimed=cell.facts.get("untimed") or _timing_failure(steps),
     )
     verdict = judge(facts)
     return {
@@ -172,6 +172,21 @@ def _chose_no_ranges(artefact: Mapping[str, Any] | None) -> bool:
     """Whether a pass that was ready for calibration data fitted no ranges to them in the end (``quantize``)."""
     changed = artefact["changed"] if artefact else {}
     return any(entry.get("method") in WITHOUT_RANGES for entry in changed.values())
+
+
+def _run_notes(
+    steps: Mapping[str, Settled], artefact: Mapping[str, Any] | None, check: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """Return what the steps noted: of the run of the model, of idle passes, of the data, and of unequal conditions."""
+    timed = steps["time"].result if "time" in steps and steps["time"].ok else {}
+    notes = (check.get("note"), *check.get("remarks", ()), *_idle(artefact), *_data_shift(steps))
+    return tuple(note for note in (*notes, timed.get("threads_note")) if note)
+
+
+def _idle(artefact: Mapping[str, Any] | None) -> list[str]:
+    """Name the passes that changed nothing, in recipes whose other passes did change something."""
+    changed = artefact["changed"] if artefact and not artefact["no_op"] else {}
+    return [f'The pass "{name}" changed nothing here.' for name, entry in changed.items() if entry.get("no_op")]
 
 
 def _data_shift(steps: Mapping[str, Settled]) -> list[str]:

@@ -1,6 +1,6 @@
 """Paired, interleaved timing: two workers take turns, so that what disturbs one disturbs the other.
 
-A round starts fresh processes for both sides, because where a process's memory happens to lie moves its
+A round starts fresh processes for both sides, both at once, because where a process's memory happens to lie moves its
 latency by some percent; a turn is a few iterations of one side; a pair is one turn of each. Where it matters how
 quickly a model loads, the two take turns at that as well, at the end of a round.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +36,9 @@ LEAST_PAIRS: Final = 5
 """Pairs that a round should have even when its time is over, within :data:`PATIENCE` times its budget …"""
 FEWEST_PAIRS: Final = 2
 """… and those that it has whatever they cost."""
+
+MAX_REPEATS: Final = 2
+"""Rounds that are taken again at most because other work had the CPUs during them."""
 
 PATIENCE: Final = 10
 """A round may take so many times its budget to reach :data:`LEAST_PAIRS`; no round begins when that is used up."""
@@ -98,56 +102,90 @@ def measure(
 ) -> tuple[dict[str, Any], TaskOutcome | None]:
     """Time both sides; return the facts, or a failure when a worker died.
 
+    Rounds end when the comparison is decided (:func:`ortforge.verdict.timing.is_decided`), and after ``rounds`` at the
+    latest. Contended rounds are set aside and repeated, up to :data:`MAX_REPEATS` times; where fewer than two rounds
+    are left without them, all rounds are used and the timing is contended.
+
     :param parameters: ``budget_s``, ``rounds``, and ``loads``: whether loading is timed in pairs too.
 
     The facts hold ``round_pairs`` (rounds of (baseline ns, candidate ns), each the median of one turn), raw
-    ``samples`` and ``baseline_samples`` in ns, start-up figures of both sides, and the trust in all of it; and
-    ``load_pairs`` like ``round_pairs`` where loads were asked for.
+    ``samples`` and ``baseline_samples`` in ns, start-up figures of both sides, the ``threads`` that computed, and the
+    trust in all of it; and ``load_pairs`` like ``round_pairs`` where loads were asked for.
     """
-    from ortforge.verdict.timing import paired, percentiles, trust
-
-    began = time.monotonic()
     samples = str(work.store.objects.get(data))
     sides = tuple(Side(side.interpreter, {**side.job, "samples": samples}) for side in (baseline, candidate))
     rounds = max(1, int(parameters["rounds"]))
     budget = float(parameters["budget_s"]) / rounds
-    limits = limits_of(context)
-    raw: tuple[list[int], list[int]] = ([], [])
-    starts: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
-    round_pairs: list[Pairs] = []
-    load_pairs: list[Pairs] = []
     loading_s = LOADING_SHARE * budget if parameters.get("loads") else 0.0
-    contention_us, measured_s = 0.0, 0.0
     try:
-        for number in range(rounds):
-            if number and time.monotonic() - began > PATIENCE * budget * rounds:
-                break  # a model this slow is known well enough, or not at all
-            with work.store.objects.scratch() as scratch:
-                before, started = pressure(), time.monotonic()
-                pairs, loads = _round(work, sides, limits, scratch, budget, loading_s, raw, starts, first=number % 2)
-                round_pairs.append(pairs)
-                load_pairs.append(loads)
-                after = pressure()
-                if before is not None and after is not None:
-                    contention_us += after - before
-                    measured_s += time.monotonic() - started
+        taken = _rounds(work, sides, limits_of(context), rounds, budget, loading_s)
     except _SideDied as death:
         failure = failed_job(death.outcome, f"while it was timed, its {death.side} ended" if death.side else "")
         return {}, replace(failure, result={"side": death.side})
-    share = contention_us / 1e6 / measured_s if measured_s else None
+    return _facts(taken, loads=bool(loading_s)), None
+
+
+def _rounds(
+    work: Work, sides: Sequence[Side], limits: Limits, rounds: int, budget_s: float, loading_s: float
+) -> list[_Round]:
+    """Take rounds until the comparison is decided, or nothing is to be expected of more of them."""
+    from ortforge.verdict.timing import is_decided
+
+    began = time.monotonic()
+    taken: list[_Round] = []
+    while len(taken) < rounds + MAX_REPEATS:
+        if taken and time.monotonic() - began > PATIENCE * budget_s * rounds:
+            break  # a model this slow is known well enough, or not at all
+        with work.store.objects.scratch() as scratch:
+            first = len(taken) % 2
+            taken.append(_round(work, sides, limits, scratch, budget_s, loading_s, first))
+        clean = [one for one in taken if not one.is_contended]
+        if is_decided([one.pairs for one in clean], rounds, [one.loads for one in clean] if loading_s else ()):
+            break
+        if len(clean) + MAX_REPEATS < len(taken):
+            break  # the machine stays busy
+    return taken
+
+
+def _facts(taken: Sequence[_Round], *, loads: bool) -> dict[str, Any]:
+    from ortforge.verdict.timing import MIN_ROUNDS, is_contended, own_noise, paired, percentiles, trust
+
+    clean = [one for one in taken if not one.is_contended]
+    used = clean if len(clean) >= min(MIN_ROUNDS, len(taken)) else taken
+    raw = [[ns for one in used for ns in one.raw[number]] for number in (0, 1)]
+    starts = [[one.starts[number] for one in used] for number in (0, 1)]
+    shares = [one.pressure for one in used if one.pressure is not None]
+    share = max(shares) if any(map(is_contended, shares)) else sum(shares) / len(shares) if shares else None
+    round_pairs = [one.pairs for one in used]
     label, why = trust(raw[1], share, baseline_ns=raw[0], interval=paired(round_pairs))
     facts: dict[str, Any] = {
         "round_pairs": round_pairs,
+        "own_noise": own_noise(round_pairs),
         "samples": thinned(raw[1]),
         "baseline_samples": thinned(raw[0]),
         "trust": label,
         "trust_reason": why,
+        "contended_rounds": sum(one.is_contended for one in taken),
+        **_threads(starts),
         **percentiles(raw[1]),
         "baseline_p50_s": percentiles(raw[0])["p50_s"],
         **_start_figures(starts[1], ""),
         **_start_figures(starts[0], "baseline_"),
     }
-    return facts | ({"load_pairs": load_pairs} if loading_s else {}), None
+    return facts | ({"load_pairs": [one.loads for one in used]} if loads else {})
+
+
+def _threads(starts: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """Return how many threads computed on each side, and a note where that is not the same number."""
+    baseline, candidate = (
+        round(median(counts)) if (counts := [start["threads"] for start in side if start.get("threads")]) else None
+        for side in starts
+    )
+    note = ""
+    if baseline and candidate and baseline != candidate:
+        note = f"The conditions differ: {candidate} threads computed, and {baseline} of the baseline."
+        note = note.replace("1 threads", "1 thread")
+    return {"threads": {"candidate": candidate, "baseline": baseline}, "threads_note": note}
 
 
 class _SideDied(Exception):  # noqa: N818 - says what happened; the outcome says why
@@ -192,30 +230,38 @@ def thinned(samples: Sequence[int]) -> list[int]:
     return [samples[number * len(samples) // MOST_KEPT] for number in range(MOST_KEPT)]
 
 
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """What one round measured: both sides' times and start-up figures, baseline first.
+
+    :param pressure: share of the time of its turns in which some task waited for a CPU, ``None`` where not known.
+    """
+
+    pairs: Pairs
+    loads: Pairs
+    raw: tuple[list[int], list[int]]
+    starts: tuple[dict[str, Any], dict[str, Any]]
+    pressure: float | None
+
+    @property
+    def is_contended(self) -> bool:
+        """Whether other work had the CPUs during its turns."""
+        from ortforge.verdict.timing import is_contended
+
+        return is_contended(self.pressure)
+
+
 def _round(
-    work: Work,
-    sides: Sequence[Side],
-    limits: Limits,
-    scratch: Path,
-    budget_s: float,
-    loading_s: float,
-    raw: tuple[list[int], list[int]],
-    starts: tuple[list[dict[str, Any]], list[dict[str, Any]]],
-    first: int,
-) -> tuple[Pairs, Pairs]:
+    work: Work, sides: Sequence[Side], limits: Limits, scratch: Path, budget_s: float, loading_s: float, first: int
+) -> _Round:
     """One round: fresh workers, warm-up, then pairs until the budget is used, and at last pairs of loads."""
     from ortforge.verdict.timing import stable
 
+    raw: tuple[list[int], list[int]] = ([], [])
     with ExitStack() as stack:
-        workers: list[WorkerSession] = []
-        for number, side in enumerate(sides):
-            folder = scratch / str(number)
-            folder.mkdir()
-            session = WorkerSession(side.interpreter, side.job, limits=limits, workdir=folder, cancel=work.cancel)
-            with _blaming(number):
-                workers.append(stack.enter_context(session))
+        workers = _started(work, sides, limits, scratch, stack)
         turns = _Turns(workers, limits)
-        started = time.monotonic()
+        before, started = pressure(), time.monotonic()
         deadline, patience = started + budget_s, started + PATIENCE * budget_s
         turns.find_length()
         history: tuple[list[float], list[float]] = ([], [])
@@ -236,11 +282,35 @@ def _round(
             pairs.append((float(median(both[0])), float(median(both[1]))))
         own = [float(worker.ready["load_s"]) for worker in workers]
         loads = turns.loads(own, loading_s, first) if sum(own) <= loading_s else []
-        for number, worker in enumerate(workers):
-            with _blaming(number):
-                finish = worker.ask({"op": "finish"}, timeout=limits.run_s)
-            starts[number].append({**worker.ready, **finish})
-    return pairs, loads or [(own[0] * 1e9, own[1] * 1e9)]
+        after, seconds = pressure(), time.monotonic() - started
+        share = (after - before) / 1e6 / seconds if before is not None and after is not None else None
+        starts = [_finished(number, worker, limits) for number, worker in enumerate(workers)]
+    return _Round(pairs, loads or [(own[0] * 1e9, own[1] * 1e9)], raw, (starts[0], starts[1]), share)
+
+
+def _started(work: Work, sides: Sequence[Side], limits: Limits, scratch: Path, stack: ExitStack) -> list[WorkerSession]:
+    """Start both workers at once: they import at the same time, and load their models one after the other."""
+    sessions = []
+    for number, side in enumerate(sides):
+        folder = scratch / str(number)
+        folder.mkdir()
+        job = {**side.job, "one_at_a_time": str(scratch / "loading")}
+        sessions.append(WorkerSession(side.interpreter, job, limits=limits, workdir=folder, cancel=work.cancel))
+    for number, session in enumerate(sessions):
+        with _blaming(number):
+            session.start()
+        stack.push(session)
+    with ThreadPoolExecutor(len(sessions)) as pool:
+        waits = [pool.submit(session.wait_until_ready) for session in sessions]
+    for number, wait in enumerate(waits):
+        with _blaming(number):
+            wait.result()
+    return sessions
+
+
+def _finished(number: int, worker: WorkerSession, limits: Limits) -> dict[str, Any]:
+    with _blaming(number):
+        return {**worker.ready, **worker.ask({"op": "finish"}, timeout=limits.run_s)}
 
 
 class _Turns:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from ortforge import __version__
 from ortforge.api import Device, Executor, Task, TaskOutcome
@@ -17,6 +17,7 @@ from ortforge.engine.cells import defective_cell, judge_cell
 from ortforge.engine.exit_codes import obstacle
 from ortforge.engine.walk import Events, Settled, WalkOptions, walk
 from ortforge.engine.work import hearing, run_task
+from ortforge.engine.worth_timing import skipper
 from ortforge.errors import ExitCode
 from ortforge.matrix.expectations import Expectation
 from ortforge.plan.graph import Cell, Plan, Step
@@ -28,6 +29,9 @@ from ortforge.runtime import device as devices
 from ortforge.store import Store
 
 __all__ = ["Expectations", "Listener", "execute"]
+
+NOT_TAKEN: Final = ("blocked", "skipped")
+"""What becomes of steps that were not run and have no result."""
 
 
 class Listener(Protocol):
@@ -107,7 +111,8 @@ def execute(
     desk = _Desk(plan, store, plugins, listener, run_id, where)
     desk.judge_unsupported()
     with hearing(listener.step_said):
-        settled = walk(plan, store, executor, run_id, options=options, events=desk, run=run)
+        skip = skipper(plan.cells)
+        settled = walk(plan, store, executor, run_id, options=options, events=desk, run=run, skip=skip)
     executor.shutdown(cancel=False)
     desk.judge_rest(settled)
     cells = [desk.judged[cell.id] for cell in plan.cells]
@@ -127,9 +132,9 @@ def execute(
             "store": str(store.root),
             "argv": sys.argv[1:],
             "steps": {
-                "run": sum(not step.cached and step.status != "blocked" for step in settled.values()),
+                "run": sum(not step.cached and step.status not in NOT_TAKEN for step in settled.values()),
                 "cached": sum(step.cached for step in settled.values()),
-                "failed": sum(not step.ok for step in settled.values()),
+                "failed": sum(not step.ok and step.status != "skipped" for step in settled.values()),
             },
         },
         "device": {**asdict(device), "cpu_flags": sorted(device.cpu_flags), "identity": devices.identity(device)},
@@ -207,7 +212,7 @@ class _Desk(Events):
     def step_settled(self, settled: Settled) -> None:
         step = settled.step
         self.settled[step.id] = settled
-        if settled.status != "blocked":
+        if settled.status not in NOT_TAKEN:
             self.listener.step_finished(
                 step.id, step.kind, settled.status, settled.seconds, cached=settled.cached, reason=settled.reason
             )

@@ -33,7 +33,7 @@ _MOST_REMAKES: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What became of a step in this run. ``status`` is ``ok``, a failure's status, or ``blocked``."""
+    """What became of a step in this run. ``status`` is ``ok``, a failure's status, ``blocked`` or ``skipped``."""
 
     step: Step
     status: str
@@ -84,13 +84,16 @@ def walk(
     options: WalkOptions | None = None,
     events: Events | None = None,
     run: Callable[[Task], TaskOutcome] = run_task,
+    skip: Callable[[Step, Mapping[str, Settled]], str] | None = None,
 ) -> dict[str, Settled]:
     """Settle every step of the plan and return what became of each.
 
     :param run: what the executor calls for each task (a benchmark passes a stub).
+    :param skip: given a step and what is settled so far (all that the step needs is), returns why the step is not
+        needed, or ``""``. Such a step is ``skipped``, in this run only.
     :raises KeyboardInterrupt: after the executor's running steps were ended; finished results are kept.
     """
-    state = _Walk(plan, store, executor, run_id, options or WalkOptions(), events or Events(), run)
+    state = _Walk(plan, store, executor, run_id, options or WalkOptions(), events or Events(), run, skip)
     try:
         return state.finish()
     except BaseException:
@@ -107,6 +110,7 @@ class _Walk:
     options: WalkOptions
     events: Events
     run: Callable[[Task], TaskOutcome]
+    skip: Callable[[Step, Mapping[str, Settled]], str] | None = None
     settled: dict[str, Settled] = field(default_factory=dict)
     known: dict[str, StepRecord] = field(default_factory=dict)
     made: dict[str, Settled] = field(default_factory=dict)
@@ -160,6 +164,9 @@ class _Walk:
                 reason = culprit.reason if culprit.status == "blocked" else f"{name} {culprit.status}: {culprit.reason}"
                 self.settle(Settled(step, "blocked", reason=reason, log=culprit.log))
                 return
+        if self.skip is not None and (reason := self.skip(step, self.settled)):
+            self.settle(Settled(step, "skipped", reason=reason))
+            return
         key = key_of(step, (self.settled[name].identity for name in step.inputs))
         if key in self.in_flight:
             if step.id not in self.in_flight[key]:

@@ -414,11 +414,13 @@ class _Planner:
         )
         steps = {"artefact": artefact, "provision": runtime, "dataset": data, "inspect": self.inspect(spec.model)}
         steps |= {"check": check, "compare": compare, "reference": reference, "fetch": self.fetch(spec.model)}
-        if self.matrix.limits.timing_s > 0:
-            steps["noise"] = self.noise(spec)
-            if not is_baseline:
-                steps["time"] = self.time(spec, name, artefact, check)
-        facts = self.facts(spec, backend, is_baseline)
+        untimed = self.untimed(spec)
+        if self.matrix.limits.timing_s > 0 and not untimed:
+            if is_baseline:
+                steps["noise"] = self.noise(spec, compare)
+            else:
+                steps["time"] = self.time(spec, artefact, (check, compare))
+        facts = {**self.facts(spec, backend, is_baseline), "untimed": untimed}
         if facts["quantized_static"]:
             steps["calibration"] = self.dataset(spec.model, "calibration")
         baseline = "" if is_baseline else (plain if spec.recipe != "none" else self.baseline_cell(spec))
@@ -440,17 +442,30 @@ class _Planner:
         limits = self.matrix.limits
         return {"candidate": candidate, "baseline": baseline, "budget_s": limits.timing_s, "rounds": limits.rounds}
 
-    def noise(self, spec: CellSpec) -> str:
-        """The model's own baseline against itself: what a difference of nothing looks like on this device."""
+    def untimed(self, spec: CellSpec) -> str:
+        """Return why times of a cell, or of its baseline, would not be those of hardware, or ``""``."""
+        if reason := self.plugins.backends[spec.ep.name].software(self.device):
+            return f"{reason}."
+        base = spec if spec.recipe != "none" else self.baseline_spec(spec)
+        reason = self.plugins.backends[base.ep.name].software(self.device)
+        return f"its baseline is not hardware: {reason}." if reason else ""
+
+    def noise(self, spec: CellSpec, compare: str) -> str:
+        """The model's own baseline against itself: the timing of the baseline's cell."""
         base = self.baseline_spec(spec)
         name = f"noise:{spec.model}@{base.target}:{base.ep.label}/{spec.device}"
         if name not in self.steps:
             how = self.session(base)
             inputs = (self.fetch(spec.model), self.provision(base.target), self.dataset(spec.model, "validation"))
-            self.step(name, "noise", self.timing(spec, how, how), inputs, context=self.timing_limits(base))
+            limits = self.timing_limits(base)
+            self.step(name, "noise", self.timing(spec, how, how), inputs, (compare,), limits)
         return name
 
-    def time(self, spec: CellSpec, name: str, artefact: str, check: str) -> str:
+    def time(self, spec: CellSpec, artefact: str, after: tuple[str, ...]) -> str:
+        """A cell in turns with its baseline.
+
+        :param after: the steps that show whether the cell is worth timing.
+        """
         base = replace(spec, recipe="none") if spec.recipe != "none" else self.baseline_spec(spec)
         inputs = (
             artefact,
@@ -458,11 +473,11 @@ class _Planner:
             self.fetch(spec.model),
             self.provision(base.target),
             self.dataset(spec.model, "validation"),
-            self.noise(spec),
         )
+        name = _cell_id(spec.model, spec.recipe, spec)
         loads = self.matrix.recipes[spec.recipe].goal in ("load", "any")
         parameters = {**self.timing(spec, self.session(spec), self.session(base)), "loads": loads}
-        return self.step(f"time:{name}", "time", parameters, inputs, (check,), self.timing_limits(spec, base))
+        return self.step(f"time:{name}", "time", parameters, inputs, after, self.timing_limits(spec, base))
 
     def timing_limits(self, *sides: CellSpec) -> dict[str, Any]:
         limited = all(self.plugins.backends[side.ep.name].address_space_limit for side in sides)

@@ -3,7 +3,7 @@
 A run's latencies belong to its moment: another day the machine is faster or slower, and plain milliseconds of two runs
 say nothing. What can be compared is each run's *ratio* to a baseline that took turns with the cell, when that baseline
 is the same artefact on the same runtime and device in both. A cell is called faster or slower when these two ratios
-differ by more than their intervals and the noise floor; everything else is "can't tell".
+differ by more than their intervals and the noise floor; everything else is "undecided".
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["compare", "show"]
 
 Facts = Mapping[str, Any]
 
-CANNOT_TELL: Final = "can't tell"
+CANNOT_TELL: Final = "undecided"
 
 MEASURES: Final = (("cosine", True), ("sqnr_db", True), ("max_rel_range", False), ("agreement", True))
 """Parity measures, and whether more is better."""
@@ -54,10 +54,10 @@ def compare(a: Facts, b: Facts) -> dict[str, Any]:
 
         {"schema": 1, "a": RUN, "b": RUN, "notes": [sentences about the runs as a whole],
          "added": [cell ids], "removed": [cell ids],
-         "status": [{"id", "before", "after", "change": "regression" | "improvement" | "can't tell" | "other", "why"}],
+         "status": [{"id", "before", "after", "change": "regression" | "improvement" | "undecided" | "other", "why"}],
          "parity": [{"id", "measure", "before", "after", "change": "worse" | "better"}],
          "latency": [{"id", "p50_before", "p50_after", "ratio_before", "ratio_after", "outcome": "faster" | "slower" |
-                      "can't tell", "why", "differs": [what else differs]}],
+                      "undecided", "why", "differs": [what else differs]}],
          "regressions": cells that vanished, got a worse status or became provably slower,
          "improvements": cells that got a better status or became provably faster}
 
@@ -65,7 +65,7 @@ def compare(a: Facts, b: Facts) -> dict[str, Any]:
 
     A change between two correct statuses (``pass``, ``no-gain``, ``undecided``, ``slower``) counts only where the
     latencies can be told apart, or where one of the two was not timed and neither is ``undecided``: else it is noise
-    that crossed a line, and its change is "can't tell". Which way a cell breaks, or cannot run, is "other".
+    that crossed a line, and its change is "undecided". Which way a cell breaks, or cannot run, is "other".
     """
     first, second = _Side.of(a), _Side.of(b)
     pairs, added, removed = _match(first.cells, second.cells)

@@ -67,7 +67,7 @@ class _Runner:
             return True
         # Against the unoptimized model the verdict has already weighed the noise floor.
         pair = (self.cell, other.cell)
-        return any(_is_unoptimized(one) and _outcome(two) == "can't tell" for one, two in (pair, pair[::-1]))
+        return any(_is_unoptimized(one) and _outcome(two) in ("same", "undecided") for one, two in (pair, pair[::-1]))
 
 
 def what_ships(report: Entry) -> dict[str, list[dict[str, Any]]]:
@@ -99,6 +99,11 @@ def _outcome(cell: Entry) -> str:
     return str((cell.get("timing") or {}).get("outcome", ""))
 
 
+def _is_contended(cell: Entry) -> bool:
+    """Return whether other work disturbed a cell's timing so much that it selects nothing."""
+    return bool((cell.get("timing") or {}).get("trust") == "contended")
+
+
 def _choose(cells: Sequence[Entry]) -> dict[str, Any]:
     plain = next((cell for cell in cells if _is_unoptimized(cell)), None)
     passing = [cell for cell in cells if cell["status"] == "pass"]
@@ -128,10 +133,6 @@ def _choose(cells: Sequence[Entry]) -> dict[str, Any]:
         why += f" The unoptimized model itself is {plain['status']} here."
     why += _also(cells, plain, chosen.cell)
     return {"cell": chosen.cell["id"], "why": why, "equals": [runner.cell["id"] for runner in rest], **others}
-
-
-def _is_contended(cell: Entry) -> bool:
-    return bool((cell.get("timing") or {}).get("trust") == "contended")
 
 
 def _also(cells: Sequence[Entry], plain: Entry | None, chosen: Entry | None) -> str:
@@ -205,7 +206,7 @@ def _overall(cell: Entry) -> _Runner:
 
 def _runner(cell: Entry, numbers: Mapping[str, Any]) -> _Runner:
     ratio, low, high = (numbers.get(name) for name in ("ratio", "low", "high"))
-    if ratio is None or low is None or high is None:
+    if ratio is None or low is None or high is None or _is_contended(cell):
         return _Runner(cell, None, 0.0, 0.0)
     return _Runner(cell, ratio, low, high)
 
@@ -313,7 +314,7 @@ def _same_speed(first: _Runner, second: _Runner, by_id: Mapping[str, Entry]) -> 
         return True
     figures = [_speed_figure(runner, by_id) or {} for runner in (first, second)]
     outcomes = {figure.get("outcome") for figure in figures}
-    return outcomes == {"baseline", "can't tell"}
+    return "baseline" in outcomes and outcomes <= {"baseline", "same", "undecided"}
 
 
 def _speed_figure(runner: _Runner, by_id: Mapping[str, Entry]) -> dict[str, Any] | None:

@@ -294,12 +294,29 @@ class WorkerSession:
 
         :raises WorkerDied: it never was.
         """
+        self.start()
+        return self.wait_until_ready()
+
+    def start(self) -> None:
+        """Start the worker without waiting for it, so that several can start at once.
+
+        The calling thread must outlive the worker: the kernel ends a worker with the thread that started it.
+
+        :raises WorkerDied: the interpreter cannot be started.
+        """
         self._started = time.monotonic()
         try:
             self._process = _start(self._interpreter, self._job, self._limits, self._folder, self._cancel)
         except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
             reason = f"the interpreter {self._interpreter.argv[0]} cannot be started: {error}"
             raise WorkerDied(JobOutcome("failed", reason)) from error
+
+    def wait_until_ready(self) -> WorkerSession:
+        """Wait until a started worker is ready; any thread may wait.
+
+        :raises WorkerDied: it never was.
+        """
+        assert self._process is not None
         try:
             self.ready = self._reply(None, "")["ready"]
         except KeyError:

@@ -10,30 +10,82 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-__all__ = ["MINIMUM_FLOOR", "compose", "outcome"]
+__all__ = ["MARGIN", "MINIMUM_FLOOR", "compose", "decide", "is_measurable", "outcome"]
 
-MINIMUM_FLOOR: Final = 0.03
-"""No difference below 3 % is claimed, however small the interval.
+MARGIN: Final = 0.03
+"""Differences below 3 % do not count as differences, however small the interval.
 
 A model timed against itself in eight trials of 40 interleaved runs on a loaded two-core machine gave median pair ratios
-up to 3.3 % away from 1 (plain medians one after the other: 18 %). A quiet A/A measurement cannot promise that the
-machine stays quiet, so it raises this floor and never lowers it.
+up to 3.3 % away from 1 (plain medians one after the other: 18 %).
+"""
+
+MINIMUM_FLOOR: Final = MARGIN
+"""The smallest noise floor. A noisy measurement raises the floor; a quiet one never lowers it."""
+
+MAX_SPAN: Final = 4.0
+"""An undecided interval whose ends differ by more than this factor is not a measurement of speed.
+
+Such an interval reaches beyond a factor of 2 to at least one side of its ratio. Seen on machines with other work, with
+two rounds: 2.93e-14 to 2.09e+09.
 """
 
 
-def outcome(paired: Mapping[str, Any], floor: float) -> str:
-    """Return ``faster``, ``slower`` or ``can't tell``.
+def outcome(paired: Mapping[str, Any], floor: float = MARGIN) -> str:
+    """Return ``faster``, ``slower``, ``same`` or ``undecided``.
 
-    A difference is told when the interval excludes 1 and the ratio lies beyond the floor.
+    The whole interval decides. ``faster`` and ``slower``: it lies beyond the noise floor, and so beyond the margin.
+    ``same``: it lies within the margin, whatever the floor, because noise cannot show that there is no difference.
+
+    :param floor: the noise floor of this comparison; below :data:`MARGIN` it counts as :data:`MARGIN`.
     """
-    ratio, low, high = paired["ratio"], paired["low"], paired["high"]
-    if ratio is None or low is None or high is None:
-        return "can't tell"
-    if low > 1.0 and ratio > 1.0 + floor:
+    low, high = paired["low"], paired["high"]
+    if paired["ratio"] is None or low is None or high is None:
+        return "undecided"
+    beyond = 1.0 + max(MARGIN, floor)
+    if low > beyond:
         return "faster"
-    if high < 1.0 and ratio < 1.0 / (1.0 + floor):
+    if high < 1.0 / beyond:
         return "slower"
-    return "can't tell"
+    return "same" if low >= 1.0 / (1.0 + MARGIN) and high <= 1.0 + MARGIN else "undecided"
+
+
+def is_measurable(paired: Mapping[str, Any]) -> bool:
+    """Return whether the interval is narrow enough for its ratio to be printed as a speed (:data:`MAX_SPAN`)."""
+    low, high = paired["low"], paired["high"]
+    return low is not None and high is not None and low > 0.0 and high <= MAX_SPAN * low
+
+
+def decide(paired: Mapping[str, Any], floor: float, *, contended: str = "", rounds: int = 0) -> dict[str, Any]:
+    """Return the outcome of a comparison and, where it is ``undecided``, why, and what would decide it.
+
+    :param floor: the noise floor of the same period, as a share.
+    :param contended: why the timing is contended, or ``""``. A contended timing decides nothing.
+    :param rounds: the maximum number of rounds that the comparison was allowed.
+    :returns: ``{"outcome", "measurable", "undecided_why", "decide_by"}``; the last two are sentences, or ``""``.
+    """
+    answer = "undecided" if contended else outcome(paired, floor)
+    facts = {"outcome": answer, "measurable": True, "undecided_why": "", "decide_by": ""}
+    if answer != "undecided":
+        return facts
+    quieter = "A quieter machine would decide it: run it again while nothing else uses the CPU."
+    more = f"More rounds would narrow the interval: set limits.rounds above {rounds or paired.get('rounds', 0)}"
+    more += " and raise limits.timing_s with it."
+    if not is_measurable(paired):
+        reach = "nothing was measured"
+        if paired["low"] is not None:
+            reach = f"the 95 % interval of the ratio reaches from {paired['low']:.3g} to {paired['high']:.3g}"
+        why = f"The speed is not measurable on this machine: {contended or reach}."
+        return {**facts, "measurable": False, "undecided_why": why, "decide_by": quieter}
+    if contended:
+        return {**facts, "undecided_why": f"The timing is contended: {contended}.", "decide_by": quieter}
+    low, high = paired["low"], paired["high"]
+    if outcome(paired) != "undecided":
+        why = f"The difference is not larger than the noise of {floor:.1%} that this comparison itself showed."
+        return {**facts, "undecided_why": why, "decide_by": quieter}
+    reach = f"The 95 % interval {low:.3g} to {high:.3g} reaches across the margin of {MARGIN:.0%}."
+    if low > 1.0 or high < 1.0:
+        reach = f"The 95 % interval {low:.3g} to {high:.3g} excludes 1, but reaches into the margin of {MARGIN:.0%}."
+    return {**facts, "undecided_why": reach, "decide_by": more}
 
 
 def compose(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, float | None]:

@@ -1,4 +1,4 @@
-"""From raw times to a ratio with an interval, and to "faster", "slower" or "can't tell".
+"""From raw times to a ratio with an interval, and to "faster", "slower", "same" or "undecided".
 
 Baseline and candidate take turns, so that whatever the machine does meets both; a pair is the median of one turn of
 each. A round is a set of pairs from one pair of fresh processes: memory layout and placement are drawn once per
@@ -19,10 +19,15 @@ from ortforge.verdict.ratios import MINIMUM_FLOOR, compose, outcome
 
 __all__ = [
     "MINIMUM_FLOOR",
+    "MIN_ROUNDS",
     "compose",
+    "early_level",
+    "is_contended",
+    "is_decided",
     "minimum_sample",
     "noise_floor",
     "outcome",
+    "own_noise",
     "paired",
     "percentiles",
     "stable",
@@ -37,10 +42,22 @@ CELLS: Final = 400_000
 """Most resampled pairs in all replicates together, which keeps the bootstrap near 10 ms."""
 SEED: Final = 20_250_613
 LEVEL: Final = 0.95
+DRAWS: Final = 8
+"""Draws of the rounds' common shift for each resampling of the pairs: the tails of early looks need many, and a draw
+costs nothing beside a resampling."""
+
+MIN_ROUNDS: Final = 2
+"""Rounds before the first look: one round knows nothing of how processes differ."""
+EARLY_ERROR: Final = 0.025
+"""One-sided error that all looks before the last may make together; the last one has ``(1 - LEVEL) / 2`` as before."""
+PRECISE: Final = 0.02
+"""Largest half-width, as a share of the ratio, for which a decided comparison stops before its last round. With three
+fixed rounds the default matrix on two quiet cores had half-widths of 0.7 to 10.8 %, median 3.2 %."""
 
 TURNS: Final = 6
 DRIFT: Final = 0.02
 CONTENDED: Final = 0.10
+"""Share of the time in which some task waits for a CPU, from which on a measurement is contended."""
 SPREAD: Final = 0.10
 FEW: Final = 8
 
@@ -56,8 +73,8 @@ def _log_ratios(rounds: Rounds) -> list[NDArray[np.float64]]:
     return found
 
 
-def paired(rounds: Rounds) -> dict[str, Any]:
-    """Return the median pair ratio and its 95 % interval.
+def paired(rounds: Rounds, level: float = LEVEL) -> dict[str, Any]:
+    """Return the median pair ratio and its interval, of 95 % unless another level is given.
 
     The interval is a two-level bootstrap. Pairs are resampled within their rounds (percentile bootstrap of the median).
     Rounds are too few to be resampled (the bootstrap of three points never leaves their range), so their common shift
@@ -90,8 +107,9 @@ def paired(rounds: Rounds) -> dict[str, Any]:
     shift = np.median(resampled, axis=1)
     shift -= np.median(shift)
     if len(logs) > 1:
-        shift += medians.std(ddof=1) / math.sqrt(len(logs)) * random.standard_t(len(logs) - 1, replicates)
-    low, high = np.quantile(shift, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        shift = np.tile(shift, DRAWS)
+        shift += medians.std(ddof=1) / math.sqrt(len(logs)) * random.standard_t(len(logs) - 1, shift.size)
+    low, high = np.quantile(shift, [(1 - level) / 2, (1 + level) / 2])
     margin = math.log1p(MINIMUM_FLOOR) if len(logs) == 1 else 0.0
     return {
         "ratio": math.exp(middle),
@@ -113,6 +131,65 @@ def noise_floor(rounds: Rounds) -> dict[str, Any]:
     measured = paired(rounds)
     deviations = [abs(math.log(ratio)) for ratio in measured.pop("round_ratios")]
     return {"floor": max([MINIMUM_FLOOR, *(math.expm1(deviation) for deviation in deviations)]), **measured}
+
+
+def own_noise(rounds: Rounds) -> float:
+    """Return the noise floor that a comparison shows by itself, as a share, at least :data:`MINIMUM_FLOOR`.
+
+    It is how far the comparison moves within its rounds: the root mean square, over rounds, of the difference between
+    the median log ratios of a round's first and second half. Both halves compare the same two processes on the same
+    inputs, so nothing but the machine can move them apart. The bootstrap of :func:`paired` takes pairs for independent
+    and does not see such drifts. Rounds with fewer than eight pairs are ignored: their halves say nothing.
+    """
+    moved = [
+        float(np.median(values[len(values) // 2 :]) - np.median(values[: len(values) // 2]))
+        for values in _log_ratios(rounds)
+        if len(values) >= FEW
+    ]
+    return max(MINIMUM_FLOOR, math.expm1(math.sqrt(np.mean(np.square(moved)))) if moved else 0.0)
+
+
+def early_level(max_rounds: int) -> float:
+    """Return the level of the interval for looks before the last, which makes up for looking more than once.
+
+    Bonferroni's inequality: the looks after rounds 2, 3, … ``max_rounds`` - 1 share :data:`EARLY_ERROR`, so that with
+    the last look's ``(1 - LEVEL) / 2`` the one-sided error of a whole comparison is at most 5 %, even for a true ratio
+    that lies exactly on the margin. ``benchmarks/timing_errors.py`` shows the rates that result.
+
+    >>> early_level(3), early_level(6)
+    (0.95, 0.9875)
+    """
+    return 1.0 - 2.0 * EARLY_ERROR / max(1, max_rounds - MIN_ROUNDS)
+
+
+def is_decided(rounds: Rounds, max_rounds: int, loads: Rounds = ()) -> bool:
+    """Return whether a comparison may stop after these rounds.
+
+    It may when the interval of :func:`early_level` lies beyond the noise floor or within the margin, and the interval
+    that is reported is narrow enough (:data:`PRECISE`). Contended rounds are not for this function.
+
+    :param max_rounds: the number of rounds after which it stops in any case.
+    :param loads: pairs of load times of the same rounds, where loading is compared; it must be decided, too.
+    """
+    if len(rounds) >= max_rounds:
+        return True
+    if len(rounds) < MIN_ROUNDS:
+        return False
+    level = early_level(max_rounds)
+    if outcome(paired(rounds, level), own_noise(rounds)) == "undecided":
+        return False
+    if loads and outcome(paired(loads, level), own_noise(rounds)) == "undecided":
+        return False
+    reported = paired(rounds)
+    return bool(max(reported["high"] / reported["ratio"], reported["ratio"] / reported["low"]) <= 1.0 + PRECISE)
+
+
+def is_contended(pressure_share: float | None) -> bool:
+    """Return whether other work had the CPUs for so much of a measurement that it decides nothing.
+
+    :param pressure_share: as :func:`trust` takes it; ``None``, where the system does not tell, counts as not contended.
+    """
+    return pressure_share is not None and pressure_share > CONTENDED
 
 
 def minimum_sample(share: float, confidence: float = 0.99) -> int:
@@ -181,7 +258,7 @@ def trust(
     :param baseline_ns: the baseline's times of the same inputs, as many as the candidate's; or none.
     :param interval: what :func:`paired` gave; an interval wider than 10 % to either side is noisy.
     """
-    if pressure_share is not None and pressure_share > CONTENDED:
+    if is_contended(pressure_share):
         return (
             "contended",
             f"tasks waited for a CPU during {pressure_share:.0%} of the time: something else was running",

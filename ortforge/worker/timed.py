@@ -6,15 +6,18 @@ collector is off: a turn makes no cycles. When the turns are over, the two may t
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .limits import peak_rss
 from .protocol import Channel, JobError
+from .thread_times import computing_threads, cpu_times
 
 if TYPE_CHECKING:
     from .io_binding import Runner
@@ -27,6 +30,10 @@ side during its turn. Known since ORT 1.12, so by every version that is served h
 
 MOST_FEED_BYTES = 1 << 30
 """Feeds are held in memory, so that reading files is no part of a turn; samples beyond this are left out."""
+
+
+MAX_WAIT_S = 10.0
+"""Maximum wait for the other side's model to load."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,8 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     gc.collect()
     gc.disable()
     position, peak = 0, 0
+    threads: int | None = None
+    began = cpu_times()
     while True:
         command = channel.read()
         op = command.get("op")
@@ -53,12 +62,13 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
             position = (start + iterations) % len(held.feeds)
         elif op == "load":
             if held is not None:
-                peak, held = peak_rss(), None
+                peak, threads, held = peak_rss(), computing_threads(began, cpu_times()), None
                 gc.collect()
             channel.reply(load_again(job, command))
         elif op == "finish":
             channel.leave()
-            channel.reply({"peak_rss": peak or peak_rss()})
+            threads = threads if held is None else computing_threads(began, cpu_times())
+            channel.reply({"peak_rss": peak or peak_rss(), "threads": threads})
             return
         else:
             raise JobError("failed", f"a time job knows the commands turn, then load, and finish, not {op!r} here")
@@ -84,16 +94,52 @@ def load_again(job: Mapping[str, Any], command: Mapping[str, Any]) -> dict[str, 
 
 def _get_ready(job: Mapping[str, Any], channel: Channel) -> _Held:
     started = time.perf_counter()
-    import onnxruntime as ort
+    import onnxruntime as ort  # noqa: F401 - imported here, so that its time is not the load's
 
-    from .io_binding import runner
+    from . import io_binding, session, tensors  # noqa: F401
     from .samples import Samples
-    from .session import open_session
-    from .tensors import cast_feeds, check_feeds
 
     import_s = time.perf_counter() - started
     samples = Samples(job["samples"])
     channel.phase("load")
+    with _one_at_a_time(job.get("one_at_a_time")):
+        channel.phase("load")  # its limit begins here
+        return _load(job, channel, samples, import_s)
+
+
+@contextmanager
+def _one_at_a_time(path: str | None) -> Iterator[None]:
+    """Hold a lock file while loading, so that the two sides of a round do not disturb each other's load times.
+
+    After :data:`MAX_WAIT_S`, and where the file cannot be locked, loading goes on without the lock.
+    """
+    try:
+        file = open(path, "w") if path else None  # noqa: PTH123, SIM115 - the worker does without pathlib here
+    except OSError:
+        file = None
+    if file is None:
+        yield
+        return
+    with file:
+        until = time.monotonic() + MAX_WAIT_S
+        while time.monotonic() < until:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.002)
+            except OSError:
+                break
+        yield
+
+
+def _load(job: Mapping[str, Any], channel: Channel, samples: Any, import_s: float) -> _Held:
+    import onnxruntime as ort
+
+    from .io_binding import runner
+    from .session import open_session
+    from .tensors import cast_feeds, check_feeds
+
     started = time.perf_counter()
     opened = open_session(ort, job["model"], job["providers"], job["session"], config={SPINNING_STOP: "1"})
     load_s = time.perf_counter() - started

@@ -24,9 +24,16 @@ def ortforge_backends() -> Iterable[Backend]:
         versions=">=1.24.2",
         options={"backend_type": "htp"},
         availability=_availability,
+        software=_software,
         # The library takes the name that it is registered under as its EP's name.
         plugin=PluginEp("onnxruntime-qnn", "onnxruntime_qnn", "QNNExecutionProvider"),
     )
+
+
+def _software(device: Device) -> str:
+    if device.system == "linux" and device.machine in X86_64:
+        return "QNN's HTP backend is an emulator on x86-64 Linux"
+    return ""
 
 
 def _availability(device: Device) -> Availability:

@@ -19,6 +19,8 @@ from ._needs import describe, other_system
 
 _ALLOW = "ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER"
 _DRIVER = "VK_DRIVER_FILES"
+_SOFTWARE_DRIVERS = ("swiftshader", "lvp", "llvmpipe")
+"""Parts of the file names of Vulkan drivers in software: SwiftShader, and Mesa's lavapipe."""
 
 
 def ortforge_backends() -> Iterable[Backend]:
@@ -30,9 +32,17 @@ def ortforge_backends() -> Iterable[Backend]:
         published=("onnxruntime-ep-webgpu",),
         versions=">=1.24.4",
         availability=_availability,
+        software=_software,
         plugin=PluginEp("onnxruntime-ep-webgpu", "onnxruntime_ep_webgpu", "WebGpuExecutionProvider"),
         address_space_limit=False,
     )
+
+
+def _software(device: Device) -> str:
+    named = os.environ.get(_DRIVER, "").lower()
+    if _software_driver() and (not device.gpus or any(name in named for name in _SOFTWARE_DRIVERS)):
+        return f"WebGPU runs on a software adapter here ({_DRIVER})"
+    return ""
 
 
 def _availability(device: Device) -> Availability:

@@ -20,6 +20,9 @@ def ortforge_backends() -> Iterable[Backend]:
         ep="XnnpackExecutionProvider",
         summary="XNNPACK kernels, on x86-64 and ARM CPUs",
         versions=">=1.12",
+        # It has a thread pool besides the session's, of one thread unless this is set.
+        # https://onnxruntime.ai/docs/execution-providers/Xnnpack-ExecutionProvider.html
+        threads_option="intra_op_num_threads",
         availability=_availability,
         build=_build,
     )

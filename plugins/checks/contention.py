@@ -1,4 +1,4 @@
-"""Are the CPUs free? Times measured beside other work are noisy, and their verdicts are "can't tell"."""
+"""Are the CPUs free? Times measured beside other work are noisy, and comparisons of them stay undecided."""
 
 from __future__ import annotations
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import sys
-from itertools import pairwise
+from collections.abc import Collection
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import numpy as np
 import pytest
 
 from ortforge.api import TaskOutcome
-from ortforge.engine.pairs import MOST_KEPT, MOST_LOADS, Side, alone, measure, thinned
+from ortforge.engine import pairs
+from ortforge.engine.pairs import MAX_REPEATS, MOST_KEPT, MOST_LOADS, Side, alone, measure, thinned
 from ortforge.engine.work import Work, ready
 from ortforge.runtime.supervisor import Interpreter
 from ortforge.store.locks import hold
@@ -100,23 +102,70 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
-def test_both_sides_meet_the_same_samples_and_take_turns_at_going_first(bench: Bench) -> None:
+def test_both_sides_meet_the_same_samples_and_take_turns_at_going_first(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet(monkeypatch)
     facts, failure = bench.measure(bench.side("a", 0.012), bench.side("b", 0.012), 0.4, 1)
     assert failure is None
     first, second = bench.trace("a"), bench.trace("b")
     assert [value for _, value in first] == [value for _, value in second]
     assert [value for _, value in first[1:7]] == [0, 1, 2, 0, 1, 2]
-    pairs = len(facts["round_pairs"][0])
-    leads = [one[0] < other[0] for one, other in zip(first[-pairs:], second[-pairs:], strict=True)]
-    assert pairs >= 2  # five where the machine is free
+    taken = len(facts["round_pairs"][0])
+    leads = [one[0] < other[0] for one, other in zip(first[-taken:], second[-taken:], strict=True)]
+    assert taken >= 2  # five where the machine is free
     assert all(one != other for one, other in pairwise(leads))
+
+
+def test_the_rounds_end_when_the_comparison_is_decided(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    quiet(monkeypatch)
+    facts, failure = bench.measure(bench.side("a", 0.1), bench.side("b", 0.05), 6.0, 12)
+    assert failure is None
+    assert 2 <= len(facts["round_pairs"]) < 12
+
+
+def test_contended_rounds_are_repeated_and_not_used(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    quiet(monkeypatch, busy_rounds=(0,))
+    facts, _ = bench.measure(bench.side("a", 0.004), bench.side("b", 0.004), 0.9, 3)
+    assert (facts["trust"] == "contended", facts["contended_rounds"]) == (False, 1)
+    assert len(facts["round_pairs"]) in (2, 3)
+
+
+def test_on_a_machine_that_stays_busy_the_timing_is_contended_and_short(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet(monkeypatch, busy_rounds=range(20))
+    facts, _ = bench.measure(bench.side("a", 0.02), bench.side("b", 0.004), 1.2, 8)
+    assert facts["trust"] == "contended"
+    assert len(facts["round_pairs"]) == facts["contended_rounds"] == MAX_REPEATS + 1
+
+
+def quiet(monkeypatch: pytest.MonkeyPatch, busy_rounds: Collection[int] = ()) -> None:
+    """Replace what the kernel says of the machine that runs the test, which may be busy."""
+    asked = count()
+    told = [0.0]
+
+    def pressure() -> float:
+        number, is_end = divmod(next(asked), 2)
+        told[0] += 60e6 if is_end and number in busy_rounds else 0.0
+        return told[0]
+
+    monkeypatch.setattr(pairs, "pressure", pressure)
+
+
+def test_both_workers_of_a_round_start_at_once_and_load_one_after_the_other(bench: Bench) -> None:
+    sides = [bench.side("a", 0.001, loads=0.3), bench.side("b", 0.001, loads=0.3)]
+    _, failure = bench.measure(*sides, 0.1, 1)
+    assert failure is None
+    first, second = bench.loads("a")[0][0], bench.loads("b")[0][0]
+    assert 0.3e9 <= abs(first - second) < 1.5e9
 
 
 def test_a_slow_model_does_not_outstay_its_budget(bench: Bench) -> None:
     facts, failure = bench.measure(bench.side("a", 0.25), bench.side("b", 0.25), 0.1, 4)
     assert failure is None
     # Without patience's end it is five pairs and six turns of warm-up in each of four rounds: 25 s.
-    assert [len(pairs) for pairs in facts["round_pairs"]] == [2]
+    assert [len(one) for one in facts["round_pairs"]] == [2]
     assert len(bench.trace("a")) == len(bench.trace("b")) <= 5
     assert facts["trust"] in {"noisy", "contended"}  # few samples, or the machine that runs this test is busy
 
@@ -130,26 +179,32 @@ def test_a_model_of_microseconds_has_turns_of_many_iterations_and_leaves_little_
     assert len(json.dumps(facts["samples"])) < 20_000
 
 
-def test_loads_take_turns_after_the_runs_and_no_two_sessions_are_in_memory(bench: Bench) -> None:
+def test_loads_take_turns_after_the_runs_and_no_two_sessions_are_in_memory(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet(monkeypatch)
     sides = [bench.side("a", 0.001, loads=0.02), bench.side("b", 0.001, loads=0.01)]
     facts, failure = bench.measure(*sides, 1.2, 1, loads=True)
     assert failure is None
-    (pairs,) = facts["load_pairs"]
-    assert all(one > 0.02e9 and other > 0.01e9 for one, other in pairs)
+    (loads,) = facts["load_pairs"]
+    assert all(one > 0.02e9 and other > 0.01e9 for one, other in loads)
     first, second = bench.loads("a"), bench.loads("b")
-    turn, left = divmod(len(first) - 1, len(pairs))  # without the processes' own start
+    turn, left = divmod(len(first) - 1, len(loads))  # without the processes' own start
     assert len(first) == len(second) and left == 0 and turn >= 1
     assert {alive for _, alive in first + second} == {0}
     leads = [one[0] < other[0] for one, other in zip(first[1::turn], second[1::turn], strict=True)]
     assert all(one != other for one, other in pairwise(leads))
     assert bench.trace("a")[-1][0] < first[1][0]
-    assert len(pairs) <= MOST_LOADS
+    assert len(loads) <= MOST_LOADS
 
 
-def test_a_load_that_takes_longer_than_its_share_is_timed_where_it_happens(bench: Bench) -> None:
+def test_a_load_that_takes_longer_than_its_share_is_timed_where_it_happens(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet(monkeypatch)
     facts, failure = bench.measure(bench.side("a", 0, loads=0.3), bench.side("b", 0, loads=0.2), 0.4, 2, loads=True)
     assert failure is None
-    assert [len(pairs) for pairs in facts["load_pairs"]] == [1, 1]
+    assert [len(one) for one in facts["load_pairs"]] == [1, 1]
     assert len(bench.loads("a")) == len(bench.loads("b")) == 2
     assert "load_pairs" not in bench.measure(bench.side("a", 0), bench.side("b", 0), 0.1, 1)[0]
 

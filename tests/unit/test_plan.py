@@ -87,7 +87,11 @@ def test_every_combination_is_a_cell_with_its_steps(tmp_path: Path, plugins: Plu
     plan = planned(tmp_path, plugins)
     assert len(plan.cells) == 2 * 3 * 4
     cell = next(cell for cell in plan.cells if cell.id == "small/static@older:cpu/here")
-    assert {"check", "compare", "time", "noise", "reference", "dataset"} <= set(cell.steps)
+    assert {"check", "compare", "time", "reference", "dataset"} <= set(cell.steps)
+    assert "noise" not in cell.steps  # a comparison measures its own noise
+    timing = plan.steps[cell.steps["time"]]
+    assert not any(plan.steps[name].kind == "noise" for name in timing.inputs)
+    assert {plan.steps[name].kind for name in timing.after} == {"check", "compare"}
     assert cell.baseline == "small/none@older:cpu/here"
     by_id = {cell.id: cell for cell in plan.cells}
     plain = by_id[cell.baseline]

@@ -43,7 +43,7 @@ def test_a_run_compared_with_itself_has_no_changes(runs: tuple[dict[str, Any], d
     found = compare(runs[0], runs[0])
     assert (found["regressions"], found["improvements"]) == (0, 0)
     assert not any(found[part] for part in ("added", "removed", "status", "parity", "notes"))
-    assert {entry["outcome"] for entry in found["latency"]} == {"can't tell"}
+    assert {entry["outcome"] for entry in found["latency"]} == {"undecided"}
 
 
 def test_regressions_come_first_and_are_counted(runs: tuple[dict[str, Any], dict[str, Any]]) -> None:
@@ -124,7 +124,7 @@ def test_ratios_that_overlap_or_lie_within_the_noise_tell_nothing(
     slow_down(after, INT8, 1.80)
     entry = latency(compare(before, after), INT8)
     assert entry["ratio_after"]["high"] < entry["ratio_before"]["low"]
-    assert entry["outcome"] == "can't tell"
+    assert entry["outcome"] == "undecided"
 
 
 def test_milliseconds_alone_never_make_a_cell_slower(runs: tuple[dict[str, Any], dict[str, Any]]) -> None:
@@ -133,7 +133,7 @@ def test_milliseconds_alone_never_make_a_cell_slower(runs: tuple[dict[str, Any],
         if entry["timing"]:
             entry["timing"]["p50_s"] *= 3
     found = compare(before, after)
-    assert {entry["outcome"] for entry in found["latency"]} == {"can't tell"}
+    assert {entry["outcome"] for entry in found["latency"]} == {"undecided"}
     assert found["regressions"] == 0
 
 
@@ -143,7 +143,7 @@ def test_other_devices_are_said_and_not_compared(runs: tuple[dict[str, Any], dic
     after["device"]["identity"] = "another"
     found = compare(before, after)
     entry = latency(found, INT8)
-    assert entry["outcome"] == "can't tell"
+    assert entry["outcome"] == "undecided"
     assert "device" in entry["differs"]
     assert any("devices differ" in note for note in found["notes"])
 
@@ -152,7 +152,7 @@ def test_a_contended_run_tells_nothing(runs: tuple[dict[str, Any], dict[str, Any
     before, after = runs
     slow_down(after, INT8, 1.2)
     find(after, INT8)["timing"]["trust"] = "contended"
-    assert latency(compare(before, after), INT8)["outcome"] == "can't tell"
+    assert latency(compare(before, after), INT8)["outcome"] == "undecided"
 
 
 def test_a_baseline_on_another_build_is_no_common_measure(runs: tuple[dict[str, Any], dict[str, Any]]) -> None:
@@ -160,7 +160,7 @@ def test_a_baseline_on_another_build_is_no_common_measure(runs: tuple[dict[str, 
     slow_down(after, INT8, 1.2)
     find(after, BASE)["runtime_hash"] = "another build"
     entry = latency(compare(before, after), INT8)
-    assert entry["outcome"] == "can't tell"
+    assert entry["outcome"] == "undecided"
     assert "no baseline" in entry["why"]
 
 
@@ -186,7 +186,7 @@ def test_a_verdict_that_noise_pushed_over_the_line_is_no_regression(
 ) -> None:
     before, after = runs
     find(after, INT8)["status"] = "slower"
-    assert [entry["change"] for entry in compare(before, after)["status"]] == ["can't tell"]
+    assert [entry["change"] for entry in compare(before, after)["status"]] == ["undecided"]
     assert compare(before, after)["regressions"] == 0
     slow_down(after, INT8, 0.8)
     assert [entry["change"] for entry in compare(before, after)["status"]] == ["regression"]

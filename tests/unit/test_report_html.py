@@ -108,7 +108,7 @@ def test_every_cell_is_there_with_its_details(page: Page) -> None:
         assert entry["command"] in page.text
         for sentence in (*entry["reasons"], *entry["notes"]):
             assert sentence in page.text
-    for word in ("contended", "no-op", "random data", "can't tell (±3.0%)", "too few samples to say"):
+    for word in ("contended", "no-op", "random data", "same (±", "too few samples to say"):
         assert word in page.text
 
 

@@ -19,9 +19,7 @@ PLAIN = "m/none@stock:cpu/here"
 def variant(recipe: str, status: str, ratio: float | None = None, *, half: float = 0.01, **more: Any) -> dict[str, Any]:
     timing = None
     if ratio is not None:
-        outcome = (
-            "baseline" if recipe == "none" else "faster" if ratio > 1.03 else "slower" if ratio < 0.97 else "can't tell"
-        )
+        outcome = "baseline" if recipe == "none" else "faster" if ratio > 1.03 else "slower" if ratio < 0.97 else "same"
         timing = {"ratio": ratio, "low": ratio - half, "high": ratio + half, "outcome": outcome, "noise": 0.03}
         timing["baseline"] = "" if recipe == "none" else PLAIN
     place = {"model": "m", "target": "stock", "ep": "cpu", "device": "here"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -30,11 +31,22 @@ def test_a_ratio_is_said_with_its_interval() -> None:
 
 
 def test_what_cannot_be_told_is_never_said_as_a_ratio() -> None:
-    unclear = {"ratio": 1.02, "low": 0.99, "high": 1.04, "outcome": "can't tell", "noise": 0.03}
-    assert speed(unclear) == "can't tell (±3.0%)"
-    assert short_speed(unclear) == "can't tell"
+    unclear = {"ratio": 1.02, "low": 0.99, "high": 1.04, "outcome": "undecided", "noise": 0.03}
+    assert speed(unclear) == "undecided (±3.0%)"
+    assert short_speed(unclear) == "undecided"
     wide = {**unclear, "low": 0.9, "high": 1.2}
-    assert speed(wide) == "can't tell (±15%)"
+    assert speed(wide) == "undecided (±15%)"
+
+
+def test_no_difference_is_said_with_what_could_hide_in_it() -> None:
+    assert speed({"ratio": 1.0, "low": 0.99, "high": 1.02, "outcome": "same", "noise": 0.5}) == "same (±1.5%)"
+
+
+@pytest.mark.parametrize(("low", "high"), [(2.93e-14, 2.09e9), (0.1, 46.5), (0.0, 3.0)])
+def test_numbers_that_measure_nothing_are_not_printed(low: float, high: float) -> None:
+    wild = {"ratio": 1.0, "low": low, "high": high, "outcome": "undecided", "measurable": False, "noise": 0.03}
+    assert speed(wild) == short_speed(wild) == "not measurable on this machine"
+    assert speed({"ratio": 1.0, "low": low, "high": high}) == "not measurable on this machine"
 
 
 def test_missing_numbers_are_said_as_nothing() -> None:
@@ -74,6 +86,8 @@ def test_marks_say_what_to_know_before_trusting_a_number() -> None:
     assert marks(cell) == ("contended", "random data", "no-op")
     assert marks({"status": "pass", "parity": {}, "timing": None}) == ()
     assert marks({"status": "pass", "parity": {"identical": True}, "timing": None}) == ("not timed",)
+    untouched = {"status": "no-gain", "parity": {"identical": True}, "timing": None, "artefact": {"no_op": True}}
+    assert marks(untouched) == ("no-op",)
 
 
 def test_placement_falls_back_on_nodes_and_says_when_sources_disagree() -> None:
@@ -83,5 +97,5 @@ def test_placement_falls_back_on_nodes_and_says_when_sources_disagree() -> None:
 
 
 def test_a_composed_ratio_whose_interval_holds_one_tells_nothing() -> None:
-    assert speed({"ratio": 0.6, "low": 0.22, "high": 1.62}) == "can't tell (±70%)"
+    assert speed({"ratio": 0.8, "low": 0.5, "high": 1.5}) == "undecided (±50%)"
     assert speed({"ratio": 0.6, "low": 0.5, "high": 0.7}) == f"0.60{TIMES} [0.50, 0.70]"

@@ -1,4 +1,8 @@
-"""noise: the model's baseline against itself (A/A): what a difference of nothing looks like here."""
+"""noise: the model's baseline against itself (A/A).
+
+It is the timing of the baseline's own cell, and the report's noise floor of the model. No verdict uses it: the noise of
+a comparison is measured within the comparison, in the same rounds.
+"""
 
 from __future__ import annotations
 
@@ -19,5 +23,6 @@ def run(task: Task, work: Work) -> TaskOutcome:
     if failure is not None:
         return failure
     floor = noise_floor(found.pop("round_pairs"))
+    floor["floor"] = max(floor["floor"], found.pop("own_noise"))
     facts = {**found, "noise": floor}
     return TaskOutcome("ok", digest_json(facts), facts)

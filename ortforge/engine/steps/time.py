@@ -10,41 +10,43 @@ from ortforge.api import Task, TaskOutcome
 from ortforge.engine.pairs import Pairs, Side, alone, measure
 from ortforge.engine.work import Work
 from ortforge.store.hashing import digest_json
+from ortforge.verdict.ratios import MARGIN, decide
 
 
 def run(task: Task, work: Work) -> TaskOutcome:
-    """Time candidate and baseline interleaved; ratios and their intervals come from the pairs.
+    """Time candidate and baseline interleaved; ratios, their intervals and their noise come from the same pairs.
 
     ``load`` is what became of the pairs of loads, ``None`` where the cell's goal has nothing to do with loading.
     """
-    from ortforge.verdict.timing import outcome, paired
+    from ortforge.verdict.timing import paired
 
-    (_, model, artefact), (_, _, runtime), (_, base, base_artefact), (_, _, base_runtime), (_, data, _), noise = (
-        task.inputs
-    )
+    (_, model, artefact), (_, _, runtime), (_, base, base_artefact), (_, _, base_runtime), (_, data, _) = task.inputs
     candidate = Side.make(work, task.parameters["candidate"], model, artefact, runtime)
     baseline = Side.make(work, task.parameters["baseline"], base, base_artefact, base_runtime)
     with alone(work):
         found, failure = measure(work, baseline, candidate, data, task.parameters, task.context)
     if failure is not None:
         return failure
-    floor = noise[2]["noise"]["floor"]
+    floor = found.pop("own_noise")
     ratio = paired(found.pop("round_pairs"))
     loads = found.pop("load_pairs", None)
+    contended = found["trust_reason"] if found["trust"] == "contended" else ""
+    rounds = int(task.parameters["rounds"])
     facts = {
         **found,
         **ratio,
         "noise": floor,
-        "outcome": outcome(ratio, floor),
-        "load": _compared(loads, floor) if loads else None,
+        "margin": MARGIN,
+        **decide(ratio, floor, contended=contended, rounds=rounds),
+        "load": _compared(loads, floor, contended, rounds) if loads else None,
     }
     return TaskOutcome("ok", digest_json(facts), facts)
 
 
-def _compared(loads: Sequence[Pairs], floor: float) -> dict[str, Any]:
-    from ortforge.verdict.timing import outcome, paired
+def _compared(loads: Sequence[Pairs], floor: float, contended: str, rounds: int) -> dict[str, Any]:
+    from ortforge.verdict.timing import paired
 
     ratio = paired(loads)
     base_ns, own_ns = zip(*(pair for pairs in loads for pair in pairs), strict=True)
     figures = {"p50_s": median(own_ns) / 1e9, "baseline_p50_s": median(base_ns) / 1e9}
-    return {**ratio, "outcome": outcome(ratio, floor), **figures}
+    return {**ratio, **decide(ratio, floor, contended=contended, rounds=rounds), **figures}

@@ -67,6 +67,7 @@ def run(task: Task, work: Work) -> TaskOutcome:
             shutil.rmtree(output)
             shutil.copytree(source.parent, output)
             size, stamp = before["bytes"], before.get("stamp")
+            details["no_op"] = True
         else:
             stamp = joined(before.get("stamp"), details.pop("stamp", None))
             size = seal(output, target.name, stamp, settings)

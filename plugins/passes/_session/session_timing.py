@@ -96,10 +96,10 @@ def noise_floor(rounds: Rounds) -> float:
 
 
 def outcome(ratio: Ratio, floor: float) -> str:
-    """Return ``faster`` or ``slower`` where the whole interval lies beyond the noise floor, else ``can't tell``."""
+    """Return ``faster`` or ``slower`` where the whole interval lies beyond the noise floor, else ``undecided``."""
     if ratio.low > 1.0 + floor:
         return "faster"
-    return "slower" if ratio.high < 1.0 / (1.0 + floor) else "can't tell"
+    return "slower" if ratio.high < 1.0 / (1.0 + floor) else "undecided"
 
 
 def take_round(
