@@ -7,6 +7,7 @@ ORT reports one cause under different classes from version to version (an unknow
 from __future__ import annotations
 
 import re
+import sys
 
 from .protocol import JobError
 
@@ -27,14 +28,31 @@ _MEMORY = (
 
 _THREADS = ("Resource temporarily unavailable", "can't start new thread", "pthread_create")
 
+_INCOMPATIBLE = (
+    "Unsupported model IR version",
+    "is under development and support for this is limited",
+    "API version",
+)
+"""A model, or an EP's library, that was made for a newer ONNX Runtime."""
+
+_CAUSES = (
+    (
+        re.compile(r"scale must be (?:1D tensor|a scalar)|scale and zero.?point (?:must|should)|scale\.Shape\(\)"),
+        "The pass or tool that quantized the model wrote a scale whose shape does not fit this node's tensor",
+    ),
+    (
+        re.compile(r"MatMulInteger.*Incompatible dimensions"),
+        "The pass or tool that quantized the model wrote a weight whose shape does not fit this node",
+    ),
+)
+"""What ORT's words about a node mean, where they do not say it. The cause comes first, then ORT's own words."""
+
 _UNSUPPORTED = (
     "Could not find an implementation for",
     "No Op registered for",
     "is not a registered function/op",
     "No opset import for domain",
     "No schema registered for",
-    "is under development and support for this is limited",
-    "Unsupported model IR version",
     "Unsupported type proto",
     "has no kernel",
     "Kernel not found",
@@ -99,8 +117,11 @@ def classify(error: BaseException, phase: str) -> JobError:
     if isinstance(error, ImportError) and phase == "import":
         return JobError("failed", f"the environment lacks something: {message}")
     if type(error).__module__.startswith(("onnxruntime.", "google.protobuf", "onnx.")):
+        if any(words in text for words in _INCOMPATIBLE):
+            return JobError("incompatible", _with_version(message))
         if any(words in text for words in _UNSUPPORTED):
             return JobError("unsupported", message)
+        message = _with_cause(message)
         if name in _BY_CLASS:
             return JobError(_BY_CLASS[name], message)
         if phase == "load" and name in _AT_LOAD and any(words in text for words in _MODEL_WORDS):
@@ -111,6 +132,17 @@ def classify(error: BaseException, phase: str) -> JobError:
     if isinstance(error, (ValueError, RuntimeError)):  # raised on purpose, with a sentence
         return JobError("failed", message)
     return JobError("failed", f"{name}: {message}" if message != name else name)
+
+
+def _with_version(message: str) -> str:
+    """Name ONNX Runtime's version beside what it says that it is too old for."""
+    version = getattr(sys.modules.get("onnxruntime"), "__version__", "")
+    return f"This ONNX Runtime {version} is too old for the model: {message}" if version else message
+
+
+def _with_cause(message: str) -> str:
+    cause = next((cause for pattern, cause in _CAUSES if pattern.search(message)), "")
+    return f"{cause}: {message}" if cause else message
 
 
 def short(text: str) -> str:

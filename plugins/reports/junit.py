@@ -19,7 +19,7 @@ from ortforge.api.wording import device_text, latency, marks, parity_text, place
 from ._file import write_whole
 
 FAILURES: Final = frozenset({"slower", "inaccurate", "misplaced"})
-SKIPPED: Final = frozenset({"unsupported"})
+SKIPPED: Final = frozenset({"unsupported", "incompatible"})
 
 # XML 1.0, section 2.2: everything but these may not stand in a document, not even escaped.
 _ILLEGAL: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
