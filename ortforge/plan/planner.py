@@ -524,6 +524,7 @@ class _Planner:
             "on_baseline": self.is_baseline(spec),
             "quantized_static": static,
             "random_validation": self.is_random(spec.model, "validation"),
+            "cores": self.device.cores,
             "random_calibration": static and self.is_random(spec.model, "calibration"),
         }
 

@@ -114,7 +114,8 @@ class JobOutcome:
         (``flaky: …``, ``crashed at exit …``), or ``""``.
     :param peak_rss: most resident bytes seen, over the process and its children. :param seconds: wall time of the last
         attempt; :param cpu_s: its processor time. :param attempts: how often the job was started.
-    :param kind: the protocol's kind of an error that the worker put into words (``input``, ``model`` …), or ``""``.
+    :param kind: the protocol's kind of an error that the worker put into words (``input``, ``model`` …), or ``""``;
+        :param phase: the phase that it was in then.
     """
 
     status: str
@@ -127,6 +128,7 @@ class JobOutcome:
     cpu_s: float = 0.0
     attempts: int = 1
     kind: str = ""
+    phase: str = ""
 
 
 class WorkerDied(Exception):  # noqa: N818 - says what happened; the outcome says why
@@ -250,7 +252,7 @@ def _reported(process: WorkerProcess, message: Mapping[str, Any]) -> JobOutcome:
     process.finish(_AFTER_ERROR_S)
     kind = str(message.get("kind", "failed"))
     reason = str(message.get("message", "")) or "the worker reported an error without words"
-    return JobOutcome(_STATUS_OF_KIND.get(kind, "failed"), reason, kind=kind)
+    return JobOutcome(_STATUS_OF_KIND.get(kind, "failed"), reason, kind=kind, phase=str(message.get("phase", "")))
 
 
 _API_TOO_NEW: Final = re.compile(r"requested API version \[(\d+)\] is not available, only \[(\d+), (\d+)\]")

@@ -41,8 +41,6 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
 
     import_s = time.perf_counter() - started
     samples = Samples(job["samples"])
-    if not len(samples):
-        raise JobError("input", "there are no samples to run")
 
     channel.phase("load")
     placed = bool(job.get("placement"))
@@ -50,9 +48,17 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     profile = str(Path.cwd() / "profile") if placed else ""
     memory = DeviceMemory() if any(name in nvidia.EPS for name, _ in job["providers"]) else None
     started = time.perf_counter()
-    providers, settings, data = job["providers"], job["session"], str(job["samples"])
+    providers, settings = job["providers"], job["session"]
+    data = str(job["samples"]) if len(samples) else None
     opened = open_session(ort, job["model"], providers, settings, config=config, profile=profile, samples=data)
     load_s = time.perf_counter() - started
+    if not len(samples):
+        why = samples.source.removeprefix("none: ")
+        raise JobError(
+            "input",
+            "This runtime loads the model, and there are no samples to run: its inputs are not known, because the "
+            f"reference runtime does not load it ({why.rstrip('.')}). Choose another [reference] runtime.",
+        )
     session = opened.session
 
     channel.phase("run")
