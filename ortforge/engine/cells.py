@@ -83,7 +83,7 @@ def judge_cell(cell: Cell, settled: Mapping[str, Settled], where: Sequence[str])
         "log": log,
         "command": shlex.join(["ortforge", "repro", cell.id, *where]),
         "cached": all(step.cached for step in steps.values()),
-        "keys": {role: steps[role].key for role in ("check", "compare", "time") if role in steps},
+        "keys": {role: step.key for role, step in steps.items() if step.key},
     }
 
 
