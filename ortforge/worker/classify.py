@@ -23,10 +23,16 @@ _MEMORY = (
     "std::bad_array_new_length",
     "Cannot allocate memory",
     "out of memory",
-    "OOM",
 )
 
-_THREADS = ("Resource temporarily unavailable", "can't start new thread", "pthread_create")
+_OOM = re.compile(r"\bOOM\b")
+"""By itself: names of nodes and tensors hold the letters, too."""
+
+_THREADS = ("can't start new thread", "pthread_create", "std::thread")
+"""Words of a thread that could not be started."""
+
+_NO_RESOURCE = "Resource temporarily unavailable"
+"""EAGAIN: what ``std::thread`` raises when there can be no further thread, and other calls for their reasons."""
 
 _INCOMPATIBLE = (
     "Unsupported model IR version",
@@ -112,7 +118,9 @@ def classify(error: BaseException, phase: str) -> JobError:
     message = short(text) or name
     if any(words in text for words in _THREADS):
         return JobError("failed", f"could not start a thread (limit of memory or of processes): {message}")
-    if any(words in text for words in _MEMORY):
+    if _NO_RESOURCE in text:
+        return JobError("failed", f"The system refused a resource, most likely a further thread: {message}")
+    if any(words in text for words in _MEMORY) or _OOM.search(text):
         return JobError("memory", message)
     if isinstance(error, ImportError) and phase == "import":
         return JobError("failed", f"the environment lacks something: {message}")

@@ -115,11 +115,11 @@ def open_session(
     for name in names:
         if name not in in_force:
             missing = nvidia.missing_library(ort, name)
-            why = f"its library does not load ({missing})" if missing else "its libraries or its device are missing"
+            why = f"Its library does not load ({missing})." if missing else "The log may say why."
             raise JobError(
                 "failed",
-                f"{name} fell away when the session was made, and {', '.join(in_force)} would have done its work: "
-                f"{why}, see the log",
+                f"{name} fell away when the session was made, and {', '.join(in_force)} would have done its work. "
+                f"{why}",
             )
     return Opened(made, names[0] if names else "")
 

@@ -13,10 +13,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from pass_jobs import helper_module, job_for, samples_folder
 
-from ortforge.runtime import supervisor
+from ortforge.runtime import signals, supervisor
 from ortforge.runtime.supervisor import JobOutcome
 from ortforge.worker import blame, placement
 from ortforge.worker import run as run_job
+from ortforge.worker.classify import classify
 from ortforge.worker.samples import SampleWriter
 
 FLOAT = TensorProto.FLOAT
@@ -227,3 +228,45 @@ def test_a_plugin_that_wants_a_newer_api_is_incompatible() -> None:
     assert supervisor._with_log(none, "nothing").status == "unsupported"
     fine = JobOutcome("ok")
     assert supervisor._with_log(fine, log).status == "ok"
+
+
+# What an exception's or a process's words are taken to mean
+
+
+class FailError(Exception):
+    """As ORT's Fail."""
+
+
+FailError.__module__ = "onnxruntime.capi.onnxruntime_pybind11_state"
+
+
+def test_letters_inside_a_name_are_no_lack_of_memory() -> None:
+    assert classify(FailError("Node 'ZOOM_in' failed: bad shape"), "run").kind == "failed"
+    assert classify(FailError("CUDA error: OOM when allocating"), "run").kind == "memory"
+
+
+def test_a_refused_resource_is_most_likely_a_thread() -> None:
+    assert "most likely a further thread" in classify(RuntimeError("Resource temporarily unavailable"), "load").message
+    assert classify(RuntimeError("can't start new thread"), "load").message.startswith("could not start a thread")
+
+
+def test_the_limit_of_a_container_is_named(tmp_path: Path) -> None:
+    limit = tmp_path / "memory.max"
+    for text, said in (("2147483648", " (this container may use 2,147,483,648 bytes)"), ("max", "")):
+        limit.write_text(text + "\n")
+        assert signals._container_limit((str(tmp_path / "none"), str(limit))) == said
+    limit.write_text(str((1 << 63) - 4096))  # version 1 without a limit
+    assert signals._container_limit((str(limit),)) == ""
+
+
+# Data of a calibration
+
+
+def test_a_calibration_that_stops_says_whether_the_model_runs_on_the_sample(tmp_path: Path) -> None:
+    loading = helper_module("_models.loading")
+    reshape = [helper.make_node("Reshape", ["x", "shape"], ["y"], name="flat")]
+    model = save(tmp_path / "m.onnx", reshape, {"shape": np.array([2, 3])}, ["n", "m"])
+    fine, odd = ({"x": np.ones(shape, np.float32)} for shape in ((3, 2), (5, 5)))
+    assert loading.whether_it_runs(model, fine) == "The model itself runs on this sample, so the data are not at fault."
+    text = loading.whether_it_runs(model, odd)
+    assert text.startswith("The model itself does not run on this sample: ") and "shapes and types" in text
