@@ -22,6 +22,7 @@ __all__ = [
     "exclude_line",
     "first_sentence",
     "largest",
+    "mixed_sentences",
     "outline",
     "search_sentences",
     "sqnr",
@@ -79,6 +80,33 @@ def first_sentence(found: Facts) -> str:
         return f"No node diverges: no output falls below {limit} whose inputs are above."
     node = first["node"] or "a node without a name"
     return f"First to diverge: {node} ({first['op']}). Its output {first['tensor']} has {sqnr(first)}, below {limit}."
+
+
+def mixed_sentences(found: Facts) -> Iterator[str]:
+    """Yield which nodes have one scale for values of very different size, and what leaving them out gave."""
+    for one in found.get("mixed") or ():
+        inputs = " and ".join(f"{entry['tensor']} (up to {entry['peak']:.3g})" for entry in one.get("inputs") or ())
+        merged = f" It puts together {inputs}." if inputs and one["op"] in ("Concat", "Where", "Sum") else ""
+        numbers = ", ".join(map(str, one["numbers"])) + (" …" if one["ruined"] > len(one["numbers"]) else "")
+        yield (
+            f"{one['node'] or one['tensor']} ({one['op']}) is quantized with one scale for values of very different "
+            f"size, which ruins {one['ruined']} of {one['slices']} slices of {one['tensor']} along axis {one['axis']} "
+            f"({numbers}).{merged}"
+        )
+    tried = (found.get("exclusion") or {}).get("mixed")
+    if not tried:
+        return
+    line = exclude_line(tried["nodes"])
+    if tried["problem"]:
+        yield f"{line} was tried, and {tried['problem']}."
+    elif tried["after"] is None:
+        yield f"{line} was tried; its outputs could not be compared by slice."
+    else:
+        limits = "holds" if tried["holds"] else f"does not hold: {tried['breaks'][0]}"
+        yield (
+            f"{line} was tried: {tried['after']} slices of the outputs are ruined with it and {tried['before']} "
+            f"without it, and the tolerance {limits.rstrip('.')}."
+        )
 
 
 def trial_rows(exclusion: Facts) -> Iterator[tuple[str, ...]]:

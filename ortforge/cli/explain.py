@@ -78,7 +78,13 @@ def explain(
     if as_json:
         echo_json(cells[cell])
     else:
-        show_cell(cells[cell], report)
+        try:
+            show_cell(cells[cell], report)
+        except Exception as error:
+            if not cells[cell].pop("differences", None):
+                raise
+            typer.echo(f"note: the differences cannot be shown: {type(error).__name__}: {error}", err=True)
+            show_cell(cells[cell], report)
 
 
 def _place(cell: dict[str, Any], store: Store) -> str:
@@ -135,6 +141,9 @@ def _compare(
             )
     except OrtforgeError as error:
         typer.echo(f"note: tensors were not compared: {error}", err=True)
+        return
+    except Exception as error:  # the verdict is shown all the same
+        typer.echo(f"note: tensors were not compared: a defect in ortforge: {type(error).__name__}: {error}", err=True)
         return
     if found.differences.status != "ok":
         typer.echo(f"note: tensors were not compared: {_why(found.differences)}", err=True)

@@ -12,12 +12,15 @@ from ortforge.engine.walk import Settled
 from ortforge.plan.graph import Cell
 from ortforge.portable.comparison.evidence import summarize_evidence
 from ortforge.verdict import data_shift
+from ortforge.verdict.causes import Setting, causes
 from ortforge.verdict.judge import Facts, judge
 from ortforge.verdict.ratios import compose
+from ortforge.verdict.together import LoadAttempt
 from ortforge.verdict.tolerance import Tolerance
+from ortforge.worker.function_nesting import sentence
 from ortforge.worker.session import laid_over
 
-__all__ = ["WITHOUT_RANGES", "defective_cell", "judge_cell"]
+__all__ = ["WITHOUT_RANGES", "defective_cell", "judge_cell", "load_attempt"]
 
 _NEEDED: Final = ("fetch", "provision", "inspect", "dataset")
 """Steps that belong to no single cell: when one fails, the cells that need it are blocked."""
@@ -45,7 +48,7 @@ def judge_cell(cell: Cell, settled: Mapping[str, Settled], where: Sequence[str])
         lossy=cell.facts.get("lossy", False),
         no_op=bool(artefact and artefact["no_op"]),
         quantized_static=cell.facts.get("quantized_static", False) and not _chose_no_ranges(artefact),
-        random_validation=cell.facts.get("random_validation", False),
+        random_validation=cell.facts.get("random_validation", False) and (status == "ok" or _fails_on_data(steps)),
         random_calibration=cell.facts.get("random_calibration", False),
         goal=cell.facts.get("goal", "latency"),
         bytes=artefact["bytes"] if artefact else None,
@@ -56,6 +59,7 @@ def judge_cell(cell: Cell, settled: Mapping[str, Settled], where: Sequence[str])
         untimed=cell.facts.get("untimed") or _timing_failure(steps),
     )
     verdict = judge(facts)
+    shown = [*causes(status, reason, _setting(cell, steps)), *verdict.reasons]
     return {
         "id": cell.id,
         "model": cell.model,
@@ -64,7 +68,7 @@ def judge_cell(cell: Cell, settled: Mapping[str, Settled], where: Sequence[str])
         "ep": cell.ep,
         "device": cell.device,
         "status": verdict.status,
-        "reasons": list(verdict.reasons),
+        "reasons": shown,
         "notes": list(verdict.notes),
         "random": [split for split in ("validation", "calibration") if cell.facts.get(f"random_{split}")],
         "runtime_hash": steps["provision"].identity if "provision" in steps else "",
@@ -83,7 +87,7 @@ def judge_cell(cell: Cell, settled: Mapping[str, Settled], where: Sequence[str])
         "log": log,
         "command": shlex.join(["ortforge", "repro", cell.id, *where]),
         "cached": all(step.cached for step in steps.values()),
-        "keys": {role: steps[role].key for role in ("check", "compare", "time") if role in steps},
+        "keys": {role: step.key for role, step in steps.items() if step.key},
     }
 
 
@@ -140,6 +144,38 @@ def _died_timed(cell: Cell, steps: Mapping[str, Settled]) -> tuple[str, str, str
     if timed is None or timed.status not in _DEATHS or not (is_baseline or timed.result.get("side") == "candidate"):
         return None
     return timed.status, timed.reason, timed.log
+
+
+def _fails_on_data(steps: Mapping[str, Settled]) -> bool:
+    """Whether the model was loaded and then failed on a sample: only then may made-up inputs be the cause."""
+    return "check" in steps and steps["check"].result.get("phase") == "run"
+
+
+def _setting(cell: Cell, steps: Mapping[str, Settled]) -> Setting:
+    """Return what the matrix says of a cell beside what there is, for a failure's cause."""
+    if "check" not in steps:
+        return Setting()
+    session = {**(steps["check"].step.parameters.get("session") or {}), **(cell.facts.get("session") or {})}
+    names = ("intra_op_threads", "inter_op_threads")
+    made = next((steps[role] for role in ("artefact", "fetch") if role in steps and steps[role].ok), None)
+    inspected = steps.get("inspect")
+    return Setting(
+        threads=tuple((name, int(session[name])) for name in names if session.get(name)),
+        cores=int(cell.facts.get("cores") or 0),
+        memory=int((steps["check"].step.context.get("limits") or {}).get("memory") or 0),
+        model_bytes=int(made.result.get("bytes") or 0) if made is not None else 0,
+        functions=sentence(inspected.result.get("functions")) if inspected is not None and inspected.ok else "",
+    )
+
+
+def load_attempt(cell: Cell, settled: Mapping[str, Settled]) -> LoadAttempt | None:
+    """Return how a cell's runtime took the model as it came, or ``None`` where it was not asked."""
+    if cell.unsupported or cell.transforms or "check" not in cell.steps:
+        return None
+    check = settled.get(cell.steps["check"])
+    if check is None or check.status == "blocked":
+        return None
+    return LoadAttempt(f"{cell.target}:{cell.ep}", check.status, str(check.result.get("kind", "")), check.reason)
 
 
 def _blame(step: Settled) -> str:

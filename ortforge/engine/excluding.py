@@ -223,6 +223,8 @@ def verdict_on(found: Mapping[str, Any]) -> str:
     """Say in one sentence what the search came to."""
     quantized, most = found["quantized_nodes"], found["most_nodes"]
     if found["before"]["holds"]:
+        if (found.get("mixed") or {}).get("before"):
+            return "The tolerance holds for the outputs as a whole, while slices of them are ruined (see above)."
         return "The tolerance holds as it is: no node has to be left out."
     if names := found["nodes_to_exclude"]:
         return f"With these {len(names)} of {quantized} nodes in float the tolerance holds: measured, not estimated."

@@ -1,115 +1,246 @@
-"""One cell's check again, in the foreground and alone, and as a folder that can be handed to others."""
+"""One cell's verdict again: its check on the very inputs of the report, the comparison, the judge.
+
+What a report was made from is named by the keys in it. While those inputs are still in the store, they are used, and
+what the matrix would use now is compared with them: data or code that changed since the run are told.
+"""
 
 from __future__ import annotations
 
-import json
-import shlex
-import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from ortforge.api import TaskOutcome
-from ortforge.engine.artefacts import model_file, providers_for, session_for
+from ortforge.api import Task
+from ortforge.engine.cells import judge_cell, load_attempt
 from ortforge.engine.local import LocalExecutor
+from ortforge.engine.repro_folder import keep_case, keep_pass
 from ortforge.engine.walk import Settled, WalkOptions, walk
-from ortforge.plan.graph import Plan
+from ortforge.engine.work import run_task
+from ortforge.plan.graph import OBJECT_KINDS, Cell, Plan, Step, key_of
+from ortforge.plan.lookup import look_up
 from ortforge.report.saved import REPRO
 from ortforge.store import Store
-from ortforge.store.atomic import write_bytes, write_json
+from ortforge.store.ledger import Ledger
+from ortforge.verdict.together import damage, reconsidered
 
-__all__ = ["reproduce"]
+__all__ = ["Reproduced", "reported_cell", "reproduce"]
 
-_SCRIPT: Final = '''"""Runs one model on one execution provider: needs numpy and onnxruntime alone."""
+PINNED: Final = ("artefact", "provision", "dataset", "inspect", "reference", "fetch")
+"""Roles whose results the check and the comparison take, and which a report names by their keys."""
 
-import json
-import os
-from pathlib import Path
-
-here = Path(__file__).resolve().parent
-case = json.loads((here / "case.json").read_text("utf-8"))
-os.environ.update(case["environment"])
-
-import numpy as np
-import onnxruntime as ort
-
-levels = {"disable": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED",
-          "layout": "ORT_ENABLE_LAYOUT"}
-options = ort.SessionOptions()
-level = case["session"].get("graph_optimization_level", "all")
-options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, levels.get(level, "ORT_ENABLE_ALL"))
-options.intra_op_num_threads = case["session"].get("intra_op_threads", 0)
-options.inter_op_num_threads = case["session"].get("inter_op_threads", 0)
-if case["session"].get("execution_mode") == "parallel":
-    options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
-for name in ("enable_cpu_mem_arena", "enable_mem_pattern"):
-    if name in case["session"]:
-        setattr(options, name, case["session"][name])
-for name, value in case["session"].get("config", {}).items():
-    options.add_session_config_entry(name, value)
-print("onnxruntime", ort.__version__, "providers", ort.get_available_providers())
-session = ort.InferenceSession(str(here / case["model"]), options, providers=[tuple(one) for one in case["providers"]])
-print("session providers", session.get_providers())
-index = json.loads((here / "samples" / "index.json").read_text("utf-8"))
-for sample in sorted((here / "samples").glob("*.npz")):
-    arrays = np.load(sample)
-    feeds = {name: arrays[str(place)] for place, name in enumerate(index["names"]) if str(place) in arrays}
-    outputs = session.run(None, feeds)
-    print(sample.name, [getattr(output, "shape", type(output)) for output in outputs])
-'''
+_WHAT: Final = {
+    "artefact": "the model that the recipe makes",
+    "provision": "the runtime",
+    "dataset": "the validation data",
+    "inspect": "what is read of the model file",
+    "reference": "the reference's answer",
+    "fetch": "the model",
+}
 
 
-def reproduce(plan: Plan, cell_id: str, store: Store, keep: Path | None, *, say: Callable[[str], None]) -> TaskOutcome:
-    """Make what the cell's check needs, then check it again whatever is known.
+@dataclass(frozen=True, slots=True)
+class Reproduced:
+    """What became of a cell this time.
 
-    :param keep: a folder to leave the model, the samples and a script in.
+    :param cell: its entry as a report would have it. :param reported: its entry in the report, or ``{}``.
+    :param changed: sentences about data and code that are not those of the run. :param pinned: whether the report's
+        own inputs were used. :param same_outputs: whether the outputs are bitwise those of the run, if both exist.
+    """
+
+    cell: Mapping[str, Any]
+    reported: Mapping[str, Any] = field(default_factory=dict)
+    changed: tuple[str, ...] = ()
+    pinned: bool = False
+    same_outputs: bool | None = None
+
+    @property
+    def is_same(self) -> bool:
+        """Whether the status is that of the report. Without a report there is nothing to be the same as."""
+        return bool(self.reported) and self.reported["status"] == self.cell["status"]
+
+
+def reported_cell(
+    ledger: Ledger, cell_id: str, matrix: Path, run_id: str = ""
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a cell's entry in a report, and the report; both empty where there is none.
+
+    :param run_id: the run that is meant; without it, the latest run of the matrix file that has the cell.
+    """
+    for run in ledger.runs():
+        if (run_id and run.id != run_id) or run.report is None or (not run_id and run.matrix != str(matrix.resolve())):
+            continue
+        whole = ledger.run(run.id)
+        report = dict((whole and whole.report) or {})
+        entry = next((cell for cell in report.get("cells", ()) if cell["id"] == cell_id), None)
+        if entry is not None:
+            return dict(entry), report
+    return {}, {}
+
+
+def reproduce(
+    plan: Plan,
+    cell_id: str,
+    store: Store,
+    keep: Path | None,
+    *,
+    say: Callable[[str], None],
+    reported: Mapping[str, Any] | None = None,
+    report: Mapping[str, Any] | None = None,
+    where: Sequence[str] = (),
+) -> Reproduced:
+    """Check a cell again whatever is known, compare its outputs with the reference's, and judge it.
+
+    A cell that failed in a pass runs that pass again.
+
+    :param keep: a folder to leave the case in. :param reported: the cell's entry in ``report``.
+    :param where: options of the command that the entry names (``--matrix``, ``--store``).
     """
     cell = next(cell for cell in plan.cells if cell.id == cell_id)
+    was = reported or {}
     if cell.unsupported:
-        return TaskOutcome("unsupported", reason=cell.unsupported)
-    check = plan.steps[cell.steps["check"]]
-    wanted = plan.needed_by([replace(cell, steps={"check": check.id})])
-    run_id = store.ledger.start_run(matrix=REPRO, matrix_digest=plan.matrix_digest, host="", argv=["repro", cell_id])
-    executor = LocalExecutor(1)
-    settled = walk(wanted, store, executor, run_id, options=WalkOptions(fresh_kinds=frozenset({check.kind})))
-    executor.shutdown(cancel=False)
-    for name in check.inputs:
-        if not settled[name].ok:
-            return TaskOutcome(settled[name].status, reason=f"{name}: {settled[name].reason}", log=settled[name].log)
+        return Reproduced(judge_cell(cell, {}, where), was)
+    changed, pinned = _pinned(plan, cell, store, was)
+    settled = _walked(plan, cell, store) if pinned is None else _again(plan, cell, store, pinned)
+    settled |= _timings(plan, cell, store.ledger, was)
+    entry = _judged(cell, settled, where, report or {})
     if keep is not None:
-        _keep(keep, store, check.parameters, [settled[name] for name in check.inputs], say)
-    done = settled[check.id]
-    return TaskOutcome(done.status, done.identity, done.result, done.reason, done.log, done.seconds)
+        _keep(keep, store, plan, cell, settled, entry, say)
+    check = settled[cell.steps["check"]]
+    before = store.ledger.done(str((was.get("keys") or {}).get("check", "")))
+    same = before.identity == check.identity if before is not None and check.ok else None
+    return Reproduced(entry, was, tuple(changed), pinned is not None, same)
+
+
+def _pinned(
+    plan: Plan, cell: Cell, store: Store, reported: Mapping[str, Any]
+) -> tuple[list[str], dict[str, Settled] | None]:
+    """Return what has changed since the report, and the report's own inputs where all of them are still there."""
+    keys: Mapping[str, str] = reported.get("keys") or {}
+    if not all(role in keys for role in PINNED):
+        return [], None
+    _, present = look_up(plan.needed_by([cell]), store.ledger.done_many)
+    changed, found, gone = [], {}, []
+    for role in PINNED:
+        step = plan.steps[cell.steps[role]]
+        record = store.ledger.done(keys[role])
+        if record is None or (step.kind in OBJECT_KINDS and not store.objects.has(record.identity)):
+            gone.append(_WHAT[role])
+            continue
+        now = present.get(step.id)
+        if now is None or now.identity != record.identity:
+            changed.append(
+                f"Since the run, {_WHAT[role]} has changed; the run's own is used.".replace(
+                    "outputs has", "outputs have"
+                )
+            )
+        found[step.id] = Settled(
+            step, "ok", keys[role], record.identity, record.result, "", record.log, record.seconds, True
+        )
+    if gone:
+        return [f"No longer in the store: {', '.join(gone)}. It is made again from the matrix as it is now."], None
+    for role in ("check", "compare"):
+        step = plan.steps[cell.steps[role]]
+        names = [name for name in step.inputs if name in found]
+        if role in keys and len(names) == len(step.inputs):
+            key = key_of(step, [found[name].identity for name in step.inputs])
+            if key != keys[role]:
+                changed.append(f"Since the run, the code or the options of the {role} step have changed.")
+    return changed, found
+
+
+def _again(plan: Plan, cell: Cell, store: Store, pinned: Mapping[str, Settled]) -> dict[str, Settled]:
+    """Run the check and the comparison on given inputs, in the foreground."""
+    settled = dict(pinned)
+    for name in (*cell.transforms, *(plan.steps[name].id for name in cell.steps.values())):
+        settled.setdefault(name, Settled(plan.steps[name], "ok", cached=True))
+    for role in ("check", "compare"):
+        step = plan.steps[cell.steps[role]]
+        settled[step.id] = _run(step, store, settled)
+    return settled
+
+
+def _run(step: Step, store: Store, settled: Mapping[str, Settled]) -> Settled:
+    if bad := next((settled[name] for name in step.inputs if not settled[name].ok), None):
+        return Settled(step, "blocked", reason=f"{bad.step.id} {bad.status}: {bad.reason}", log=bad.log)
+    key = key_of(step, [settled[name].identity for name in step.inputs])
+    inputs = tuple((name, settled[name].identity, settled[name].result) for name in step.inputs)
+    task = Task(step.id, step.kind, key, step.parameters, inputs, str(store.root), context=step.context)
+    done = run_task(task)
+    return Settled(step, done.status, key, done.identity, done.result, done.reason, done.log, done.seconds)
+
+
+def _walked(plan: Plan, cell: Cell, store: Store) -> dict[str, Settled]:
+    """Make what the cell needs from the matrix as it is now, its check and, where it failed, its passes anew."""
+    roles = {role: name for role, name in cell.steps.items() if role not in ("time", "noise")}
+    wanted = plan.needed_by([replace(cell, steps=roles)])
+    run_id = store.ledger.start_run(matrix=REPRO, matrix_digest=plan.matrix_digest, host="", argv=["repro", cell.id])
+    executor = LocalExecutor(1)
+    kinds = frozenset({"check", "compare"})
+    settled = walk(wanted, store, executor, run_id, options=WalkOptions(fresh_kinds=kinds))
+    if any(settled[name].cached and not settled[name].ok for name in cell.transforms):  # one that was never to succeed
+        kinds |= {"transform"}
+        settled = walk(wanted, store, executor, run_id, options=WalkOptions(fresh_kinds=kinds))
+    executor.shutdown(cancel=False)
+    return settled
+
+
+def _timings(plan: Plan, cell: Cell, ledger: Ledger, reported: Mapping[str, Any]) -> dict[str, Settled]:
+    """Return the report's own timings: a verdict is reproduced with them, for a time is never the same twice."""
+    found = {}
+    for role in ("time", "noise"):
+        if role in cell.steps:
+            step = plan.steps[cell.steps[role]]
+            record = ledger.last(str((reported.get("keys") or {}).get(role, "")))
+            found[step.id] = (
+                Settled(step, "blocked", reason="Nothing is timed here.")
+                if record is None
+                else Settled(
+                    step,
+                    record.status,
+                    record.key,
+                    record.identity,
+                    record.result,
+                    record.reason,
+                    record.log,
+                    0.0,
+                    True,
+                )
+            )
+    return found
+
+
+def _judged(
+    cell: Cell, settled: Mapping[str, Settled], where: Sequence[str], report: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Judge a cell as a run does, beside the other cells of its model as the report has them."""
+    entry = judge_cell(cell, settled, where)
+    inspected = settled[cell.steps["inspect"]]
+    unread, unloaded = (str(inspected.result.get(name, "")) for name in ("unread", "unloaded"))
+    attempt = load_attempt(cell, settled)
+    why = damage(unread, unloaded, [attempt] if attempt else []) if inspected.ok else ""
+    others = [one for one in report.get("cells", ()) if one["model"] == cell.model and one["id"] != cell.id]
+    if why and any(one["status"] not in ("damaged", "unsupported") for one in others):
+        why = ""  # another runtime read it
+    together = reconsidered([entry, *others], {cell.model: why} if why else {}, {cell.model: unread})
+    return next((one for one in together if one["id"] == cell.id), entry)
 
 
 def _keep(
-    folder: Path, store: Store, how: Mapping[str, Any], inputs: list[Settled], say: Callable[[str], None]
+    folder: Path,
+    store: Store,
+    plan: Plan,
+    cell: Cell,
+    settled: Mapping[str, Settled],
+    entry: Mapping[str, Any],
+    say: Callable[[str], None],
 ) -> None:
-    artefact, runtime, data = inputs[0], inputs[1], inputs[2]
-    folder.mkdir(parents=True, exist_ok=True)
-    source = store.objects.get(artefact.identity)
-    shutil.copytree(source, folder / "model", dirs_exist_ok=True)
-    shutil.copytree(store.objects.get(data.identity), folder / "samples", dirs_exist_ok=True)
-    case = {
-        "model": f"model/{model_file(source).name}",
-        "providers": providers_for(how["providers"], artefact.result),
-        "environment": how["environment"],
-        "session": session_for(how["session"], artefact.result),
-        "packages": runtime.result["environment"]["packages"],
-    }
-    write_json(folder / "case.json", json.loads(json.dumps(case)))
-    write_bytes(folder / "reproduce.py", _SCRIPT.encode("utf-8"))
-    say(f"kept; by hand: {shlex.join(_by_hand(runtime.result['environment'], folder.resolve()))}")
-
-
-def _by_hand(environment: Mapping[str, Any], folder: Path) -> list[str]:
-    """Return the command that runs the kept script in the runtime: in its container, where it has one."""
-    command = [str(environment["python"]), str(folder / "reproduce.py")]
-    if environment.get("preload"):
-        command = ["env", f"LD_PRELOAD={environment['preload']}", *command]
-    if not environment.get("image"):
-        return command
-    read = [f"type=bind,source={path},target={path},readonly" for path in (environment["folder"], folder)]
-    mounts = [word for text in read for word in ("--mount", text)]
-    return ["docker", "run", "--rm", "--network", "none", *mounts, environment["image"], *command]
+    steps = {role: settled[name] for role, name in cell.steps.items() if name in settled}
+    if all(steps[role].ok for role in ("artefact", "provision", "dataset")):
+        keep_case(folder, store, plan.steps[cell.steps["check"]].parameters, steps, entry, say)
+        return
+    failed = next((settled[name] for name in cell.transforms if settled[name].status not in ("ok", "blocked")), None)
+    if failed is not None and all(settled[name].ok for name in failed.step.inputs):
+        keep_pass(folder, store, failed, settled, say)
+    else:
+        say("nothing is kept: there is no model, no runtime or no data")

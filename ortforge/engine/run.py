@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 from ortforge import __version__
 from ortforge.api import Device, Executor, Task, TaskOutcome
-from ortforge.engine.cells import defective_cell, judge_cell
+from ortforge.engine.cells import defective_cell, judge_cell, load_attempt
 from ortforge.engine.exit_codes import obstacle
 from ortforge.engine.walk import Events, Settled, WalkOptions, walk
 from ortforge.engine.work import hearing, run_task
@@ -27,6 +27,7 @@ from ortforge.report.expectations import assess
 from ortforge.report.ships import best_per_model, what_ships
 from ortforge.runtime import device as devices
 from ortforge.store import Store
+from ortforge.verdict.together import damage, reconsidered
 
 __all__ = ["Expectations", "Listener", "execute"]
 
@@ -115,6 +116,7 @@ def execute(
         settled = walk(plan, store, executor, run_id, options=options, events=desk, run=run, skip=skip)
     executor.shutdown(cancel=False)
     desk.judge_rest(settled)
+    desk.judge_together(settled)
     cells = [desk.judged[cell.id] for cell in plan.cells]
     tally = Counter(cell["status"] for cell in cells)
     finished = datetime.now(UTC)
@@ -232,6 +234,20 @@ class _Desk(Events):
         for cell in self.plan.cells:
             if cell.id not in self.judged or cell.id in self.stale:
                 self.judge(cell)
+
+    def judge_together(self, settled: Mapping[str, Settled]) -> None:
+        """Change the verdicts that other cells of the same model decide."""
+        models = {name.partition(":")[2]: step for name, step in settled.items() if name.startswith("inspect:")}
+        damaged, unread = {}, {}
+        for model, step in models.items():
+            found = [load_attempt(cell, settled) for cell in self.plan.cells if cell.model == model]
+            attempts = [attempt for attempt in found if attempt is not None]
+            unread[model] = str(step.result.get("unread", ""))
+            if step.ok and (why := damage(unread[model], str(step.result.get("unloaded", "")), attempts)):
+                damaged[model] = why
+        for entry in reconsidered([self.judged[cell.id] for cell in self.plan.cells], damaged, unread):
+            self.judged[entry["id"]] = entry
+            self.store.ledger.record_cell(self.run_id, entry["id"], entry["status"], entry)
 
     def judge(self, cell: Cell) -> None:
         try:

@@ -21,6 +21,7 @@ from ortforge.engine.work import CORRUPT, run_task
 from ortforge.errors import EnvironmentLacksError, OrtforgeError
 from ortforge.plan.graph import OBJECT_KINDS, Plan, Step, key_of
 from ortforge.plan.lookup import look_up
+from ortforge.portable.statuses import NOT_RUN
 from ortforge.runtime.environment import Environment, verify
 from ortforge.store import Store
 from ortforge.store.ledger import StepRecord
@@ -186,9 +187,9 @@ class _Walk:
             return None
         record = self.known.get(key) or self.store.ledger.done(key)
         if record is None:
-            # A failure is tried again. "Unsupported" is no failure: this very runtime cannot do it, and never will.
+            # A failure is tried again. NOT_RUN is no failure: this very runtime cannot do it, and never will.
             last = self.store.ledger.last(key)
-            record = last if last and (last.status == "unsupported" or not self.options.retry) else None
+            record = last if last and (last.status in NOT_RUN or not self.options.retry) else None
         if record is None:
             return None
         return Settled(

@@ -131,7 +131,9 @@ def run_task(task: Task) -> TaskOutcome:
 def failed_job(outcome: JobOutcome, what: str = "") -> TaskOutcome:
     """Turn a worker's failure into the step's outcome."""
     reason = f"{what}: {outcome.reason}" if what else outcome.reason
-    return TaskOutcome(outcome.status, reason=reason, log=outcome.log)
+    return TaskOutcome(
+        outcome.status, reason=reason, log=outcome.log, result={"kind": outcome.kind} if outcome.kind else {}
+    )
 
 
 def limits_of(context: Mapping[str, Any]) -> Limits:

@@ -45,16 +45,16 @@ KIND_VERSIONS: Final[Mapping[str, int]] = {
     "prove": 3,
     "fetch": 1,
     "provision": 1,
-    "inspect": 1,
-    "dataset": 1,
+    "inspect": 2,
+    "dataset": 2,
     "reference": 1,
     "transform": 4,
     "check": 1,
     "compare": 3,
     "noise": 5,
     "time": 6,
-    "differences": 2,
-    "exclusion": 1,
+    "differences": 3,
+    "exclusion": 2,
 }
 """Raised when a kind's code changes what it finds, so that older results are not taken for new ones."""
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from ortforge.plan.graph import Plan, Step, key_of, levels
+from ortforge.portable.statuses import NOT_RUN
 from ortforge.store.ledger import StepRecord
 
 __all__ = ["Prospect", "look_up", "prospects"]
@@ -68,8 +69,8 @@ def prospects(
             found.append(Prospect(step, key, "cached", f"made on {record.started[:16]}", record))
         elif key:
             failure = failures.get(key)
-            if failure is not None and failure.status == "unsupported":
-                found.append(Prospect(step, key, "cached", f"unsupported: {failure.reason}", failure))
+            if failure is not None and failure.status in NOT_RUN:
+                found.append(Prospect(step, key, "cached", f"{failure.status}: {failure.reason}", failure))
             elif failure is None:
                 found.append(Prospect(step, key, "run", "nothing with this key was made yet"))
             else:

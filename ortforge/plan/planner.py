@@ -541,6 +541,7 @@ class _Planner:
             "quantized_static": static,
             "lossy": any(known.kind in ("quantize", "convert") for known, _ in passes),
             "random_validation": self.is_random(spec.model, "validation"),
+            "cores": self.device.cores,
             "random_calibration": static and self.is_random(spec.model, "calibration"),
         }
 

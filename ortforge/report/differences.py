@@ -15,6 +15,7 @@ from ortforge.api.explained import (
     compact_list,
     exclude_line,
     first_sentence,
+    mixed_sentences,
     search_sentences,
     sqnr,
     trial_rows,
@@ -40,6 +41,8 @@ def show_differences(screen: Screen, found: Facts) -> None:
     screen.line(first_sentence(found), indent=2)
     if missing := found.get("unmatched"):
         screen.line(f"{missing} tensors have no counterpart: they were fused or taken out.", indent=2)
+    for sentence in mixed_sentences(found):
+        screen.line(sentence, indent=2)
     _show_exclusion(screen, found)
     tensors = [(entry["tensor"], entry["op"], entry) for entry in sorted(found["tensors"], key=badness)[:SHOWN]]
     _errors(screen, "Worst tensors", tensors)

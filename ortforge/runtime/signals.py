@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 __all__ = ["Death", "read_death"]
 
 _MEANINGS: Final = {
     "SIGSEGV": "it touched memory that is not its own",
-    "SIGBUS": "it read a mapped file beyond its end: was external data truncated?",
-    "SIGFPE": "an integer division by zero",
+    "SIGBUS": "usually a mapped file that is shorter than expected, such as truncated external data",
+    "SIGFPE": "usually an integer division by zero",
     "SIGABRT": "the runtime gave up on itself",
-    "SIGILL": "it used an instruction that this processor lacks",
+    "SIGILL": "usually an instruction that this processor lacks",
 }
 
 _OUT_OF_MEMORY: Final = (
@@ -49,7 +51,8 @@ def read_death(returncode: int, phase: str, log: str) -> Death:
     if name == "SIGKILL":
         return Death(
             "out-of-memory",
-            f"killed with SIGKILL {doing}, and not by ortforge: most likely the kernel had no memory left for it",
+            f"killed with SIGKILL {doing}, and not by ortforge: most likely the kernel had no memory left for it"
+            + _container_limit(),
         )
     if name == "SIGABRT" or not name:
         if any(words in log for words in _NO_THREAD):
@@ -64,6 +67,25 @@ def read_death(returncode: int, phase: str, log: str) -> Death:
     last = _last_line(log)
     ending = f": {last}" if last else ", and wrote nothing to standard error"
     return Death("failed", f"it ended {doing} with exit code {returncode} and no result{ending}")
+
+
+_MEMORY_LIMITS: Final = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+"""Where Linux says how much memory a container may use: control groups of version 2, and of version 1."""
+
+_NO_LIMIT: Final = 1 << 60
+"""Version 1 writes about this much where there is no limit."""
+
+
+def _container_limit(files: Sequence[str] = _MEMORY_LIMITS) -> str:
+    """Return what to say of the memory that the container around ortforge allows, or ``""``."""
+    for name in files:
+        try:
+            limit = int(Path(name).read_text("ascii"))
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+        if limit < _NO_LIMIT:
+            return f" (this container may use {limit:,} bytes)"
+    return ""
 
 
 def _signal_name(returncode: int) -> str:

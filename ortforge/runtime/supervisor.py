@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import threading
@@ -25,7 +26,7 @@ from ortforge.runtime.workerfiles import PACKAGE
 
 __all__ = ["Interpreter", "JobOutcome", "Limits", "WorkerDied", "WorkerSession", "run_job", "worker_environment"]
 
-_STATUS_OF_KIND: Final = {"memory": "out-of-memory", "unsupported": "unsupported"}
+_STATUS_OF_KIND: Final = {"memory": "out-of-memory", "unsupported": "unsupported", "incompatible": "incompatible"}
 """Status of an ``error`` message by its kind; all others are ``failed``."""
 
 _AFTER_ERROR_S: Final = 2.0
@@ -107,13 +108,14 @@ def _isolated(worker: Path, extra: Mapping[str, str]) -> dict[str, str]:
 class JobOutcome:
     """What became of a job.
 
-    :param status: ``ok``, ``crashed``, ``out-of-memory``, ``timeout``, ``failed`` or ``unsupported``.
+    :param status: ``ok``, ``crashed``, ``out-of-memory``, ``timeout``, ``failed``, ``unsupported`` or ``incompatible``.
     :param reason: a sentence, unless ``ok``. :param result: what ``result.json`` holds, when ``ok``.
     :param log: the last 4,000 characters of standard error. :param note: a sentence about an ``ok`` that was not smooth
         (``flaky: …``, ``crashed at exit …``), or ``""``.
     :param peak_rss: most resident bytes seen, over the process and its children. :param seconds: wall time of the last
         attempt; :param cpu_s: its processor time. :param attempts: how often the job was started.
-    :param kind: the protocol's kind of an error that the worker put into words (``input``, ``model`` …), or ``""``.
+    :param kind: the protocol's kind of an error that the worker put into words (``input``, ``model`` …), or ``""``;
+        :param phase: the phase that it was in then.
     """
 
     status: str
@@ -126,6 +128,7 @@ class JobOutcome:
     cpu_s: float = 0.0
     attempts: int = 1
     kind: str = ""
+    phase: str = ""
 
 
 class WorkerDied(Exception):  # noqa: N818 - says what happened; the outcome says why
@@ -249,14 +252,27 @@ def _reported(process: WorkerProcess, message: Mapping[str, Any]) -> JobOutcome:
     process.finish(_AFTER_ERROR_S)
     kind = str(message.get("kind", "failed"))
     reason = str(message.get("message", "")) or "the worker reported an error without words"
-    return JobOutcome(_STATUS_OF_KIND.get(kind, "failed"), reason, kind=kind)
+    return JobOutcome(_STATUS_OF_KIND.get(kind, "failed"), reason, kind=kind, phase=str(message.get("phase", "")))
+
+
+_API_TOO_NEW: Final = re.compile(r"requested API version \[(\d+)\] is not available, only \[(\d+), (\d+)\]")
+"""What ORT prints, and raises nowhere, when a plugin EP's library was built for a newer ORT."""
+
+
+def _with_log(outcome: JobOutcome, log: str) -> JobOutcome:
+    """Add the log to an outcome, and what only the log says of an EP that cannot be used."""
+    match = _API_TOO_NEW.search(log) if outcome.kind == "unsupported" else None
+    if match is None:
+        return replace(outcome, log=log)
+    why = f"Its library wants version {match[1]} of ONNX Runtime's API, and this one has {match[2]} to {match[3]}."
+    reason = f"{outcome.reason.rstrip('.')}. {why}"
+    return replace(outcome, log=log, status="incompatible", kind="incompatible", reason=reason)
 
 
 def _with_usage(outcome: JobOutcome, process: WorkerProcess, started: float) -> JobOutcome:
     told = outcome.result.get("peak_rss")
     return replace(
-        outcome,
-        log=process.log(),
+        _with_log(outcome, process.log()),
         peak_rss=max(process.peak_rss, told if isinstance(told, int) else 0),
         seconds=time.monotonic() - started,
         cpu_s=process.cpu_s,

@@ -46,6 +46,8 @@ def _do(channel: protocol.Channel) -> None:
         from pathlib import Path
 
         channel.result = Path(process["result"])
+    if process.get("memory"):
+        limits.MEMORY.append(int(process["memory"]))
     if process.get("address_space"):
         limits.limit_address_space(int(process["address_space"]))
     op = job.get("op")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import blame, nvidia
+from . import blame, function_nesting, nvidia
 from .module import load_module
 from .protocol import Channel, JobError
 
@@ -153,6 +153,8 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
 
         nvidia.preload(onnxruntime, [(pass_job.ep_name, {})])
     channel.phase("apply")
+    if bomb := function_nesting.too_large(pass_job.model):
+        raise JobError("model", f"{bomb}. No pass is tried on it: export the model without nested functions.")
     with blame.on_the_model(pass_job.model, pass_job.ep_name):
         details = module.apply(pass_job)
     if not isinstance(details, Mapping):

@@ -7,6 +7,7 @@ ORT reports one cause under different classes from version to version (an unknow
 from __future__ import annotations
 
 import re
+import sys
 
 from .protocol import JobError
 
@@ -22,10 +23,35 @@ _MEMORY = (
     "std::bad_array_new_length",
     "Cannot allocate memory",
     "out of memory",
-    "OOM",
 )
 
-_THREADS = ("Resource temporarily unavailable", "can't start new thread", "pthread_create")
+_OOM = re.compile(r"\bOOM\b")
+"""By itself: names of nodes and tensors hold the letters, too."""
+
+_THREADS = ("can't start new thread", "pthread_create", "std::thread")
+"""Words of a thread that could not be started."""
+
+_NO_RESOURCE = "Resource temporarily unavailable"
+"""EAGAIN: what ``std::thread`` raises when there can be no further thread, and other calls for their reasons."""
+
+_INCOMPATIBLE = (
+    "Unsupported model IR version",
+    "is under development and support for this is limited",
+    "API version",
+)
+"""A model, or an EP's library, that was made for a newer ONNX Runtime."""
+
+_CAUSES = (
+    (
+        re.compile(r"scale must be (?:1D tensor|a scalar)|scale and zero.?point (?:must|should)|scale\.Shape\(\)"),
+        "The pass or tool that quantized the model wrote a scale whose shape does not fit this node's tensor",
+    ),
+    (
+        re.compile(r"MatMulInteger.*Incompatible dimensions"),
+        "The pass or tool that quantized the model wrote a weight whose shape does not fit this node",
+    ),
+)
+"""What ORT's words about a node mean, where they do not say it. The cause comes first, then ORT's own words."""
 
 _UNSUPPORTED = (
     "Could not find an implementation for",
@@ -33,8 +59,6 @@ _UNSUPPORTED = (
     "is not a registered function/op",
     "No opset import for domain",
     "No schema registered for",
-    "is under development and support for this is limited",
-    "Unsupported model IR version",
     "Unsupported type proto",
     "has no kernel",
     "Kernel not found",
@@ -94,13 +118,18 @@ def classify(error: BaseException, phase: str) -> JobError:
     message = short(text) or name
     if any(words in text for words in _THREADS):
         return JobError("failed", f"could not start a thread (limit of memory or of processes): {message}")
-    if any(words in text for words in _MEMORY):
+    if _NO_RESOURCE in text:
+        return JobError("failed", f"The system refused a resource, most likely a further thread: {message}")
+    if any(words in text for words in _MEMORY) or _OOM.search(text):
         return JobError("memory", message)
     if isinstance(error, ImportError) and phase == "import":
         return JobError("failed", f"the environment lacks something: {message}")
     if type(error).__module__.startswith(("onnxruntime.", "google.protobuf", "onnx.")):
+        if any(words in text for words in _INCOMPATIBLE):
+            return JobError("incompatible", _with_version(message))
         if any(words in text for words in _UNSUPPORTED):
             return JobError("unsupported", message)
+        message = _with_cause(message)
         if name in _BY_CLASS:
             return JobError(_BY_CLASS[name], message)
         if phase == "load" and name in _AT_LOAD and any(words in text for words in _MODEL_WORDS):
@@ -111,6 +140,17 @@ def classify(error: BaseException, phase: str) -> JobError:
     if isinstance(error, (ValueError, RuntimeError)):  # raised on purpose, with a sentence
         return JobError("failed", message)
     return JobError("failed", f"{name}: {message}" if message != name else name)
+
+
+def _with_version(message: str) -> str:
+    """Name ONNX Runtime's version beside what it says that it is too old for."""
+    version = getattr(sys.modules.get("onnxruntime"), "__version__", "")
+    return f"This ONNX Runtime {version} is too old for the model: {message}" if version else message
+
+
+def _with_cause(message: str) -> str:
+    cause = next((cause for pattern, cause in _CAUSES if pattern.search(message)), "")
+    return f"{cause}: {message}" if cause else message
 
 
 def short(text: str) -> str:

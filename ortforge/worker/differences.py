@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from .attribution import Grid, Rounded, first_nodes, places
 from .matching import Tap, absorbed, grids, match, quantized_nodes, weight_pairs
+from .mixed_scales import SliceErrors, candidates, mixed_nodes, ruined_slices
 from .protocol import Channel, JobError
 
 __all__ = ["first_diverging", "run", "weight_errors"]
@@ -109,7 +110,12 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     types = job["session"].get("inputs") or {}
     cast = ((sample, tensors.cast_feeds(sample, types, number)) for sample, number in feeds)
     sessions = float_session.session, session.session
-    sums, rounded = _measured(cast, sessions, taps, grids(before.graph, after.graph))
+    rounding = grids(before.graph, after.graph)
+    slices = Slices(
+        {value.name: SliceErrors() for value in before.graph.output if value.name in taps},
+        {name: SliceErrors() for name in candidates(before.graph) if name in rounding},
+    )
+    sums, rounded = _measured(cast, sessions, taps, rounding, slices)
     seen = {name: one for name, one in sums.items() if one.reference or one.candidate}
     threshold = float(job["threshold_db"])
     weights = weight_errors(before.graph, after.graph)
@@ -122,6 +128,8 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
         quantized,
         absorbed(before.graph, after.graph),
     )
+    mixed = mixed_nodes(before.graph, slices.rounding, slices.peaks, quantized)
+    chosen = first_nodes(ranking, EXCLUDED_SHARE, EXCLUDED_NODES * len(quantized))
     made = {name for node in before.graph.node if node.op_type != "Constant" for name in node.output if name}
     channel.finish(
         {
@@ -133,10 +141,32 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
             "weights": weights,
             "quantized_nodes": len(quantized),
             "ranking": [place.facts() for place in ranking],
-            "nodes_to_exclude": first_nodes(ranking, EXCLUDED_SHARE, EXCLUDED_NODES * len(quantized)),
+            "mixed": mixed,
+            "ruined_outputs": slices.ruined_outputs(),
+            "nodes_to_exclude": list(dict.fromkeys(name for one in mixed for name in one["nodes"])) or chosen,
             "unnamed_nodes": sum(not node.name for node in before.graph.node),
         }
     )
+
+
+@dataclass
+class Slices:
+    """Sums by slice: what rounding does to tensors with one scale, and what became of the outputs."""
+
+    outputs: dict[str, SliceErrors]
+    rounding: dict[str, SliceErrors]
+    peaks: dict[str, float] = field(default_factory=dict)
+
+    def ruined_outputs(self) -> list[dict[str, Any]]:
+        """Return the outputs of which some slices are ruined."""
+        found = ((name, ruined_slices(sums)) for name, sums in self.outputs.items())
+        return [{"output": name, **ruin} for name, ruin in found if ruin is not None]
+
+    def see(self, name: str, value: Any) -> None:
+        """Note how large a tensor of the float model is."""
+        if value.dtype.kind == "f" and value.size:
+            finite = value[np.isfinite(value)]
+            self.peaks[name] = max(self.peaks.get(name, 0.0), float(np.abs(finite).max(initial=0.0)))
 
 
 def _measured(
@@ -144,6 +174,7 @@ def _measured(
     sessions: tuple[Any, Any],
     taps: Mapping[str, Tap],
     rounded_to: Mapping[str, Grid],
+    slices: Slices,
 ) -> tuple[dict[str, Sums], dict[str, Rounded]]:
     """Run both models over samples, given as each of them takes them; return what the tensors differ by."""
     sums, rounded = {name: Sums() for name in taps}, {name: Rounded() for name in rounded_to}
@@ -155,10 +186,15 @@ def _measured(
             value = tap.value(found[tap.name])
             if wanted[name].dtype.kind == "f" and value.shape == wanted[name].shape:
                 sums[name].add(wanted[name], value)
+                slices.see(name, wanted[name])
+                if name in slices.outputs:
+                    slices.outputs[name].add(wanted[name], value)
         for name, grid in rounded_to.items():
             value = wanted.get(name, left.get(name))
             if value is not None and value.dtype.kind == "f":
                 rounded[name].add(value, grid)
+                if name in slices.rounding:
+                    slices.rounding[name].add(value, grid.rounded(value.astype(np.float64)))
     return sums, rounded
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from . import function_nesting
 from .protocol import Channel, JobError
 
 __all__ = ["inspect", "run"]
@@ -28,20 +29,23 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     if not model.is_file():
         raise JobError("model", f"there is no file {model.name}")
     channel.phase("load")
-    channel.finish(inspect(model, root))
+    channel.finish(_inspect_by_session(model) if job.get("by") == "session" else inspect(model, root))
 
 
 def inspect(model: Path, root: Path) -> dict[str, Any]:
     """Describe a model file; the form is in docs/formats.md.
 
     :param root: the folder that the model and its external data must not leave.
-    :raises JobError: kind ``model``.
+    :raises JobError: kind ``model``, when the file cannot be read, and ``refused``, when it leaves its folder.
     """
-    return _inspect_ort(model) if model.suffix == ".ort" else _inspect_onnx(model, root)
+    return _inspect_by_session(model) if model.suffix == ".ort" else _inspect_onnx(model, root)
 
 
-def _inspect_ort(path: Path) -> dict[str, Any]:
-    """An ORT-format model: what a session tells. Its nodes and opsets are not readable from outside."""
+def _inspect_by_session(path: Path) -> dict[str, Any]:
+    """Return what a session tells of a model whose nodes and opsets cannot be read from outside.
+
+    That is a model in ORT's format, and one that ONNX Runtime reads and onnx does not.
+    """
     import onnxruntime as ort
 
     from .run import described
@@ -75,11 +79,11 @@ def _inspect_onnx(path: Path, root: Path) -> dict[str, Any]:
             raise
         size = path.stat().st_size
         raise JobError(
-            "model", f"{path.name} is no ONNX model, or a damaged or truncated one: {size} bytes do not parse"
+            "model", f"{path.name} is not a valid ONNX model: its {size} bytes do not parse. It may be truncated"
         ) from error
     graph = model.graph
     if not graph.node and not graph.output:
-        raise JobError("model", f"{path.name} holds no graph: it is no ONNX model, or a damaged one")
+        raise JobError("model", f"{path.name} is not a valid ONNX model: it holds no graph")
     tensors = list(_tensors(model))
     external = _external_files(tensors, path.parent, root)
     initializers = {tensor.name for tensor in graph.initializer}
@@ -96,6 +100,7 @@ def _inspect_onnx(path: Path, root: Path) -> dict[str, Any]:
         "external": sorted(external),
         "metadata": {entry.key: entry.value for entry in model.metadata_props},
         "producer": " ".join(part for part in (model.producer_name, model.producer_version) if part),
+        "functions": function_nesting.facts(model.functions),
         "digest": _digest(model, tensors, path.parent),
     }
 
@@ -191,20 +196,20 @@ def _range(name: str, where: Mapping[str, str], size: int) -> tuple[int, int]:
 def _check_location(name: str, location: str, folder: Path, root: Path) -> int:
     """Return the size of an external file.
 
-    :raises JobError: kind ``model``, when it is missing or lies outside ``root``.
+    :raises JobError: kind ``model``, when it is missing, and ``refused``, when it lies outside ``root``.
     """
     if not location or "\0" in location:
         raise JobError("model", f"the external data of {name!r} names no file")
     outside = PurePosixPath(location).is_absolute() or PureWindowsPath(location).is_absolute()
     if outside or PureWindowsPath(location).drive or ".." in PureWindowsPath(location).parts:
         raise JobError(
-            "model",
+            "refused",
             f"the external data of {name!r} is {location!r}, which leaves the model's folder: such a model is refused",
         )
     path = folder / location
     if not path.resolve().is_relative_to(root.resolve()):
         raise JobError(
-            "model",
+            "refused",
             f"the external data of {name!r} is {location!r}, a link out of the model's folder: such a model is refused",
         )
     if not path.is_file():

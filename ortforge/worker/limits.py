@@ -25,6 +25,10 @@ SLACK = 1 << 30
 """Address space for code: the libraries of a large runtime (OpenVINO, CUDA stubs) map up to about 0.7 GiB."""
 
 
+MEMORY: list[int] = []
+"""What the job's processes may use together, in bytes, once it is known (the last entry counts)."""
+
+
 def settle() -> None:
     """Die with the supervisor, leave no core file, and say where in Python a crash happened.
 

@@ -11,13 +11,14 @@ source: it lists EPs that took nothing.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Executed", "assigned", "executed", "placement"]
+__all__ = ["Executed", "assigned", "executed", "placement", "profile_events", "unknown_placement"]
 
 _KERNEL = "_kernel_time"
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
@@ -47,7 +48,53 @@ def executed(profile: Path) -> Executed | None:
     """Read a profile; time is that of the last run in it. ``None`` when it is too long to read."""
     if profile.stat().st_size > MOST_PROFILE_BYTES:
         return None
-    return count_events(json.loads(profile.read_text("utf-8", "replace")))
+    return count_events(profile_events(profile.read_text("utf-8", "replace")))
+
+
+_FIELDS = {
+    "cat": re.compile(r'"cat"\s*:\s*"(\w+)"'),
+    "name": re.compile(r'"name"\s*:\s*"(.*)"\s*,\s*"args"\s*:'),
+    "dur": re.compile(r'"dur"\s*:\s*(\d+)'),
+    "ts": re.compile(r'"ts"\s*:\s*(\d+)'),
+}
+_ARGUMENTS = {
+    "op_name": re.compile(r'"op_name"\s*:\s*"([^"]*)"'),
+    "provider": re.compile(r'"provider"\s*:\s*"([^"]*)"'),
+    "node_index": re.compile(r'"node_index"\s*:\s*"([^"]*)"'),
+}
+
+
+def profile_events(text: str) -> Iterator[Mapping[str, Any]]:
+    """Yield the events of a profile, also of one that is not valid JSON.
+
+    ORT up to at least 1.21 writes names of nodes and tensors without escaping quotes and backslashes. It writes one
+    event a line, so a line that does not parse gives the few fields that are needed here; a line without them is
+    left out.
+    """
+    try:
+        events = json.loads(text)
+    except ValueError:
+        yield from filter(None, map(_event_in, text.splitlines()))
+        return
+    yield from (event for event in events if isinstance(event, Mapping))
+
+
+def _event_in(line: str) -> Mapping[str, Any] | None:
+    """Return the event that a line of a profile holds, or ``None``."""
+    line = line.strip().strip("[],").strip()
+    try:
+        event = json.loads(line)
+    except ValueError:
+        event = {name: match[1] for name, pattern in _FIELDS.items() if (match := pattern.search(line))}
+        matches = {name: pattern.findall(line) for name, pattern in _ARGUMENTS.items()}
+        # A name with quotes in it may imitate a field; ORT's own fields come after it.
+        event["args"] = {name: match[-1] for name, match in matches.items() if match}
+    return event if isinstance(event, Mapping) and "name" in event else None
+
+
+def unknown_placement(why: str) -> dict[str, Any]:
+    """Return the placement of a cell that ran and of which it is not known where; the form is in docs/formats.md."""
+    return {"nodes": {}, "time_share": {}, "ops": {}, "sources": [], "agree": True, "note": why}
 
 
 def count_events(events: Iterable[Mapping[str, Any]]) -> Executed:

@@ -27,7 +27,7 @@ MOST_SAID = 200
 class JobError(Exception):
     """A failure in words.
 
-    :param kind: ``memory``, ``unsupported``, ``input``, ``model`` or ``failed``.
+    :param kind: ``memory``, ``unsupported``, ``incompatible``, ``input``, ``model`` or ``failed``.
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -41,6 +41,9 @@ class Channel:
 
     :param result: where ``result.json`` goes; set once the job is known.
     """
+
+    current: Channel | None = None
+    """The worker's own channel, for code that is called without it."""
 
     def __init__(self, answers: int, commands: int) -> None:
         self._answers = answers
@@ -61,7 +64,8 @@ class Channel:
         os.dup2(nothing, 0)
         os.close(nothing)
         sys.stdout = sys.stderr
-        return cls(answers, commands)
+        cls.current = cls(answers, commands)
+        return cls.current
 
     def _listen(self, commands: int) -> None:
         # Plain reads: a buffered reader's lock, held by a daemon thread, can abort the interpreter when it ends.
@@ -98,6 +102,10 @@ class Channel:
         """Say that a phase begins: its time limit starts now."""
         self.phase_name = name
         self.send({"type": "phase", "phase": name})
+
+    def begin_again(self) -> None:
+        """Restart the time limit of the current phase, before something that is no part of the job."""
+        self.phase(self.phase_name)
 
     def say(self, text: str) -> None:
         """Tell whoever watches how far the job is. It means nothing to the job: nobody may be listening."""

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import blame
+from .diagnostics import Remarks
 from .limits import peak_rss
 from .protocol import Channel, JobError
 
@@ -38,8 +41,6 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
 
     import_s = time.perf_counter() - started
     samples = Samples(job["samples"])
-    if not len(samples):
-        raise JobError("input", "there are no samples to run")
 
     channel.phase("load")
     placed = bool(job.get("placement"))
@@ -47,8 +48,17 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     profile = str(Path.cwd() / "profile") if placed else ""
     memory = DeviceMemory() if any(name in nvidia.EPS for name, _ in job["providers"]) else None
     started = time.perf_counter()
-    opened = open_session(ort, job["model"], job["providers"], job["session"], config=config, profile=profile)
+    providers, settings = job["providers"], job["session"]
+    data = str(job["samples"]) if len(samples) else None
+    opened = open_session(ort, job["model"], providers, settings, config=config, profile=profile, samples=data)
     load_s = time.perf_counter() - started
+    if not len(samples):
+        why = samples.source.removeprefix("none: ")
+        raise JobError(
+            "input",
+            "This runtime loads the model, and there are no samples to run: its inputs are not known, because the "
+            f"reference runtime does not load it ({why.rstrip('.')}). Choose another [reference] runtime.",
+        )
     session = opened.session
 
     channel.phase("run")
@@ -56,7 +66,9 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     outputs = session.get_outputs()
     timed = runner(ort, session, job["providers"], job["session"])
     captured = isinstance(timed, Bound) and timed.captured
-    answer = _Replayed(timed) if isinstance(timed, Bound) and timed.captured else _Answer(ort, session)
+    answer = blame.Watched(
+        _Replayed(timed) if isinstance(timed, Bound) and timed.captured else _Answer(ort, session), job
+    )
     output = Path(job["output"])
     if output.exists():
         shutil.rmtree(output)
@@ -64,6 +76,7 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     first_run_s = 0.0
     profile_file: Path | None = None
     types, kept_as = job["session"].get("inputs") or {}, job["session"].get("outputs") or {}
+    remarks = Remarks()
     for number, sample in enumerate(samples):
         feeds = tensors.cast_feeds(sample, types, number)
         tensors.check_feeds(inputs, overridable, feeds, number)
@@ -74,7 +87,8 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
             if placed:
                 if first_run_s < _TWICE_BELOW_S:
                     answer.node_by_node(feeds)
-                profile_file = Path(session.end_profiling())
+                with remarks.instead_of_failing("The profile was not written"):
+                    profile_file = Path(session.end_profiling())
             if captured:
                 answered = answer(feeds)
         flat = dict(_flat(outputs, answered))
@@ -82,10 +96,17 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     writer.close(random=samples.random, source=samples.source, widened=answer.widened)
     peak = peak_rss()
     device = int(dict(job["providers"][0][1] or {}).get("device_id", 0)) if job["providers"] else 0
-    in_force = dict(session.get_provider_options().get(opened.ep) or {})
-    remarks = list(nvidia.remarks(opened.ep, in_force, timed.place, captured))
-    if memory and (which := memory.where(device)):
-        remarks.append(which)
+    in_force: dict[str, str] = {}
+    held: dict[str, Any] | None = None
+    with remarks.instead_of_failing("The options that the EP has in force are not known"):
+        in_force = dict(session.get_provider_options().get(opened.ep) or {})
+    with remarks.instead_of_failing("The EP's remarks are not known"):
+        remarks.extend(nvidia.remarks(opened.ep, in_force, timed.place, captured))
+    with remarks.instead_of_failing("The memory held on the device is not known"):
+        held = memory.held(device) if memory else None
+        if memory and (which := memory.where(device)):
+            remarks.append(which)
+    placement = _placed(opened.ep, session, profile_file) if placed else None
 
     channel.finish(
         {
@@ -95,12 +116,12 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
             "load_s": load_s,
             "first_run_s": first_run_s,
             "peak_rss": peak,
-            "device_memory": memory.held(device) if memory else None,
+            "device_memory": held,
             "ep_options": in_force,
             "io_binding": timed.place,
-            "remarks": remarks,
+            "remarks": list(remarks),
             "samples": len(samples),
-            "placement": _placed(opened.ep, session, profile_file) if profile_file else None,
+            "placement": placement,
             "inputs": described(inputs),
             "outputs": described(outputs),
         }
@@ -159,13 +180,26 @@ def _flat(outputs: list[Any], answered: list[Any]) -> Iterator[tuple[str, Any]]:
         yield from flatten(entry.name, value).items()
 
 
-def _placed(ep: str, session: Any, profile: Path) -> dict[str, Any]:
+def _placed(ep: str, session: Any, profile: Path | None) -> dict[str, Any]:
+    """Return which nodes ran where. A source that cannot be read is left out and named: it never fails the cell."""
     from . import nvidia
-    from .placement import assigned, executed, placement
+    from .placement import Executed, assigned, executed, placement, unknown_placement
 
-    found = placement(ep, executed(profile), assigned(session))
-    profile.unlink()
-    return nvidia.without_time(found) if ep in nvidia.EPS else found
+    ran: Executed | None = None
+    took: Mapping[str, Counter[str]] | None = None
+    problems = Remarks()
+    with problems.instead_of_failing("The profile cannot be read"):
+        ran = executed(profile) if profile is not None else None
+    with problems.instead_of_failing("ONNX Runtime's assignment of nodes cannot be read"):
+        took = assigned(session)
+    with problems.instead_of_failing("The profile cannot be removed"):
+        if profile is not None:
+            profile.unlink(missing_ok=True)
+    with problems.instead_of_failing("The placement cannot be put together"):
+        found = placement(ep, ran, took)
+        found = nvidia.without_time(found) if ep in nvidia.EPS else found
+        return {**found, "note": "; ".join(filter(None, (found["note"], *problems)))}
+    return unknown_placement("; ".join(problems))
 
 
 def described(entries: list[Any]) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ Here each of these is an error with the EP's name in it.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,14 +65,17 @@ def open_session(
     *,
     config: Mapping[str, str] | None = None,
     profile: str = "",
+    samples: str | None = None,
 ) -> Opened:
     """Load a model on the EPs that were asked for.
 
     :param ort: the onnxruntime module. :param providers: ``[[EP name, {option: value}], …]``, the wanted EP first.
     :param session: the job's session options. :param config: further configuration entries, unless the job sets them.
     :param profile: prefix of the profile's file, or ``""`` not to profile.
+    :param samples: samples folder that shows, where an EP does not load the model, whether the CPU EP runs it.
     :raises JobError: kind ``unsupported``, when the runtime lacks an EP or cannot capture the model as a CUDA graph,
-        and ``failed``, when it dropped an EP that it has.
+        ``incompatible``, when the versions of EP and ORT do not go together, and ``failed``, when it dropped an EP
+        that it has.
     """
     options = _session_options(ort, session, config or {})
     if profile:
@@ -104,18 +108,18 @@ def open_session(
         # TensorRT's EP does not fall away: ORT refuses the session, and asks for the libraries without a name.
         if missing := next(filter(None, (nvidia.missing_library(ort, name) for name in names)), ""):
             raise JobError("failed", f"{names[0]} cannot be used: its library does not load ({missing})") from error
-        if why := blame.of_the_ep(model, names[0] if names else "", error):
-            raise JobError("failed", why) from error
+        if failure := blame.of_the_ep(model, names[0] if names else "", error, samples, session):
+            raise failure from error
         raise
     in_force = made.get_providers()
     for name in names:
         if name not in in_force:
             missing = nvidia.missing_library(ort, name)
-            why = f"its library does not load ({missing})" if missing else "its libraries or its device are missing"
+            why = f"Its library does not load ({missing})." if missing else "The log may say why."
             raise JobError(
                 "failed",
-                f"{name} fell away when the session was made, and {', '.join(in_force)} would have done its work: "
-                f"{why}, see the log",
+                f"{name} fell away when the session was made, and {', '.join(in_force)} would have done its work. "
+                f"{why}",
             )
     return Opened(made, names[0] if names else "")
 
@@ -126,7 +130,10 @@ def _session_options(ort: Any, session: Mapping[str, Any], config: Mapping[str, 
     if level not in _LEVELS:
         raise JobError("failed", f"unknown graph_optimization_level {level!r}: one of {', '.join(_LEVELS)}")
     if not hasattr(ort.GraphOptimizationLevel, _LEVELS[level]):
-        raise JobError("unsupported", f"onnxruntime {ort.__version__} has no graph optimization level {level!r}")
+        raise JobError(
+            "incompatible",
+            f"onnxruntime {ort.__version__} has no graph optimization level {level!r} (1.23 and newer have).",
+        )
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[level])
     if session.get("intra_op_threads") is not None:
         options.intra_op_num_threads = int(session["intra_op_threads"])
@@ -148,7 +155,7 @@ def register_plugin(ort: Any, session: Mapping[str, Any]) -> str:
     :raises JobError: kind ``unsupported``, when this ORT knows no plugin EPs or the library cannot be used.
     """
     if not hasattr(ort, "register_execution_provider_library"):
-        raise JobError("unsupported", f"onnxruntime {ort.__version__} takes no plugin EPs: that began with 1.23")
+        raise JobError("incompatible", f"A plugin EP needs ONNX Runtime 1.23 or newer, and this is {ort.__version__}.")
     library = session.get("library")
     if not library:
         # The module brings the library; some preload what it needs when imported, which is why it is done here.
@@ -165,7 +172,10 @@ def register_plugin(ort: Any, session: Mapping[str, Any]) -> str:
     try:
         ort.register_execution_provider_library(registration, str(library))
     except Exception as error:
-        raise JobError("unsupported", f"the plugin EP {registration} cannot be registered: {error}") from error
+        kind = "incompatible" if re.search("API version|ort_version", str(error)) else "unsupported"
+        raise JobError(
+            kind, f"onnxruntime {ort.__version__} cannot register the plugin EP {registration}: {error}"
+        ) from error
     _REGISTERED.add((registration, str(library)))
     return registration
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ._auto import auto_search, candidate_choice, scheme_table, trial_bench
-from ._models import model_file, ort_graph
+from ._models import loading, model_file, ort_graph
 
 if TYPE_CHECKING:
     from ortforge.api import Pass, PassJob, PassUse
@@ -144,6 +144,11 @@ def apply(job: PassJob) -> dict[str, Any]:
             most_candidates=wanted.max_candidates,
         )
     except RuntimeError as problem:
+        if loading.DIED.match(str(problem)):
+            raise RuntimeError(
+                f"The float model was run on {job.ep_name} as it is, to be compared with, and "
+                f"{model_file.first_sentence(problem)}"
+            ) from problem
         raise NotImplementedError(
             f"The float model itself does not run on {job.ep_name}, so there is nothing to be better than: "
             f"{model_file.first_line(problem)}"

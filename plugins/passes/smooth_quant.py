@@ -235,8 +235,9 @@ def _channel_maxima(
         raise
     except Exception as problem:
         raise RuntimeError(
-            f"The model does not run on calibration sample {reader.read} of {len(reader)}: "
-            f"{model_file.first_sentence(problem)} Check that the data has the shapes and types of the model's inputs."
+            f"The model, with the inputs of its products put out, does not run on calibration sample {reader.read} of "
+            f"{len(reader)}: {model_file.first_sentence(problem)} If the model runs without this pass, the data are "
+            "not at fault; otherwise check that they have the shapes and types of the model's inputs."
         ) from problem
     return largest
 

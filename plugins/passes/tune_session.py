@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ._models import model_file
+from ._models import loading, model_file
 from ._session import session_search, space
 
 if TYPE_CHECKING:
@@ -128,6 +128,11 @@ def apply(job: PassJob) -> dict[str, Any]:
             job, situation, _matching(wanted.settings), budget_s=wanted.budget_s, rounds=wanted.rounds
         )
     except RuntimeError as problem:
+        if loading.DIED.match(str(problem)):
+            raise RuntimeError(
+                f"The model was run on {job.ep_name} as it is, to be compared with, and "
+                f"{model_file.first_sentence(problem)}"
+            ) from problem
         raise NotImplementedError(
             f"The model does not run on {job.ep_name} with the default session, so there is nothing to tune: "
             f"{model_file.first_line(problem)}"

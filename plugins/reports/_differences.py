@@ -13,6 +13,7 @@ from ortforge.api.explained import (
     exclude_line,
     first_sentence,
     largest,
+    mixed_sentences,
     search_sentences,
     sqnr,
     trial_rows,
@@ -53,6 +54,7 @@ def differences(found: Facts) -> Markup:
     ]
     return join(
         tag("p", first_sentence(found)),
+        *(tag("p", sentence) for sentence in mixed_sentences(found)),
         tag("figure", _plot(found), tag("figcaption", _caption(found))),
         _exclusion(found),
         _titled("Worst tensors", _table(header, [_row(*pair) for pair in ranked], right=(0, 4, 5, 6))),

@@ -202,7 +202,7 @@ def test_channels_last_for_channels_first_is_named_and_fits_no_input(tmp_path: P
     swapped = [{"x": feed["x"].transpose(0, 2, 3, 1).copy()} for feed in calibration]
     (said,) = data_shift.differences(summary(swapped), summary(calibration))
     assert "SWAPPED LAYOUT: calibration samples of x are [1, 16, 16, 3] (NHWC)" in said
-    with pytest.raises(RuntimeError, match="Check that the calibration data has the shapes and types"):
+    with pytest.raises(RuntimeError, match="Check that the data has the shapes and types"):
         run_pass(tmp_path, "quantize-static", picture_model(), swapped)
 
 

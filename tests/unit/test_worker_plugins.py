@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
@@ -84,7 +85,7 @@ def test_a_model_that_the_runtime_does_not_know_is_no_fault_of_the_pass(
     graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "g", [info[0]], [info[1]])
     failing = "raise RuntimeError('the result does not load. Put preprocess before this pass.')"
     for ir_version, status, words in (
-        (99, "unsupported", "this runtime does not load the model that the pass was given: Unsupported model IR"),
+        (99, "incompatible", "This runtime does not load the model that the pass was given: This ONNX Runtime"),
         (8, "failed", "Put preprocess before this pass."),
     ):
         job = apply_job(failing) | {"ep_name": ep_name}
@@ -238,7 +239,8 @@ Fail.__module__ = "onnxruntime.capi.onnxruntime_pybind11_state"
             "onnxruntime::Model::Model(onnx::ModelProto&&, const std::function<void(int)>&) const "
             "Unsupported model IR version: 99, max supported IR version: 14\n",
             "load",
-            "unsupported",
+            "incompatible",
+            f"This ONNX Runtime {ort.__version__} is too old for the model: "
             "Unsupported model IR version: 99, max supported IR version: 14",
         ),
         (

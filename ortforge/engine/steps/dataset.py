@@ -10,6 +10,8 @@ from ortforge.runtime.supervisor import run_job
 def run(task: Task, work: Work) -> TaskOutcome:
     """Make the samples in the tools environment; the identity is the digest of the samples folder."""
     (_, _, model), (_, _, tools) = task.inputs
+    if model.get("unloaded"):
+        return _no_samples(work, str(model["unloaded"]))
     source = work.plugins.datasets[task.parameters["scheme"]]
     with work.store.objects.scratch() as scratch:
         output = scratch / "samples"
@@ -30,3 +32,12 @@ def run(task: Task, work: Work) -> TaskOutcome:
         if outcome.status != "ok":
             return failed_job(outcome, "the samples could not be made")
         return TaskOutcome("ok", work.store.objects.put(output), outcome.result)
+
+
+def _no_samples(work: Work, why: str) -> TaskOutcome:
+    """Return an empty samples folder: the model's inputs are not known, and each runtime still is to load the file."""
+    from ortforge.worker.samples import SampleWriter
+
+    with work.store.objects.scratch() as scratch:
+        SampleWriter(scratch / "samples").close(source=f"none: {why}")
+        return TaskOutcome("ok", work.store.objects.put(scratch / "samples"), {"count": 0, "labels": False})

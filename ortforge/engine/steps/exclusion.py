@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -72,13 +72,17 @@ class _Cell:
 
     def ranking(self) -> Sequence[Mapping[str, Any]]:
         """Rank what adds noise to the model that was made last; nothing, when it cannot be compared."""
+        return mixed_first(self.compared())
+
+    def compared(self) -> Mapping[str, Any]:
+        """Compare the tensors of the model that was made last; nothing, when it cannot be compared."""
         if self.made is None:
-            return ()
+            return {}
         tools = self.task.inputs[7]
         inputs = (self.made, self.model, tools, self.data)
         how = {**self.task.parameters["differences"], "count": RANKED_ON}
         found = differences.run(self.as_task(how, inputs, self.task.context["check"]), self.work)
-        return found.result["ranking"] if found.status == "ok" else ()
+        return found.result if found.status == "ok" else {}
 
     def quantized(self, changes: Mapping[str, Any]) -> Input | TaskOutcome:
         """Apply the recipe's passes, the first of them with changed parameters; return the model as an input."""
@@ -106,7 +110,7 @@ def run(task: Task, work: Work) -> TaskOutcome:
     before = _worth(compared, Tolerance(**how["tolerance"]))
     quantized = int(found["quantized_nodes"])
     most = max(1, int(MOST * quantized))
-    if not found["ranking"]:
+    if not found["ranking"] and not found.get("mixed"):
         return TaskOutcome("unsupported", reason="no quantized node adds noise that could be measured")
     given = how["passes"][0]["transform"]["parameters"]
     budget = Budget(float(how["budget_s"]), time.monotonic)
@@ -115,7 +119,9 @@ def run(task: Task, work: Work) -> TaskOutcome:
         work.say(f"quantizing again with {len(nodes)} of {quantized} nodes in float")
         return cell.measured({"nodes_to_exclude": [*given["nodes_to_exclude"], *nodes]})
 
-    result = search(found["ranking"], found["nodes_to_exclude"], before, most, measure, cell.ranking, budget)
+    mixed = _without_mixed(found, measure, cell, budget)
+    result = search(mixed_first(found), found["nodes_to_exclude"], before, most, measure, cell.ranking, budget)
+    result["mixed"] = mixed
     instead = []
     if not before.holds and not result["nodes_to_exclude"]:
         for change, why in alternatives(given, found):
@@ -134,6 +140,44 @@ def run(task: Task, work: Work) -> TaskOutcome:
     result |= {"budget_s": budget.seconds, "spent_s": round(budget.spent, 1), "samples": compared["samples"]}
     result["verdict"] = verdict_on(result)
     return TaskOutcome("ok", digest_json(result), result)
+
+
+def mixed_first(found: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Return the ranking, with the nodes at its front that have one scale for values of very different size.
+
+    A ruined slice of small values adds next to nothing to the noise of the whole, by which the ranking goes.
+    """
+    ranking = list(found.get("ranking") or ())
+    shares = {place["tensor"]: place["share"] for place in ranking}
+    first = [
+        {**{name: one[name] for name in ("tensor", "node", "op", "nodes")}, "is_weight": False}
+        | {"share": shares.get(one["tensor"], 0.0)}
+        for one in found.get("mixed") or ()
+    ]
+    taken = {place["tensor"] for place in first}
+    return [*first, *(place for place in ranking if place["tensor"] not in taken)]
+
+
+def _without_mixed(
+    found: Mapping[str, Any], measure: Callable[[Sequence[str]], Measured], cell: _Cell, budget: Budget
+) -> dict[str, Any] | None:
+    """Quantize again without the nodes that have one scale for values of very different size.
+
+    :returns: ``nodes``, what the model is worth, and how many slices of its outputs are ruined ``before`` and
+        ``after`` (``None``: not known); ``None`` where there are no such nodes.
+    """
+    nodes = list(dict.fromkeys(name for one in found.get("mixed") or () for name in one["nodes"]))
+    if not nodes:
+        return None
+    measured = measure(nodes)
+    after = cell.compared() if not measured.problem else {}
+    budget.lap()
+    count = {"before": _ruined(found), "after": _ruined(after) if after else None}
+    return {"nodes": nodes, **count, **measured.facts()}
+
+
+def _ruined(found: Mapping[str, Any]) -> int:
+    return sum(one["ruined"] for one in found.get("ruined_outputs") or ())
 
 
 def _worth(parity: Mapping[str, Any], tolerance: Tolerance) -> Measured:

@@ -53,7 +53,7 @@ def refuse(op_type: str, wanted: Parameters, ort_version: str) -> None:
         answer = np.asarray(session.run(None, feed)[0])
     except Exception as problem:
         raise NotImplementedError(
-            f"ONNX Runtime {ort_version} has no kernel for {what}: {model_file.first_sentence(problem)} "
+            f"ONNX Runtime {ort_version} does not run {what}: {model_file.first_sentence(problem)} "
             f"Use {'bits = 4' if wanted.bits != 4 else 'block_size = 32'} (every version from 1.21 on), or a later one."
         ) from problem
     if answer.shape != expected.shape or not sqnr(expected, answer) >= CLOSE:

@@ -5,18 +5,19 @@ Runs inside a runtime beside the pass that imports it; only the standard library
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from . import model_file
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from ortforge.api import PassJob
 
-__all__ = ["COMPILERS", "CPU", "left_to_cpu", "load_error", "providers_of", "session_of"]
+__all__ = ["COMPILERS", "CPU", "DIED", "left_to_cpu", "load_error", "providers_of", "session_of", "whether_it_runs"]
 
 CPU: Final = "CPUExecutionProvider"
 
@@ -68,6 +69,31 @@ def session_of(path: Path, job: PassJob, *, optimized: bool = True, config: tupl
     for name in config:
         options.add_session_config_entry(name, "1")
     return onnxruntime.InferenceSession(str(path), options, providers=providers_of(job))
+
+
+DIED = re.compile("it crashed|it did not answer|its process ended")
+"""How the reason of a trial begins whose process died: nothing is said by that about what is supported."""
+
+
+def whether_it_runs(path: Path, feed: Mapping[str, Any]) -> str:
+    """Say whether a model runs on a sample on the CPU EP without optimizations, for the message of what did not run.
+
+    :param path: the model before it was changed.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=[CPU])
+        session.run(None, dict(feed))
+    except Exception as problem:
+        return (
+            f"The model itself does not run on this sample: {model_file.first_sentence(problem)} "
+            "Check that the data has the shapes and types of the model's inputs."
+        )
+    return "The model itself runs on this sample, so the data are not at fault."
 
 
 def load_error(path: Path, job: PassJob, *, kernels: bool = True) -> str:

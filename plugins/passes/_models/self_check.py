@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from . import loading, model_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ortforge.api import PassJob
 
@@ -34,19 +34,25 @@ def against_float(float_model: Path, job: PassJob, feeds: Iterable[Mapping[str, 
 
     :param job: the pass's, whose ``output`` is the quantized model.
     """
+    samples: list[dict[str, Any]] = []
+    worst: dict[str, Any] = {}
     try:
-        sessions = [loading.session_of(path, job) for path in (float_model, Path(job.output))]
-        names = [output.name for output in sessions[0].get_outputs() if output.type.startswith("tensor(float")]
-        worst: dict[str, Any] = {}
-        for number, feed in enumerate(itertools.islice(feeds, SAMPLES)):
-            reference, candidate = (session.run(names, dict(feed)) for session in sessions)
-            for name, left, right in zip(names, reference, candidate, strict=True):
+        samples.extend(dict(feed) for feed in itertools.islice(feeds, SAMPLES))
+        reference = loading.session_of(float_model, job)
+        names = [output.name for output in reference.get_outputs() if output.type.startswith("tensor(float")]
+        expected = [reference.run(names, feed) for feed in samples]
+        del reference
+    except Exception as problem:
+        return {}, f"The quantized model was not compared with the float one, which does not run here: {_text(problem)}"
+    try:
+        candidate = loading.session_of(Path(job.output), job)
+        for number, (feed, wanted) in enumerate(zip(samples, expected, strict=True)):
+            for name, left, right in zip(names, wanted, candidate.run(names, feed), strict=True):
                 measured = _measure(left, right)
                 if measured and measured["cosine"] < worst.get("cosine", 2.0):
                     worst = {"output": name, "sample": number, **measured}
     except Exception as problem:
-        reason = model_file.first_line(problem)
-        return {}, f"The quantized model loads without optimizations and does not run with them: {reason}"
+        return {}, _why_not(job, samples, _text(problem))
     if not worst or worst["cosine"] >= RUINED_COSINE:
         return worst, ""
     return worst, (
@@ -54,6 +60,23 @@ def against_float(float_model: Path, job: PassJob, feeds: Iterable[Mapping[str, 
         f"sample {worst['sample']}, which the ranges were made for. Leave the nodes that cause it out "
         "(ortforge explain ranks them), or use other types or op_types."
     )
+
+
+def _why_not(job: PassJob, samples: Sequence[Mapping[str, Any]], problem: str) -> str:
+    """Say whether a quantized model that does not run with graph optimizations runs without them."""
+    try:
+        plain = loading.session_of(Path(job.output), job, optimized=False)
+        for feed in samples:
+            plain.run(None, dict(feed))
+    except Exception as also:
+        second = _text(also)
+        same = "" if second == problem else f" With them: {problem}"
+        return f"The quantized model does not run, with or without graph optimizations: {second}{same}"
+    return f"The quantized model runs without graph optimizations and fails with them: {problem}"
+
+
+def _text(problem: Exception) -> str:
+    return f"{model_file.first_sentence(problem).rstrip('.')}."
 
 
 def _measure(reference: Any, candidate: Any) -> dict[str, float]:

@@ -16,7 +16,7 @@ import io
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .._models import model_file, onnx_graph
+from .._models import loading, model_file, onnx_graph
 from . import float8_types, histograms
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ class SampleReader:
         self._watch = watch
         self.read = 0
         self.running = False
+        self.last: dict[str, Any] = {}
 
     def __len__(self) -> int:
         return self._count
@@ -107,6 +108,7 @@ class SampleReader:
             if watch is not None:
                 watch(known)
             self.running = True
+            self.last = known
             yield known
             self.running = False
 
@@ -134,11 +136,11 @@ def measure(
         if not reader.running:
             raise RuntimeError(
                 f"ONNX Runtime cannot make the model that calibration runs: {model_file.first_sentence(problem)} "
-                "Put preprocess before this pass, or limit op_types."
+                "Limit op_types to fewer operators. If the recipe has no preprocess, put it before this pass."
             ) from problem
         raise RuntimeError(
             f"Calibration stopped at sample {reader.read} of {len(reader)}: {model_file.first_sentence(problem)} "
-            "Check that the calibration data has the shapes and types of the model's inputs."
+            f"{loading.whether_it_runs(model, reader.last)}"
         ) from problem
 
 
