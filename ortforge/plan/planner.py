@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -16,6 +17,7 @@ from ortforge.plan.graph import Cell, Kind, Plan, Step
 from ortforge.plan.refusals import Refusals
 from ortforge.plugin_manager import Plugins
 from ortforge.runtime import device as devices
+from ortforge.runtime.driver_variables import driver_variables
 from ortforge.store.hashing import digest_json, sha256_file
 from ortforge.verdict.tolerance import Tolerance
 from ortforge.worker.session import laid_over
@@ -48,6 +50,7 @@ def make_plan(matrix: Matrix, plugins: Plugins, device: Device, *, worker: str) 
         for target in matrix.targets:
             planner.build(target)
     planner.note_builds({cell.target for cell in planned})
+    planner.note_variables()
     return Plan(planner.steps, planned, matrix.digest, (*matrix.warnings, *planner.notes))
 
 
@@ -176,6 +179,14 @@ class _Planner:
 
                 self.notes.append(unbuilt(target, self.matrix, self.plugins, self.device))
 
+    def note_variables(self) -> None:
+        """Name the environment variables that are part of keys."""
+        names = {name for step in self.steps.values() for name in step.parameters.get("variables", ())}
+        if names:
+            self.notes.append(
+                f"results depend on these environment variables, which are set here: {', '.join(sorted(names))}"
+            )
+
     def operators(self, target: str) -> str:
         """Return the step that finds out which operators the target's cells need, if only those are to be built."""
         if not self.is_reduced(target):
@@ -296,7 +307,12 @@ class _Planner:
         name = f"reference:{model}"
         if name in self.steps:
             return name
-        parameters = {"session": _REFERENCE_SESSION, "device": self.device_identity, "worker": self.worker}
+        parameters = {
+            "session": _REFERENCE_SESSION,
+            "device": self.device_identity,
+            "variables": driver_variables(os.environ),
+            "worker": self.worker,
+        }
         inputs = (self.fetch(model), self.provision(REFERENCE), self.dataset(model, "validation"))
         return self.step(name, "reference", parameters, inputs, context={"limits": self.limits("run_s")})
 
@@ -316,6 +332,7 @@ class _Planner:
                 "module": self.code(known.module),
                 "owner": self.stranger("passes", use.use),
                 "suffix": known.suffix,
+                "variables": driver_variables(os.environ),
                 "worker": self.worker,
             }
             if known.per_ep(use.typed) if callable(known.per_ep) else known.per_ep:
@@ -333,6 +350,8 @@ class _Planner:
                 where = f"{maker}:{spec.ep.label}{self.session_mark(spec)}"
                 tolerance = asdict(Tolerance(**self.tolerance(spec.model)))
                 parameters["measures"] = {**self.session(spec), "tolerance": tolerance}
+            if "ep" in parameters or "measures" in parameters:
+                parameters["variables"] = driver_variables(os.environ, backend.variables)
             path = f"{path}/{use.use}" if not use.parameters else f"{path}/{use.use}-{digest_json(use.parameters)[:10]}"
             name = f"transform:{path}@{where}"
             if name not in self.steps:
@@ -371,13 +390,14 @@ class _Planner:
                 options.setdefault(backend.threads_option, str(session["intra_op_threads"]))
             if backend.plugin is not None:
                 session |= {"module": backend.plugin.module, "registration": backend.plugin.registration}
-            target = self.matrix.targets[spec.target]
+            environment = {**backend.environment, **dict(self.matrix.targets[spec.target].environment)}
             self.sessions[key] = {
                 "ep": backend.name,
                 "ep_name": backend.ep,
                 "providers": providers,
                 "session": session,
-                "environment": {**backend.environment, **dict(target.environment)},
+                "environment": environment,
+                "variables": driver_variables(os.environ, backend.variables, environment),
                 "device": self.device_identity,
                 "worker": self.worker,
             }

@@ -32,6 +32,7 @@ def ortforge_backends() -> Iterable[Backend]:
         availability=_availability,
         plugin=PluginEp("onnxruntime-ep-webgpu", "onnxruntime_ep_webgpu", "WebGpuExecutionProvider"),
         address_space_limit=False,
+        variables=(_ALLOW, _DRIVER),
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 from packaging.tags import platform_tags
 
 from ortforge.api import Task, TaskOutcome
+from ortforge.engine.unchanged import refuse_changed
 from ortforge.engine.work import Work, failed_job
 from ortforge.errors import BuildError, OrtforgeError, ProvisionError, UnfitError
 from ortforge.runtime.container_fit import image_for, platform_misfit, python_misfit, pythons_of
@@ -29,7 +30,7 @@ from ortforge.runtime.environment import (
     tools_request,
 )
 from ortforge.runtime.supervisor import JobOutcome, Limits, run_job
-from ortforge.store.hashing import digest_json
+from ortforge.store.hashing import digest_json, sha256_file
 
 Make = Callable[[EnvironmentRequest, Place | None], Environment]
 """Makes an environment, or finds the one made before: ``None`` for one of this machine."""
@@ -51,6 +52,8 @@ def run(task: Task, work: Work) -> TaskOutcome:
     is_tools = "extra" in task.parameters
     built = task.inputs[1:] if is_tools else task.inputs
     wheels = [Path(wheel) for wheel in asked["wheels"]]
+    for wheel, (_, planned) in zip(wheels, task.parameters.get("wheels", ()), strict=False):
+        refuse_changed(planned, sha256_file(wheel), wheel.name, str(wheel))
     for _, digest, _ in built:
         wheels += sorted(work.store.objects.get(digest).glob("*.whl"))
     facts = built[0][2] if built else {}  # of the package step
