@@ -1,4 +1,4 @@
-"""Checks recorded results against what lies outside the store: the files that a dataset's code read.
+"""Checks recorded results against what lies outside the store: the files that a dataset's code read, and wheels.
 
 A key covers what is known before a step runs. What a step learns while it runs is kept in its result, and is checked
 here before the result is used again.
@@ -17,7 +17,7 @@ from ortforge.worker.opened_files import file_digest, folder_digest
 
 __all__ = ["CHECKED_KINDS", "changed_file", "is_current", "why_outdated"]
 
-CHECKED_KINDS: Final = frozenset({"dataset"})
+CHECKED_KINDS: Final = frozenset({"dataset", "provision"})
 """Kinds of steps whose results name files."""
 
 
@@ -31,13 +31,16 @@ def why_outdated(step: Step, result: Mapping[str, Any]) -> str:
     if step.kind not in CHECKED_KINDS:
         return ""
     path = changed_file(result, Path(step.context.get("base", ".")))
-    return f"{path} has changed since the dataset was made" if path else ""
+    made = "samples were made from it" if step.kind == "dataset" else "it was installed"
+    return f"{path} has changed since {made}" if path else ""
 
 
 def changed_file(result: Mapping[str, Any], base: Path) -> str:
     """Return the first recorded file or folder that is not what it was, or ``""``."""
     for entry in result.get("files", ()):
         path = base / entry["path"]
+        if entry["kind"] == "wheel" and not path.exists():
+            continue  # what was installed from it stays what it is
         digest = folder_digest(path) if entry["kind"] == "folder" else _cached_digest(path)
         if digest != entry["sha256"]:
             return str(entry["path"])
