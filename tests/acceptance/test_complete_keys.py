@@ -117,3 +117,51 @@ def test_a_dataset_without_a_seed_is_named(project: Path, store: Path) -> None:
     assert "python:inputs.py:unseeded" in note
     assert "sample 0 differs" in note
     assert "Seed" in note
+
+
+def test_a_lock_is_followed_and_a_false_one_is_refused(project: Path, store: Path) -> None:
+    assert ortforge(project, "lock").code == 0
+    lock = json.loads((project / "matrix.lock").read_text())
+    assert set(lock["targets"]) == {"stock", "@reference"}
+    done, _ = steps_run(project, store)
+    assert done.cells["classifier/none@stock:cpu/here"]["status"] != "failed", done.err[-2000:]
+    assert steps_run(project, store)[1] == 0
+
+    (packages,) = lock["targets"]["stock"]["environments"].values()
+    numpy = next(package for package in packages if package["name"] == "numpy")
+    numpy["wheels"] = dict.fromkeys(numpy["wheels"], "0" * 64)
+    (project / "matrix.lock").write_text(json.dumps(lock))
+    done, _ = steps_run(project, store)
+    (reason,) = done.cells["classifier/none@stock:cpu/here"]["reasons"]
+    assert "lock file does not allow numpy" in reason
+    assert "ortforge lock" in reason
+    assert ortforge(project, "lock", "--check").code == 1
+
+    text = (project / "matrix.toml").read_text().replace("onnxruntime==1.32.0", "onnxruntime>=1.31")
+    (project / "matrix.toml").write_text(text)
+    refused = ortforge(project, "plan", "--store", str(store))
+    assert refused.code == 2
+    assert "other requirements of the target stock" in refused.err
+
+
+def test_a_model_that_changes_during_the_run_is_refused(project: Path, tmp_path: Path) -> None:
+    """The dataset's code of one model rewrites another one's file, as a program beside the run would."""
+    plan = states(project, tmp_path / "own")
+    assert plan["fetch:classifier"]["state"] == "run"
+    from ortforge.api import FetchError, Task
+    from ortforge.cli.shared import known
+    from ortforge.engine.steps import fetch
+    from ortforge.engine.work import ready
+    from ortforge.matrix import load
+    from ortforge.plan.planner import make_plan
+    from ortforge.plugin_manager import Plugins
+    from ortforge.runtime import device
+
+    plugins = Plugins()
+    made = make_plan(load(project / "matrix.toml", known(plugins)), plugins, device.probe(), worker="w")
+    step = made.steps["fetch:classifier"]
+    model = project / "classifier.onnx"
+    model.write_bytes(model.read_bytes() + b"\x32\x01a")  # a doc_string
+    task = Task(step.id, step.kind, "key", step.parameters, (), str(tmp_path / "own"), context=step.context)
+    with pytest.raises(FetchError, match=r"path:classifier\.onnx changed while the run used it.*classifier\.onnx"):
+        fetch.run(task, ready(str(tmp_path / "own")))

@@ -9,17 +9,21 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from ortforge.api import Task
 from ortforge.cli.main import app
 from ortforge.engine.steps import provision as provision_step
-from ortforge.engine.unchanged import refuse_changed
+from ortforge.engine.unchanged import files_below, refuse_changed
+from ortforge.engine.work import Work
 from ortforge.errors import ConfigurationError, FetchError, OrtforgeError, ProvisionError
 from ortforge.plan.graph import Step
 from ortforge.plan.recorded_files import why_outdated
+from ortforge.plugin_manager import Plugins
 from ortforge.runtime.driver_variables import driver_variables
 from ortforge.runtime.environment import EnvironmentRequest, local_wheels, provision
 from ortforge.runtime.index_settings import index_digest, index_settings
 from ortforge.runtime.resolution import LockedPin
 from ortforge.runtime.wheel_lock import WheelLock, environment_key, read_wheel_lock
+from ortforge.store import open_store
 from ortforge.store.hashing import sha256_file
 
 from .test_environment import wheel
@@ -124,11 +128,27 @@ def test_variables_are_known_with_the_files_that_they_name(tmp_path: Path) -> No
     assert driver_variables(search) != earlier
 
 
-def test_a_digest_that_changed_names_the_file() -> None:
-    refuse_changed("a", "a", "path:x", "x")
-    with pytest.raises(FetchError, match="path:x changed while the run used it: /data/x"):
-        refuse_changed("a", "b", "path:x", "/data/x")
-    assert provision_step.run  # it refuses a changed wheel in the same words
+def test_a_wheel_that_changes_after_planning_is_refused(tmp_path: Path, folders: tuple[Path, Path]) -> None:
+    path = only_wheel(folders[0])
+    context = {"wheels": [str(path)], "requires": [], "python": ""}
+    task = Task(
+        "provision:a", "provision", "k", {"wheels": [[path.name, "0" * 64]]}, (), str(tmp_path), context=context
+    )
+    with (
+        open_store(tmp_path / "store") as store,
+        pytest.raises(FetchError, match=r"changed while the run used it") as error,
+    ):
+        provision_step.run(task, Work(store, Plugins(), tmp_path))
+    assert str(path) in error.value.what
+
+
+def test_data_that_changes_after_planning_is_named(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.npy").write_text("x")
+        os.utime(tmp_path / f"{number}.npy", (number % 2, number % 2))
+    refuse_changed("a", "a", "path:x", lambda: files_below(tmp_path))
+    with pytest.raises(FetchError, match=r"path:x changed while the run used it: .*1\.npy was written"):
+        refuse_changed("a", "b", "path:x", lambda: files_below(tmp_path))
 
 
 # Locks

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from ortforge.api import DatasetSource, Task, TaskOutcome
-from ortforge.engine.unchanged import last_modified, refuse_changed
+from ortforge.engine.unchanged import files_below, refuse_changed
 from ortforge.engine.work import Work, failed_job, limits_of
 from ortforge.runtime.supervisor import Interpreter, JobOutcome, run_job
 
@@ -60,7 +60,7 @@ def _refuse_changed_data(source: DatasetSource, task: Task) -> None:
     base, reference = Path(task.context["base"]), task.context["reference"]
     place = base / (reference.rpartition(":")[0] if source.runs_user_code else reference)
     now = source.fingerprint(reference, base)
-    refuse_changed(task.parameters["fingerprint"], now, f"{source.scheme}:{reference}", last_modified(place))
+    refuse_changed(task.parameters["fingerprint"], now, f"{source.scheme}:{reference}", lambda: files_below(place))
 
 
 def _difference(first: Path, again: Path, second: JobOutcome, result: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ortforge.api import Task, TaskOutcome
-from ortforge.engine.unchanged import last_modified_of, refuse_changed
+from ortforge.engine.unchanged import refuse_changed
 from ortforge.engine.work import Work
 from ortforge.runtime.fetch import Fetcher, fetch_model
 
@@ -21,9 +21,8 @@ def run(task: Task, work: Work) -> TaskOutcome:
         facts = fetch_model(resolver, task.context["reference"], fetcher, artefact)
         if task.parameters["fingerprint"]:
             base, reference = Path(task.context["base"]), task.context["reference"]
-            names = [Path(reference).name, *facts["external"]]
-            written_last = last_modified_of(base / Path(reference).parent / name for name in names)
+            files = [base / Path(reference).parent / name for name in (Path(reference).name, *facts["external"])]
             now = resolver.fingerprint(reference, base)
-            refuse_changed(task.parameters["fingerprint"], now, f"{resolver.scheme}:{reference}", written_last)
+            refuse_changed(task.parameters["fingerprint"], now, f"{resolver.scheme}:{reference}", lambda: files)
         facts["reference"] = f"{resolver.scheme}:{task.context['reference']}"
         return TaskOutcome("ok", work.store.objects.put(artefact), facts)

@@ -55,7 +55,7 @@ def run(task: Task, work: Work) -> TaskOutcome:
     built = task.inputs[1:] if is_tools else task.inputs
     wheels = [Path(wheel) for wheel in asked["wheels"]]
     for wheel, (_, planned) in zip(wheels, task.parameters.get("wheels", ()), strict=False):
-        refuse_changed(planned, sha256_file(wheel), wheel.name, str(wheel))
+        refuse_changed(planned, sha256_file(wheel), wheel.name, lambda: wheels)
     for _, digest, _ in built:
         wheels += sorted(work.store.objects.get(digest).glob("*.whl"))
     facts = built[0][2] if built else {}  # of the package step
