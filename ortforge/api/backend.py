@@ -179,6 +179,8 @@ class Backend:
     :param address_space_limit: ``False`` for EPs that reserve huge virtual ranges (CUDA), so that only
         resident memory is limited.
     :param environment: variables for processes that use the EP.
+    :param variables: names, or prefixes that end in ``*``, of the user's environment variables that change what the EP
+        does, such as those that ``availability`` reads; those in ``ortforge.runtime.driver_variables`` are known.
     :param memory: ORT's name of the memory that the EP computes in (``cuda``), where inputs and outputs can be bound;
         ``""`` for host memory. :param objection: says why it cannot be used with these provider options and session
         options on a device, or ``""``.
@@ -203,6 +205,7 @@ class Backend:
     memory: str = ""
     software: Callable[[Device], str] = _no_software
     objection: Callable[[Mapping[str, str], Mapping[str, Any], Device], str] = _no_objection
+    variables: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

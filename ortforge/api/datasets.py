@@ -20,6 +20,8 @@ class DatasetSource:
     :param fingerprint: ``(reference, base) -> str``: what identifies the content before it is made.
     :param random: the samples are made up. They are labelled so everywhere, and are never enough for
         ``pass`` on a statically quantized model.
+    :param runs_user_code: ``materialize`` calls code of the user, whose reads no fingerprint can know. ortforge records
+        the files that it reads, makes the samples again when one of them changed, and compares a second call.
     """
 
     scheme: str
@@ -28,3 +30,4 @@ class DatasetSource:
     module: str
     fingerprint: Callable[[str, Path], str]
     random: bool = False
+    runs_user_code: bool = False

@@ -30,7 +30,7 @@ def diff(
     model_b: Annotated[Path, typer.Argument(metavar="B.onnx", help="The same; the later one.")],
     as_json: Json = False,
     everything: Annotated[bool, typer.Option("--all", help="List every node and weight, not the first few.")] = False,
-    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with 1 when they differ.")] = False,
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with 1 unless they compute the same.")] = False,
 ) -> None:
     """Compare two models: operators, fusions, types, sizes, opsets, quantization, weights, nodes by name."""
     from ortforge.report import model_diff_text
@@ -53,7 +53,7 @@ def diff(
         "schema": 1,
         "a": sides[0],
         "b": sides[1],
-        "identical": a.file_bytes == b.file_bytes and _same_bytes(model_a, model_b),
+        "identical": _same_files(a, b, is_same=found["same"]),
         "notes": list(dict.fromkeys(notes)),
         **found,
     }
@@ -104,6 +104,12 @@ def _digests(model: Model, notes: list[str]) -> Callable[[Tensor], str]:
         return ""
 
     return digest
+
+
+def _same_files(a: Model, b: Model, *, is_same: bool) -> bool:
+    """Say whether two model files have the same bytes; where they name external data, that has to be equal, too."""
+    is_external = any(tensor.external for tensor in a.weights)
+    return a.file_bytes == b.file_bytes and _same_bytes(a.path, b.path) and (is_same or not is_external)
 
 
 def _same_bytes(a: Path, b: Path) -> bool:

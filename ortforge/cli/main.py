@@ -24,6 +24,7 @@ from ortforge.cli import (
     explain,
     flags,
     init,
+    lock,
     plan,
     plugins,
     report,
@@ -139,8 +140,8 @@ def _common(
 
 
 for _module in (
-    init, plan, build, run, report, compare, diff, explain, repro, doctor, diagnose, flags, plugins, vendor, cache,
-    schema,
+    init, lock, plan, build, run, report, compare, diff, explain, repro, doctor, diagnose, flags, plugins, vendor,
+    cache, schema,
 ):  # fmt: skip
     _module.register(app)
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ortforge.cli.shared import Json, MatrixFile, Only, StoreFolder, echo_json, prepare
+
+if TYPE_CHECKING:
+    from ortforge.store.ledger import Ledger, StepRecord
 
 
 def register(app: typer.Typer) -> None:
@@ -32,8 +36,8 @@ def plan(
     prepared = prepare(ctx, matrix, store, cell)
     load_expectations(prepared.matrix)  # what is wrong with it is known before anything runs
     ledger = prepared.store.ledger
-    brief_done, brief_last = partial(ledger.done_many, brief=True), partial(ledger.last_many, brief=True)
-    found = prospects(prepared.plan, brief_done, brief_last)
+    last_many = partial(ledger.last_many, brief=True)
+    found = prospects(prepared.plan, partial(_brief_records, ledger), last_many, ledger.last_done_of_steps)
     unsupported = [entry for entry in prepared.plan.cells if entry.unsupported]
     if as_json:
         echo_json(
@@ -89,3 +93,11 @@ def plan(
     if steps:
         for item in found:
             typer.echo(f"{item.state:<8} {item.key[:12] or '-':<12} {item.step.id}  ({item.why})")
+
+
+def _brief_records(ledger: Ledger, keys: Iterable[str]) -> dict[str, StepRecord]:
+    """Return successful attempts without their results, except for kinds whose results are checked against files."""
+    from ortforge.plan.recorded_files import CHECKED_KINDS
+
+    records = ledger.done_many(keys, brief=True)
+    return records | ledger.done_many(key for key, record in records.items() if record.kind in CHECKED_KINDS)

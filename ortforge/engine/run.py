@@ -144,7 +144,7 @@ def execute(
         "builds": _builds(settled),
         "models": _models(settled),
         "noise": _noise(settled),
-        "notes": list(plan.notes),
+        "notes": [*plan.notes, *unrepeatable_datasets(settled)],
         "summary": dict(tally),
         "cells": cells,
     }
@@ -258,6 +258,21 @@ class _Desk(Events):
         self.store.ledger.record_cell(self.run_id, cell.id, entry["status"], entry)
         self.listener.cell_judged(entry)
         self.plugins.notify("ortforge_cell_judged", run_id=self.run_id, cell=entry)
+
+
+def unrepeatable_datasets(settled: Mapping[str, Settled]) -> list[str]:
+    """Return a sentence for each dataset whose code gives other samples each time that it is called."""
+    notes = []
+    for name, step in settled.items():
+        if step.step.kind == "dataset" and step.ok and step.result.get("repeated"):
+            model, _, split = name.partition(":")[2].rpartition("/")
+            scheme, reference = step.step.parameters["scheme"], step.step.context["reference"]
+            notes.append(
+                f"The {split} dataset of {model} gives other samples each time ({scheme}:{reference}): "
+                f"{step.result['repeated']}. Results on another machine or in a new store will differ. "
+                "Seed its random numbers, for example with the argument 'seed' that the function may take."
+            )
+    return notes
 
 
 def _runtimes(settled: Mapping[str, Settled]) -> dict[str, Any]:

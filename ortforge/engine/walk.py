@@ -21,6 +21,7 @@ from ortforge.engine.work import CORRUPT, run_task
 from ortforge.errors import EnvironmentLacksError, OrtforgeError
 from ortforge.plan.graph import OBJECT_KINDS, Plan, Step, key_of
 from ortforge.plan.lookup import look_up
+from ortforge.plan.recorded_files import is_current
 from ortforge.portable.statuses import NOT_RUN
 from ortforge.runtime.environment import Environment, verify
 from ortforge.store import Store
@@ -186,6 +187,8 @@ class _Walk:
         if self.anew(step.kind):
             return None
         record = self.known.get(key) or self.store.ledger.done(key)
+        if record is not None and not is_current(step, record):
+            return None
         if record is None:
             # A failure is tried again. NOT_RUN is no failure: this very runtime cannot do it, and never will.
             last = self.store.ledger.last(key)

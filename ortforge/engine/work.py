@@ -125,6 +125,9 @@ def run_task(task: Task) -> TaskOutcome:
         raised = error
         text = f"{type(error).__name__}: {error}"
         outcome = TaskOutcome("failed", reason=f"a defect in ortforge or a plugin: {text}", log=traceback.format_exc())
+    variables = task.parameters.get("variables")
+    if outcome.status == "ok" and variables:  # for `ortforge plan`: what was set when the step ran
+        outcome = replace(outcome, result={**outcome.result, "variables": variables})
     return replace(marked(outcome, raised, Path(task.store)), seconds=time.monotonic() - started)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from ortforge.plan.graph import Plan, Step, key_of, levels
+from ortforge.plan.recorded_files import why_outdated
 from ortforge.portable.statuses import NOT_RUN
 from ortforge.store.ledger import StepRecord
 
@@ -29,11 +30,16 @@ class Prospect:
 
 
 def look_up(
-    plan: Plan, done_many: Callable[[Iterable[str]], Mapping[str, StepRecord]]
+    plan: Plan,
+    done_many: Callable[[Iterable[str]], Mapping[str, StepRecord]],
+    outdated: dict[str, str] | None = None,
 ) -> tuple[dict[str, str], dict[str, StepRecord]]:
     """Find keys and recorded results of as many steps as possible, one query per level of the graph.
 
-    :param done_many: keys to the records of their successful attempts.
+    A result that was made from a file that has changed since does not count.
+
+    :param done_many: keys to the records of their successful attempts; with results for ``CHECKED_KINDS``.
+    :param outdated: receives, by step id, why recorded results do not count.
     :return: step id to key, for steps all of whose inputs have a result; step id to record.
     """
     keys: dict[str, str] = {}
@@ -45,8 +51,13 @@ def look_up(
         found = done_many([keys[step.id] for step in reachable])
         for step in reachable:
             record = found.get(keys[step.id])
-            if record is not None:
+            if record is None:
+                continue
+            why = why_outdated(step, record.result)
+            if not why:
                 records[step.id] = record
+            elif outdated is not None:
+                outdated[step.id] = why
     return keys, records
 
 
@@ -54,13 +65,18 @@ def prospects(
     plan: Plan,
     done_many: Callable[[Iterable[str]], Mapping[str, StepRecord]],
     last_many: Callable[[Iterable[str]], Mapping[str, StepRecord]],
+    last_done_of_steps: Callable[[Iterable[str]], Mapping[str, StepRecord]] = lambda step_ids: {},
 ) -> list[Prospect]:
     """Say for each step whether a run would do it, and why.
 
     :param last_many: keys to the records of their latest attempts, whatever became of them.
+    :param last_done_of_steps: ids of steps to the records of their latest successful attempts, under whatever key.
     """
-    keys, records = look_up(plan, done_many)
+    outdated: dict[str, str] = {}
+    keys, records = look_up(plan, done_many, outdated)
     failures = last_many([key for name, key in keys.items() if name not in records])
+    new = [name for name, key in keys.items() if name not in records and key not in failures]
+    earlier = last_done_of_steps(name for name in new if "variables" in plan.steps[name].parameters)
     found: list[Prospect] = []
     for step in plan.steps.values():
         key = keys.get(step.id, "")
@@ -69,16 +85,29 @@ def prospects(
             found.append(Prospect(step, key, "cached", f"made on {record.started[:16]}", record))
         elif key:
             failure = failures.get(key)
-            if failure is not None and failure.status in NOT_RUN:
+            if step.id in outdated:
+                found.append(Prospect(step, key, "run", outdated[step.id]))
+            elif failure is not None and failure.status in NOT_RUN:
                 found.append(Prospect(step, key, "cached", f"{failure.status}: {failure.reason}", failure))
             elif failure is None:
-                found.append(Prospect(step, key, "run", "nothing with this key was made yet"))
+                why = _changed_variables(step, earlier.get(step.id)) or "nothing with this key was made yet"
+                found.append(Prospect(step, key, "run", why))
             else:
                 found.append(Prospect(step, key, "retry", f"{failure.status} last time: {failure.reason}", failure))
         else:
             missing = next(name for name in step.inputs if name not in records)
             found.append(Prospect(step, "", "unknown", f"waits for {missing}"))
     return found
+
+
+def _changed_variables(step: Step, earlier: StepRecord | None) -> str:
+    """Return a sentence about environment variables that are not what they were, or ``""``."""
+    if earlier is None:
+        return ""
+    now, before = step.parameters["variables"], earlier.result.get("variables", {})
+    changed = sorted(name for name in {*now, *before} if now.get(name) != before.get(name))
+    plural = "s have" if len(changed) > 1 else " has"
+    return f"the environment variable{plural} changed: {', '.join(changed)}" if changed else ""
 
 
 def tally(found: Iterable[Prospect]) -> Counter[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -13,9 +14,12 @@ from ortforge.errors import ConfigurationError, OrtforgeError
 from ortforge.matrix import CellSpec, DatasetConfig, EpUse, Matrix, cells
 from ortforge.plan.code import code_of, module_digest
 from ortforge.plan.graph import Cell, Kind, Plan, Step
+from ortforge.plan.locked_targets import REFERENCE_NAME, LockedTargets
 from ortforge.plan.refusals import Refusals
 from ortforge.plugin_manager import Plugins
 from ortforge.runtime import device as devices
+from ortforge.runtime.driver_variables import driver_variables
+from ortforge.runtime.index_settings import index_digest
 from ortforge.store.hashing import digest_json, sha256_file
 from ortforge.verdict.tolerance import Tolerance
 from ortforge.worker.session import laid_over
@@ -25,8 +29,8 @@ __all__ = ["REFERENCE", "TOOLS", "BuildPlan", "make_build_plan", "make_plan"]
 TOOLS: Final = ("onnx>=1.17",)
 """What every tools environment holds beside the runtime."""
 
-REFERENCE: Final = "@reference"
-"""Name of the runtime that gives the reference outputs; no target can be called so."""
+REFERENCE: Final = REFERENCE_NAME
+"""The runtime that gives the reference outputs."""
 
 FULL: Final = "@full-"
 """Names the published runtime of a version, whose tools serve reduced builds of that version."""
@@ -48,6 +52,8 @@ def make_plan(matrix: Matrix, plugins: Plugins, device: Device, *, worker: str) 
         for target in matrix.targets:
             planner.build(target)
     planner.note_builds({cell.target for cell in planned})
+    planner.note_variables()
+    planner.notes += planner.locked.unlocked.values()
     return Plan(planner.steps, planned, matrix.digest, (*matrix.warnings, *planner.notes))
 
 
@@ -85,6 +91,7 @@ class _Planner:
     device_identity: str = ""
     cpu_flags: list[str] = field(default_factory=list)
     refusals: Refusals = field(init=False)
+    locked: LockedTargets = field(init=False)
     sessions: dict[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict)
     builds: dict[str, tuple[str, str]] = field(default_factory=dict)
     codes: dict[str, str] = field(default_factory=dict)
@@ -95,6 +102,7 @@ class _Planner:
         self.device_identity = devices.identity(self.device)
         self.cpu_flags = sorted(self.device.cpu_flags)
         self.refusals = Refusals(self.matrix, self.plugins, self.device)
+        self.locked = LockedTargets(self.matrix, self.device)
 
     def step(
         self,
@@ -138,7 +146,7 @@ class _Planner:
                     refused = (
                         f"{config.wheel} is not what its sha256 says: {config.sha256} was asked for, {found} is there"
                     )
-        parameters = {
+        parameters: dict[str, Any] = {
             "requires": sorted(requires),
             "wheels": digests,
             "python": python or "",
@@ -147,6 +155,7 @@ class _Planner:
             "platform": f"{self.device.system}-{self.device.machine}",
             "worker": self.worker,
             "container": where,
+            **self.index(),
         }
         context: dict[str, Any] = {
             "requires": list(requires),
@@ -154,7 +163,15 @@ class _Planner:
             "wheels": [str(wheel) for wheel in wheels],
         }
         context["refused"] = refused
+        pins = self.locked.pins(target)
+        if pins:
+            context["locked"] = parameters["locked"] = [[pin.name, pin.version, list(pin.wheels)] for pin in pins]
         return self.step(name, "provision", parameters, inputs, after, context)
+
+    def index(self) -> dict[str, str]:
+        """Return what identifies the package indexes, where they are not uv's default."""
+        digest = index_digest(os.environ)
+        return {"index": digest} if digest else {}
 
     def build(self, target: str, until: str = "") -> tuple[str, str]:
         """Return the steps that package a source target's wheel and that prove it."""
@@ -175,6 +192,14 @@ class _Planner:
                 from ortforge.plan.building import unbuilt
 
                 self.notes.append(unbuilt(target, self.matrix, self.plugins, self.device))
+
+    def note_variables(self) -> None:
+        """Name the environment variables that are part of keys."""
+        names = {name for step in self.steps.values() for name in step.parameters.get("variables", ())}
+        if names:
+            self.notes.append(
+                f"results depend on these environment variables, which are set here: {', '.join(sorted(names))}"
+            )
 
     def operators(self, target: str) -> str:
         """Return the step that finds out which operators the target's cells need, if only those are to be built."""
@@ -217,7 +242,13 @@ class _Planner:
             context = self.steps[bare].context
             # The bare runtime's wheel, where it was built, is needed again.
             inputs = (bare, *self.steps[bare].inputs)
-            self.step(name, "provision", {"extra": requires, "worker": self.worker}, inputs, context=context)
+            self.step(
+                name,
+                "provision",
+                {"extra": requires, "worker": self.worker, **self.index()},
+                inputs,
+                context=context,
+            )
         return name
 
     # Models and data
@@ -296,7 +327,12 @@ class _Planner:
         name = f"reference:{model}"
         if name in self.steps:
             return name
-        parameters = {"session": _REFERENCE_SESSION, "device": self.device_identity, "worker": self.worker}
+        parameters = {
+            "session": _REFERENCE_SESSION,
+            "device": self.device_identity,
+            "variables": driver_variables(os.environ),
+            "worker": self.worker,
+        }
         inputs = (self.fetch(model), self.provision(REFERENCE), self.dataset(model, "validation"))
         return self.step(name, "reference", parameters, inputs, context={"limits": self.limits("run_s")})
 
@@ -316,6 +352,7 @@ class _Planner:
                 "module": self.code(known.module),
                 "owner": self.stranger("passes", use.use),
                 "suffix": known.suffix,
+                "variables": driver_variables(os.environ),
                 "worker": self.worker,
             }
             if known.per_ep(use.typed) if callable(known.per_ep) else known.per_ep:
@@ -333,6 +370,8 @@ class _Planner:
                 where = f"{maker}:{spec.ep.label}{self.session_mark(spec)}"
                 tolerance = asdict(Tolerance(**self.tolerance(spec.model)))
                 parameters["measures"] = {**self.session(spec), "tolerance": tolerance}
+            if "ep" in parameters or "measures" in parameters:
+                parameters["variables"] = driver_variables(os.environ, backend.variables)
             path = f"{path}/{use.use}" if not use.parameters else f"{path}/{use.use}-{digest_json(use.parameters)[:10]}"
             name = f"transform:{path}@{where}"
             if name not in self.steps:
@@ -371,13 +410,14 @@ class _Planner:
                 options.setdefault(backend.threads_option, str(session["intra_op_threads"]))
             if backend.plugin is not None:
                 session |= {"module": backend.plugin.module, "registration": backend.plugin.registration}
-            target = self.matrix.targets[spec.target]
+            environment = {**backend.environment, **dict(self.matrix.targets[spec.target].environment)}
             self.sessions[key] = {
                 "ep": backend.name,
                 "ep_name": backend.ep,
                 "providers": providers,
                 "session": session,
-                "environment": {**backend.environment, **dict(target.environment)},
+                "environment": environment,
+                "variables": driver_variables(os.environ, backend.variables, environment),
                 "device": self.device_identity,
                 "worker": self.worker,
             }

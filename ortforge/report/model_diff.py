@@ -4,11 +4,13 @@ digests of weights, which it asks for only where types and shapes are equal.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from ortforge.report.model_identity import model_identity
 from ortforge.report.onnx_reading import Model, Node, Tensor, Value
 
 __all__ = ["HEAVY", "QUANTIZED", "compare"]
@@ -100,14 +102,36 @@ def compare(a: Model, b: Model, digest_a: Digest, digest_b: Digest) -> dict[str,
         "quantization": {"a": _quantization(a), "b": _quantization(b)},
         "inputs": _values(a.inputs, b.inputs),
         "outputs": _values(a.outputs, b.outputs),
+        "overridable_inputs": _values(a.overridable_inputs, b.overridable_inputs),
         "initializers": {"a": _by_type(a.weights), "b": _by_type(b.weights)},
         "weights": _weights(a.weights, b.weights, digest_a, digest_b),
         "nodes": _nodes(a.nodes, b.nodes),
         "functions": _functions(a.functions, b.functions),
         "metadata": _changed(a.metadata, b.metadata),
     }
-    found["same"] = _same(found)
+    found |= _identities(a, b, digest_a, digest_b)
     return found
+
+
+def _identities(a: Model, b: Model, digest_a: Digest, digest_b: Digest) -> dict[str, Any]:
+    """Say whether two models compute the same with the same interface, and which other parts of the files differ.
+
+    Weights are read only when everything else is equal. Where they are not available, nobody knows: not the same.
+    """
+    one, two = (model_identity(model, _any_content) for model in (a, b))
+    same = (one.computation, one.interface) == (two.computation, two.interface)
+    same = same and one.other.get(_TRAINING) == two.other.get(_TRAINING)
+    if same:
+        computations = [model_identity(model, digest).computation for model, digest in ((a, digest_a), (b, digest_b))]
+        same = "" not in computations and computations[0] == computations[1]
+    return {"same": same, "other": _changed(one.other, two.other)}
+
+
+_TRAINING: Final = "training information"
+
+
+def _any_content(tensor: Tensor) -> str:
+    return "not read"
 
 
 def _header(model: Model) -> dict[str, Any]:
@@ -121,20 +145,12 @@ def _header(model: Model) -> dict[str, Any]:
 
 def _changed(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Return what two mappings have differently, as pairs; ``None`` where one has it not."""
-    return {key: [a.get(key), b.get(key)] for key in dict.fromkeys((*a, *b)) if a.get(key) != b.get(key)}
+    return {key: [a.get(key), b.get(key)] for key in dict.fromkeys((*a, *b)) if _differ(a.get(key), b.get(key))}
 
 
-def _same(found: Mapping[str, Any]) -> bool:
-    """Say whether nothing at all differs. Where weights could not be compared, nobody knows."""
-    weights, nodes = found["weights"], found["nodes"]
-    return not any(
-        (
-            *(found[part] for part in ("header", "opsets", "operators", "metadata")),
-            *(found[part][kind] for part in ("inputs", "outputs", "functions") for kind in found[part]),
-            *(weights[kind] for kind in weights if kind != "equal"),
-            *(nodes[kind] for kind in ("added", "removed", "changed")),
-        )
-    )
+def _differ(a: Any, b: Any) -> bool:
+    """Compare JSON values with their types and signs: 1 and 1.0 differ, 0.0 and -0.0 too, NaN is equal to itself."""
+    return json.dumps(a, sort_keys=True) != json.dumps(b, sort_keys=True)
 
 
 # Operators
@@ -240,7 +256,7 @@ def _weights(a: Sequence[Tensor], b: Sequence[Tensor], digest_a: Digest, digest_
     equal, changed, retyped, unknown = 0, [], {}, []
     for name in (name for name in before if name in after):
         one, other = before[name], after[name]
-        if (one.data_type, one.dims) != (other.data_type, other.dims):
+        if (one.data_type, one.dims, one.sparse_dims) != (other.data_type, other.dims, other.sparse_dims):
             retyped[name] = [_told(one), _told(other)]
             continue
         left, right = digest_a(one), digest_b(other)
@@ -294,7 +310,8 @@ def _largest_first(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def _told(tensor: Tensor) -> str:
-    return f"{tensor.dtype}[{', '.join(map(str, tensor.dims))}]"
+    sparse = "" if tensor.sparse_dims is None else f" of sparse [{', '.join(map(str, tensor.sparse_dims))}]"
+    return f"{tensor.dtype}[{', '.join(map(str, tensor.dims))}]{sparse}"
 
 
 def _unique(weights: Iterable[Tensor]) -> dict[str, Tensor]:

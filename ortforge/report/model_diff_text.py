@@ -28,11 +28,17 @@ def show(found: Found, console: Console | None = None, *, everything: bool = Fal
         screen.line(screen.text(f"{name} ", "bold"), _headline(side))
     for note in found["notes"]:
         screen.line(screen.text(note, "yellow"))
+    listed = _has_details(found)
     if found["same"]:
         screen.line()
-        said = "The files are identical." if found["identical"] else "The models are equal: only their files differ."
-        screen.line(screen.text(said, "bold"))
-        return
+        what_differs = "only parts that do not change what is computed differ" if listed else "only their files differ"
+        sentence = "The files are identical." if found["identical"] else f"The models are equal: {what_differs}."
+        screen.line(screen.text(sentence, "bold"))
+        if not listed:
+            return
+    elif not listed:
+        screen.line()
+        screen.line("The models differ in values that are not listed, such as a tensor inside an attribute.")
     _summary(screen, found)
     _operators(screen, found["operators"])
     _initializers(screen, found["initializers"])
@@ -40,6 +46,26 @@ def show(found: Found, console: Console | None = None, *, everything: bool = Fal
     _weights(screen, found["weights"], most)
     _nodes(screen, found["nodes"], most)
     _pairs(screen, "Metadata", found["metadata"], most)
+    _list(
+        screen, "Other parts that differ", [f"~ {name}{_presence(pair)}" for name, pair in found["other"].items()], most
+    )
+
+
+def _has_details(found: Found) -> bool:
+    """Return whether any part lists a difference."""
+    interface = ("inputs", "outputs", "overridable_inputs", "functions")
+    return any(
+        (
+            *(found[part] for part in ("header", "opsets", "operators", "metadata", "other")),
+            *(found[part][kind] for part in interface for kind in found[part]),
+            *(found["weights"][kind] for kind in found["weights"] if kind != "equal"),
+            *(found["nodes"][kind] for kind in ("added", "removed", "changed")),
+        )
+    )
+
+
+def _presence(pair: list[Any]) -> str:
+    return ": added" if pair[0] is None else ": removed" if pair[1] is None else ""
 
 
 def _headline(side: Found) -> str:
@@ -144,14 +170,14 @@ def _initializers(screen: Screen, initializers: Found) -> None:
 
 
 def _interface(screen: Screen, found: Found) -> None:
-    for kind in ("inputs", "outputs"):
+    for kind in ("inputs", "outputs", "overridable_inputs"):
         changes = found[kind]
         lines = [f"- {name}: {type_}" for name, type_ in changes["removed"].items()]
         lines += [f"+ {name}: {type_}" for name, type_ in changes["added"].items()]
         lines += [f"~ {name}: {a} → {b}" for name, (a, b) in changes["changed"].items()]
         if changes["order"]:
             lines.append(f"in another order: {' → '.join(', '.join(names) for names in changes['order'])}")
-        _list(screen, f"{kind.capitalize()} changed", lines, len(lines))
+        _list(screen, f"{kind.replace('_', ' ').capitalize()} changed", lines, len(lines))
     for kind, mark in (("added", "+"), ("removed", "-")):
         names = found["functions"][kind]
         _list(screen, f"Functions {kind}", [f"{mark} {name}" for name in names], SHOWN)

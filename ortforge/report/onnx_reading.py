@@ -9,13 +9,13 @@ import math
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from ortforge.report.protobuf import LONGEST_VALUE, Field, Window, packed_numbers, signed
 
-__all__ = ["DATA_TYPES", "Model", "Node", "Tensor", "Value", "read_model"]
+__all__ = ["DATA_TYPES", "MAX_NESTING", "Model", "Node", "Reader", "Tensor", "Value", "read_model"]
 
 DATA_TYPES: Final[Mapping[int, tuple[str, int]]] = {
     1: ("float32", 32),
@@ -47,7 +47,7 @@ DATA_TYPES: Final[Mapping[int, tuple[str, int]]] = {
 }
 """Name and bits of each ``TensorProto.DataType``; strings have no size of their own."""
 
-_DEEPEST: Final = 60
+MAX_NESTING: Final = 60
 """Nesting of graphs that is followed; protobuf's own readers stop at 100 messages."""
 
 
@@ -57,6 +57,7 @@ class Tensor:
 
     :param spans: byte ranges of the values in the model file; :param field: the field of TensorProto that they are in
         (9 is ``raw_data``). :param external: location, offset and length of values in another file; -1: to its end.
+    :param sparse_dims: the shape of the whole tensor, where this is the values or the indices of a sparse one.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Tensor:
     field: int
     spans: tuple[tuple[int, int], ...]
     external: tuple[str, int, int] | None = None
+    sparse_dims: tuple[int, ...] | None = None
 
     @property
     def dtype(self) -> str:
@@ -123,6 +125,8 @@ class Model:
     weights: list[Tensor] = field(default_factory=list)
     inputs: list[Value] = field(default_factory=list)
     outputs: list[Value] = field(default_factory=list)
+    overridable_inputs: list[Value] = field(default_factory=list)
+    """Initializers that are also inputs: whoever runs the model may replace them (from IR version 4)."""
     functions: dict[str, str] = field(default_factory=dict)
     """Signature and opsets of each."""
     has_graph: bool = False
@@ -139,13 +143,13 @@ def read_model(path: Path) -> Model:
         if source.size == 0:
             raise ValueError("the file is empty")
         model = Model(path, source.size)
-        _Reader(source, model).model()
+        Reader(source, model).model()
     if not model.has_graph or not (model.nodes or model.outputs):
         raise ValueError("it holds no graph")
     return model
 
 
-class _Reader:
+class Reader:
     """Fills a Model from its file; each method reads one kind of message."""
 
     def __init__(self, source: Window, model: Model) -> None:
@@ -153,6 +157,7 @@ class _Reader:
         self._model = model
 
     def model(self) -> None:
+        """Read the whole file."""
         model, source = self._model, self._source
         producer = {2: "", 3: ""}
         for part in source.fields(0, source.size):
@@ -215,8 +220,8 @@ class _Reader:
 
     def _graph(self, message: Field, place: tuple[str, ...]) -> str:
         """Read a graph's nodes and weights, and the model's inputs and outputs; return the names of the graph's own."""
-        if len(place) > _DEEPEST:
-            raise ValueError(f"its graphs are nested more than {_DEEPEST} deep")
+        if len(place) > MAX_NESTING:
+            raise ValueError(f"its graphs are nested more than {MAX_NESTING} deep")
         model, initializers = self._model, set[str]()
         inputs: list[Value] = []
         outputs: list[Value] = []
@@ -224,18 +229,22 @@ class _Reader:
             if part.number == 1:
                 self._node(part, place)
             elif part.number == 5:
-                tensor = self._tensor(part)
+                tensor = self.tensor(part)
                 initializers.add(tensor.name)
                 model.weights.append(tensor)
             elif part.number == 15:
-                model.weights.append(self._sparse(part))
+                weights = self._sparse(part)
+                initializers.add(weights[0].name)
+                model.weights += weights
             elif part.number == 11:
-                inputs.append(self._value(part))
+                inputs.append(self.value(part))
             elif part.number == 12:
-                outputs.append(self._value(part))
+                outputs.append(self.value(part))
+        overridable = [value for value in inputs if value.name in initializers]
         inputs = [value for value in inputs if value.name not in initializers]
         if not place:
             model.inputs += inputs
+            model.overridable_inputs += overridable
             model.outputs += outputs
         return _signature([value.name for value in inputs], [value.name for value in outputs])
 
@@ -285,7 +294,7 @@ class _Reader:
             elif part.number == 4:
                 value = source.text(part)
             elif part.number == 5:
-                value = self._tensor(part)
+                value = self.tensor(part)
             elif part.number == 21:
                 value = f"@{source.text(part)}"
             elif part.number in (6, 11):
@@ -297,15 +306,19 @@ class _Reader:
         return name, value, graphs
 
     def _told(self, tensor: Tensor) -> str:
-        """Describe a tensor that is an attribute, with a checksum where it is small."""
-        small = [self._source.get(*span) for span in tensor.spans if span[1] - span[0] <= LONGEST_VALUE]
-        return f"{tensor.dtype}[{', '.join(map(str, tensor.dims))}] {zlib.crc32(b''.join(small)):08x}"
+        """Describe a tensor that is an attribute, with a checksum of its values."""
+        checksum = 0
+        for begin, end in tensor.spans:
+            for start in range(begin, end, LONGEST_VALUE):
+                checksum = zlib.crc32(self._source.get(start, min(start + LONGEST_VALUE, end)), checksum)
+        return f"{tensor.dtype}[{', '.join(map(str, tensor.dims))}] {checksum:08x}"
 
     def _floats(self, part: Field) -> list[float]:
         data = self._source.get(part.begin, part.end)
         return list(struct.unpack(f"<{len(data) // 4}f", data[: len(data) // 4 * 4]))
 
-    def _integers(self, part: Field) -> list[int]:
+    def integers(self, part: Field) -> list[int]:
+        """Return the numbers of a repeated field, packed or not."""
         if part.begin == part.end and part.value:
             return [signed(part.value)]
         data = self._source.get(part.begin, part.end)
@@ -315,31 +328,46 @@ class _Reader:
         return [self._source.text(part)]
 
     def _tensors(self, part: Field) -> list[str]:
-        return [self._told(self._tensor(part))]
+        return [self._told(self.tensor(part))]
 
-    def _sparse(self, message: Field) -> Tensor:
-        """Return a sparse initializer as the tensor of its values."""
-        values = Tensor("", 0, (), 0, ())
-        for part in self._source.fields(message.begin, message.end):
-            if part.number == 1:
-                values = self._tensor(part)
-        return values
-
-    def _tensor(self, message: Field) -> Tensor:
-        source, name, data_type, field_number, outside = self._source, "", 0, 0, False
+    def sparse_parts(self, *messages: Field) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+        """Return the values, the indices and the dims of a sparse tensor."""
+        values: list[Field] = []
+        indices: list[Field] = []
         dims: list[int] = []
-        spans: list[tuple[int, int]] = []
+        for message in messages:
+            for part in self._source.fields(message.begin, message.end):
+                if part.number == 1:
+                    values.append(part)
+                elif part.number == 2:
+                    indices.append(part)
+                elif part.number == 3:
+                    dims += self.integers(part)
+        return self.tensor(*values), self.tensor(*indices), tuple(dims)
+
+    def _sparse(self, message: Field) -> list[Tensor]:
+        """Return a sparse initializer as two weights: its values, and its indices under ``NAME (sparse indices)``."""
+        values, indices, dims = self.sparse_parts(message)
+        name = f"{values.name} (sparse indices)"
+        return [replace(values, sparse_dims=dims), replace(indices, name=name, sparse_dims=dims)]
+
+    def tensor(self, *messages: Field) -> Tensor:
+        """Return the tensor that a message describes; several messages are merged, as protobuf does."""
+        source, name, data_type, outside = self._source, "", 0, False
+        dims: list[int] = []
+        spans: dict[int, list[tuple[int, int]]] = {}
         entries: dict[str, str] = {}
-        for part in source.fields(message.begin, message.end):
+        for part in (part for message in messages for part in source.fields(message.begin, message.end)):
             if part.number == 1:
-                dims += self._integers(part)
+                dims += self.integers(part)
             elif part.number == 2:
                 data_type = part.value
             elif part.number == 8:
                 name = source.text(part)
             elif part.number in _DATA_FIELDS:
-                field_number = part.number
-                spans.append((part.begin, part.end))
+                # A number that is not packed lies where its tag ends; of several raw_data the last one counts.
+                span = (part.begin if part.end > part.begin else part.start, part.end)
+                spans[part.number] = [span] if part.number == _RAW_DATA else [*spans.get(part.number, ()), span]
             elif part.number == 13:
                 self._entry(part, entries)
             elif part.number == 14:
@@ -347,26 +375,34 @@ class _Reader:
         place = None
         if outside:
             place = (entries.get("location", ""), _count(entries, "offset", 0), _count(entries, "length", -1))
-        return Tensor(name, data_type, tuple(dims), field_number, tuple(spans), place)
+        field_number = _RAW_DATA if _RAW_DATA in spans else max(spans, key=lambda number: len(spans[number]), default=0)
+        return Tensor(name, data_type, tuple(dims), field_number, tuple(spans.get(field_number, ())), place)
 
-    def _value(self, message: Field) -> Value:
+    def value(self, message: Field) -> Value:
+        """Return an input or output of a graph."""
         name, kind = "", "?"
         for part in self._source.fields(message.begin, message.end):
             if part.number == 1:
                 name = self._source.text(part)
             elif part.number == 2:
-                kind = self._type(part, 0)
+                kind = self.type(part, 0)
         return Value(name, kind)
 
-    def _type(self, message: Field, depth: int) -> str:
-        if depth > _DEEPEST:
-            raise ValueError(f"its types are nested more than {_DEEPEST} deep")
+    def type(self, message: Field, depth: int) -> str:
+        """Return a type as text: ``seq(float32[2])``."""
+        if depth > MAX_NESTING:
+            raise ValueError(f"its types are nested more than {MAX_NESTING} deep")
         for part in self._source.fields(message.begin, message.end):
-            if part.number in (1, 8):
+            if part.number == 1:
                 return self._tensor_type(part)
+            if part.number == 8:
+                return f"sparse({self._tensor_type(part)})"
+            if part.number == 7:
+                names = [self._source.text(each) for each in self._source.fields(part.begin, part.end)]
+                return f"opaque({', '.join(names)})"
             if part.number in (4, 5, 9):
                 inner = [
-                    self._type(each, depth + 1) if each.end > each.begin else _dtype(each.value)
+                    self.type(each, depth + 1) if each.end > each.begin else _dtype(each.value)
                     for each in self._source.fields(part.begin, part.end)
                 ]
                 return f"{ {4: 'seq', 5: 'map', 9: 'optional'}[part.number] }({', '.join(inner)})"
@@ -387,18 +423,20 @@ class _Reader:
             if part.number == 1:
                 return str(signed(part.value))
             if part.number == 2:
-                return self._source.text(part) or "?"
+                text = self._source.text(part)
+                return f'"{text}"' if text.lstrip("-").isdecimal() else text or "?"
         return "?"
 
 
+_RAW_DATA: Final = 9
 _DATA_FIELDS: Final = (4, 5, 6, 7, 9, 10, 11)
 """Fields of TensorProto that hold values: float, int32, string, int64, raw, double, uint64."""
 
-_LISTED: Final[Mapping[int, Callable[[_Reader, Field], list[Any]]]] = {
-    7: _Reader._floats,
-    8: _Reader._integers,
-    9: _Reader._strings,
-    10: _Reader._tensors,
+_LISTED: Final[Mapping[int, Callable[[Reader, Field], list[Any]]]] = {
+    7: Reader._floats,
+    8: Reader.integers,
+    9: Reader._strings,
+    10: Reader._tensors,
 }
 """Fields of AttributeProto that repeat."""
 

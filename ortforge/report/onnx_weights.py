@@ -7,7 +7,9 @@ The same values may be raw bytes, lists of numbers, or bytes in another file. He
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -32,7 +34,7 @@ class Contents:
 
     def __init__(self, model: Model) -> None:
         self._path = model.path
-        self._known: dict[int, str] = {}
+        self._known: dict[Tensor, str] = {}
 
     def digest(self, tensor: Tensor) -> str:
         """Return a digest of a weight's values; equal values have equal ones, wherever they lie.
@@ -40,12 +42,13 @@ class Contents:
         :raises FetchError: the external data is not to be had.
         :raises OSError: a file cannot be read.
         """
-        if id(tensor) not in self._known:
+        key = replace(tensor, name="")
+        if key not in self._known:
             digest = hashlib.blake2b(digest_size=32)
-            for block in self._blocks(tensor):
+            for block in _without_padding(self._blocks(tensor), tensor):
                 digest.update(block)
-            self._known[id(tensor)] = digest.hexdigest()
-        return self._known[id(tensor)]
+            self._known[key] = digest.hexdigest()
+        return self._known[key]
 
     def _blocks(self, tensor: Tensor) -> Iterator[bytes]:
         if tensor.external is not None:
@@ -71,6 +74,18 @@ class Contents:
                 f"the external data of {tensor.name!r} is bytes {offset} to {end} of {location}, which has only {size}."
             )
         yield from _read(path, offset, end)
+
+
+def _without_padding(blocks: Iterator[bytes], tensor: Tensor) -> Iterator[bytes]:
+    """Clear the bits behind the last element: those of 4-bit and 2-bit types may be anything."""
+    bits = DATA_TYPES.get(tensor.data_type, ("", 0))[1]
+    used = max(0, math.prod(tensor.dims)) * bits % 8 if 0 < bits < 8 else 0
+    last = b""
+    for block in filter(None, blocks):
+        if last:
+            yield last
+        last = block
+    yield last[:-1] + bytes([last[-1] & ((1 << used) - 1)]) if last and used else last
 
 
 def external_sizes(model: Model) -> tuple[dict[str, int], list[str]]:

@@ -19,12 +19,16 @@ LONGEST_VALUE: Final = 1 << 16
 
 
 class Field(NamedTuple):
-    """One field: ``begin`` to ``end`` is its content; ``value`` is set for numbers (wire type 0)."""
+    """One field: ``begin`` to ``end`` is its content; ``value`` is set for numbers (wire type 0).
+
+    A number has ``begin`` equal to ``end``; its bytes are those from ``start`` to ``end``.
+    """
 
     number: int
     begin: int
     end: int
     value: int
+    start: int = 0
 
 
 class Window:
@@ -76,9 +80,9 @@ class Window:
             if number == 0:
                 raise ValueError(f"there is no field number 0 (near byte {at})")
             if wire == 0:
-                value, used = _varint(head, used)
-                at += used
-                yield Field(number, at, at, value)
+                value, length = _varint(head, used)
+                yield Field(number, at + length, at + length, value, at + used)
+                at += length
                 continue
             if wire == 2:
                 length, used = _varint(head, used)
@@ -89,7 +93,7 @@ class Window:
             at += used
             if at + length > end:
                 raise ValueError(f"it ends too early: {at + length - end} bytes are missing (near byte {at})")
-            yield Field(number, at, at + length, 0)
+            yield Field(number, at, at + length, 0, at)
             at += length
 
 

@@ -36,10 +36,11 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class LockedWheel:
-    """A wheel that a lock allows: file name and sha256."""
+    """A wheel that a lock allows: file name, sha256, and for one of this machine its path."""
 
     filename: str
     sha256: str
+    path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,20 +76,25 @@ def read_lock(lock: Path) -> tuple[LockedPackage, ...]:
     packages = []
     for package in tomllib.loads(lock.read_text(encoding="utf-8"))["packages"]:
         sources = [*package.get("wheels", ()), *((package["archive"],) if "archive" in package else ())]
-        wheels = tuple(LockedWheel(_filename(source), _digest(source, lock.parent)) for source in sources)
+        wheels = tuple(_locked_wheel(source, lock.parent) for source in sources)
         packages.append(LockedPackage(canonicalize_name(package["name"]), package.get("version", ""), wheels))
     return tuple(packages)
 
 
-def _digest(source: Mapping[str, Any], base: Path) -> str:
-    """Return the sha256 that a lock states; of a file in a local folder (``--find-links``) it states none."""
-    stated = str(source.get("hashes", {}).get("sha256", ""))
+def _locked_wheel(source: Mapping[str, Any], base: Path) -> LockedWheel:
+    """Read a wheel of a lock; older versions of uv state no sha256 for a file of a local folder (``--find-links``)."""
     address = urlsplit(str(source.get("url", "")))
     local = unquote(address.path) if address.scheme == "file" else str(source.get("path", ""))
-    if stated or not local:
+    path = str(base / local) if local else ""
+    return LockedWheel(_filename(source), _digest(source, path), path)
+
+
+def _digest(source: Mapping[str, Any], path: str) -> str:
+    stated = str(source.get("hashes", {}).get("sha256", ""))
+    if stated or not path:
         return stated
     try:
-        return sha256_file(base / local)
+        return sha256_file(Path(path))
     except OSError:
         return ""  # it is gone since; what is installed stays identified by its RECORD
 

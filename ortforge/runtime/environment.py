@@ -32,6 +32,7 @@ from ortforge.runtime.distributions import (
     read_lock,
     wheel_of,
 )
+from ortforge.runtime.index_settings import index_digest
 from ortforge.runtime.interpreter import Interpreter, ask
 from ortforge.runtime.resolution import LOCK, EnvironmentRequest, overwriting, refuse_variants, resolve
 from ortforge.store.atomic import disk_errors, remove, write_json
@@ -43,6 +44,7 @@ __all__ = [
     "Interpreter",
     "Package",
     "Place",
+    "local_wheels",
     "provision",
     "same_runtime",
     "tools_request",
@@ -204,7 +206,7 @@ def provision(
         with _alone(folder.with_suffix(".lock")):
             found = _load(folder, key)
             if found is not None and _finished(folder) >= since:
-                changed = verify(found)
+                changed = verify(found) or replaced_wheel(found)
                 if not changed:
                     return found
                 say(f"The environment of {request.title} was changed ({changed}); it is made anew.")
@@ -238,16 +240,38 @@ def verify(environment: Environment) -> str:
     return ""
 
 
+def replaced_wheel(environment: Environment) -> str:
+    """Return the first wheel of a local folder (``--find-links``) that is not what was installed, or ``""``."""
+    for path, sha256 in local_wheels(environment).items():
+        if path.is_file() and sha256_file(path) != sha256:
+            return f"{path.name} was replaced"
+    return ""
+
+
+def local_wheels(environment: Environment) -> dict[Path, str]:
+    """Return the wheel files of this machine that an environment was made of, with the sha256 that each had."""
+    try:
+        locked = read_lock(environment.folder / LOCK)
+    except (OSError, ValueError, KeyError):
+        return {}
+    installed = {package.wheel: package.sha256 for package in environment.packages if package.sha256}
+    wheels = (wheel for package in locked for wheel in package.wheels if wheel.path)
+    return {Path(wheel.path): installed[wheel.filename] for wheel in wheels if wheel.filename in installed}
+
+
 def _shown(path: str) -> str:
     return path.rpartition("site-packages/")[2]
 
 
 def _request_key(request: EnvironmentRequest, wheel_digests: Sequence[str], image: str) -> str:
+    index = index_digest(os.environ)
     # Without a wish for a Python the result depends on the one that ortforge runs on.
     here = "" if request.python or image else f"{os.path.realpath(sys.executable)} {sys.version}"
     return digest_json(
         {
             **({"image": image} if image else {}),
+            **({"index": index} if index else {}),
+            **({"locked": [asdict(pin) for pin in request.locked]} if request.locked else {}),
             "schema": SCHEMA,
             "requires": list(request.requires),
             "python": request.python,
@@ -324,6 +348,7 @@ def _make(request: EnvironmentRequest, folder: Path, key: str, say: Callable[[st
     try:
         python, interpreter = place.install(request, folder, say)
         packages = _inspect(folder, interpreter)
+        _check_locked(packages, request)
         identity = _identity(packages, interpreter, place.image)
         environment = Environment(folder, python, identity, packages, interpreter, key, place.image)
         write_json(folder / _SNAPSHOT, {"identity": environment.identity, **_snapshot(environment, request)})
@@ -356,6 +381,28 @@ def _inspect(folder: Path, interpreter: Interpreter) -> tuple[Package, ...]:
             )
         packages.append(_package(distribution, wheel_of(distribution, locked)))
     return tuple(packages)
+
+
+def _check_locked(packages: Sequence[Package], request: EnvironmentRequest) -> None:
+    """Compare what was installed with the lock file.
+
+    :raises ProvisionError: a wheel is not one that is locked.
+    """
+    if not request.locked:
+        return
+    locked = {pin.name: pin for pin in request.locked}
+    for package in packages:
+        pin = locked.get(package.name)
+        allowed = {sha256 for _, sha256 in pin.wheels} if pin else set()
+        if pin and package.version == pin.version and package.sha256 in allowed:
+            continue
+        expected = f"{pin.version} with sha256 {' or '.join(sorted(allowed))}" if pin else "nothing of that name"
+        raise ProvisionError(
+            f"The lock file does not allow {package.wheel or package.name} (version {package.version}, sha256 "
+            f"{package.sha256 or 'unknown'}): it has {expected}.",
+            meant="The package index or the find-links folder serves another wheel than when the lock was written.",
+            todo="If you trust this wheel, run 'ortforge lock' to write the lock again; else check the index.",
+        )
 
 
 def _package(distribution: Distribution, wheel: LockedWheel) -> Package:

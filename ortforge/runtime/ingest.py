@@ -8,11 +8,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from ortforge.api import Fetched, external_files, locate_external
 from ortforge.errors import FetchError
+from ortforge.store.hashing import sha256_file
 
 __all__ = ["ingest"]
 
@@ -43,8 +45,10 @@ def ingest(fetched: Fetched, destination: Path, *, sha256: str = "") -> dict[str
     try:
         destination.mkdir(parents=True, exist_ok=True)
         digest = _copy(source, destination / name)
+        copied = {source: digest}
         for location in locations:
-            _copy(source.parent / location, destination / location)
+            copied[source.parent / location] = _copy(source.parent / location, destination / location)
+        _check_unchanged(copied)
         _check_digest(source, digest, sha256)
         total = sum((destination / file).stat().st_size for file in (name, *locations))
         index = {"schema": 1, "file": name, "bytes": total}
@@ -95,6 +99,20 @@ def _external_locations(model: Path, root: Path) -> list[str]:
             )
         locations.append(file.location)
     return locations
+
+
+def _check_unchanged(copied: Mapping[Path, str]) -> None:
+    """Read the copied files once more: a copy of a file that is being written is nobody's model.
+
+    :raises FetchError: one of them is not what was copied.
+    """
+    for path, digest in copied.items():
+        if sha256_file(path) != digest:
+            raise FetchError(
+                f"{path.name} changed while it was copied.",
+                meant="Another program probably still writes to it.",
+                todo="Run again when the file is complete.",
+            )
 
 
 def _check_digest(source: Path, found: str, required: str) -> None:

@@ -16,12 +16,30 @@ from ortforge.errors import ProvisionError, UnfitError
 from ortforge.runtime import uv, uv_errors
 from ortforge.runtime.distributions import read_lock
 
-__all__ = ["LOCK", "OLDEST_PYTHON", "EnvironmentRequest", "overwriting", "refuse_variants", "resolve", "resolve_for"]
+__all__ = [
+    "LOCK",
+    "OLDEST_PYTHON",
+    "EnvironmentRequest",
+    "LockedPin",
+    "overwriting",
+    "refuse_variants",
+    "resolve",
+    "resolve_for",
+]
 
 LOCK: Final = "pylock.toml"
 
 OLDEST_PYTHON: Final = (3, 10)
 """The worker's files are written for this Python and newer."""
+
+
+@dataclass(frozen=True, slots=True)
+class LockedPin:
+    """A package of a lock file: its version, and file name and sha256 of each wheel that may be installed."""
+
+    name: str
+    version: str
+    wheels: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +52,7 @@ class EnvironmentRequest:
     :param wheels: local wheel files of the runtime.
     :param extra: what passes and datasets need beside it (onnx …); empty for a bare environment.
     :param prefer: ``NAME==VERSION`` to take where the requirements leave a choice (see :func:`tools_request`).
+    :param locked: all packages that the environment must have, with their wheels; empty without a lock file.
     """
 
     requires: tuple[str, ...]
@@ -41,6 +60,7 @@ class EnvironmentRequest:
     wheels: tuple[Path, ...] = ()
     extra: tuple[str, ...] = ()
     prefer: tuple[str, ...] = ()
+    locked: tuple[LockedPin, ...] = ()
 
     @property
     def title(self) -> str:
@@ -63,7 +83,8 @@ class EnvironmentRequest:
     def requirements(self) -> list[str]:
         """Everything that was asked for, as uv takes it."""
         local = [f"{parse_wheel_filename(path.name)[0]} @ {path.resolve().as_uri()}" for path in self.wheels]
-        return [*self.requires, *self.extra, *local]
+        pinned = [f"{pin.name}=={pin.version}" for pin in self.locked]
+        return [*self.requires, *self.extra, *local, *pinned]
 
     @property
     def version(self) -> str:

@@ -205,6 +205,16 @@ class Ledger:
         """Return what :meth:`last` gives for many keys; see :meth:`done_many`."""
         return self._latest_many(keys, "", brief=brief)
 
+    def last_done_of_steps(self, step_ids: Iterable[str]) -> dict[str, StepRecord]:
+        """Return the latest successful attempt at each step, under whatever key; steps without one are left out."""
+        found: dict[str, StepRecord] = {}
+        for chunk in _chunks(dict.fromkeys(step_ids)):
+            condition = f"WHERE step_id IN ({_places(chunk)}) AND status = 'ok' GROUP BY step_id"
+            latest = f"SELECT MAX(id) FROM attempts {condition}"  # noqa: S608
+            rows = self._rows(f"SELECT {_ATTEMPT} FROM attempts WHERE id IN ({latest})", chunk)  # noqa: S608
+            found |= {record.step_id: record for record in map(_attempt, rows) if record is not None}
+        return found
+
     def attempts(self, run_id: str) -> list[StepRecord]:
         """Return a run's attempts in the order in which they ended; damaged rows are left out."""
         rows = self._rows(f"SELECT {_ATTEMPT} FROM attempts WHERE run_id = ? ORDER BY id", (run_id,))  # noqa: S608

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .module import load_module
+from .opened_files import OpenedFiles
 from .protocol import Channel, JobError
 
 __all__ = ["DatasetJob", "run"]
@@ -34,19 +36,33 @@ class DatasetJob:
     write: Callable[..., bool]
 
 
+class _EnoughSamples(BaseException):
+    """Ends a job that needs the first samples alone; no ``except Exception`` of a dataset catches it."""
+
+
 def run(job: Mapping[str, Any], channel: Channel) -> None:
-    """Do a ``materialize`` job and finish it."""
+    """Do a ``materialize`` job and finish it.
+
+    With ``record_files`` the result names the files that the dataset's code read. With ``stop_after`` the job ends
+    after so many samples, although the code is offered the same ``limit``.
+    """
     from .data_summary import DataSummary
     from .samples import SampleWriter
 
     inputs = list(job.get("inputs") or [])
+    output = Path(job["output"])
+    opened = (
+        OpenedFiles(Path(job["base"]), [output, Path.cwd(), Path(job["module"])]) if job.get("record_files") else None
+    )
+    if opened:
+        opened.start()
     module = load_module(job["module"], "materialize")
     channel.phase("apply")
-    output = Path(job["output"])
     if output.exists():
         shutil.rmtree(output)
     writer = SampleWriter(output, [entry["name"] for entry in inputs])
     limit = int(job.get("limit") or 0)
+    stop_after = int(job.get("stop_after") or 0)
     summary = DataSummary()
 
     def write(feeds: Mapping[str, Any], label: Any = None) -> bool:
@@ -55,6 +71,8 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
         if not limit or writer.count < limit:
             writer.write(feeds, label)
             summary.add(feeds)
+            if stop_after and writer.count >= stop_after:
+                raise _EnoughSamples
         return not limit or writer.count < limit
 
     dataset = DatasetJob(
@@ -65,10 +83,14 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
         limit=limit,
         write=write,
     )
-    details = module.materialize(dataset) or {}
+    details: Mapping[str, Any] = {}
+    with suppress(_EnoughSamples):
+        details = module.materialize(dataset) or {}
     if not writer.count:
         raise JobError("input", f"{job['reference']} gave no samples")
     random = bool(details.get("random", job.get("random", False)))
     writer.close(random=random, source=str(details.get("source", job["reference"])))
-    facts = {"count": writer.count, "random": random, "labels": writer.labelled}
+    facts: dict[str, Any] = {"count": writer.count, "random": random, "labels": writer.labelled}
+    if opened:
+        facts["files"] = opened.result()
     channel.finish({**facts, "inputs": summary.result()})

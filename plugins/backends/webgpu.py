@@ -35,6 +35,7 @@ def ortforge_backends() -> Iterable[Backend]:
         software=_software,
         plugin=PluginEp("onnxruntime-ep-webgpu", "onnxruntime_ep_webgpu", "WebGpuExecutionProvider"),
         address_space_limit=False,
+        variables=(_ALLOW, _DRIVER),
     )
 
 

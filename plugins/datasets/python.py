@@ -34,15 +34,16 @@ def ortforge_datasets() -> list[DatasetSource]:
             example="python:data/inputs.py:validation",
             module=__file__,
             fingerprint=fingerprint,
+            runs_user_code=True,
         )
     ]
 
 
 def fingerprint(reference: str, base: Path) -> str:
-    """Return a digest of the code: the file and the ``.py`` files beside it, or of a module's files below ``base``.
+    """Return a digest of the file that defines the function, or of the module's file below ``base``.
 
-    Data that the function reads is not seen. A module from an installed distribution is known by its name alone:
-    its version stands in ``requires``.
+    Modules that it imports and files that it reads are recorded while the samples are made, and checked before they are
+    used again. A module of an installed distribution is known by its name alone: its version is part of ``requires``.
 
     :raises FetchError: the reference has no function, or the file does not exist.
     """
@@ -64,12 +65,10 @@ def fingerprint(reference: str, base: Path) -> str:
                 meant=f"Perhaps {close} was meant." if close else "",
                 todo="Correct the path; it is relative to the folder of matrix.toml.",
             )
-        return _digest(sorted(path.parent.glob("*.py")), path.parent, reference)
+        return _digest([path], path.parent, reference)
     module = base.joinpath(*place.split("."))
-    package = base / place.partition(".")[0]
-    if package.is_dir():
-        return _digest(sorted(package.rglob("*.py")), base, reference)
-    return _digest([file for file in [module.with_suffix(".py")] if file.is_file()], base, reference)
+    candidates = (module.with_suffix(".py"), module / "__init__.py")
+    return _digest([file for file in candidates if file.is_file()], base, reference)
 
 
 def _digest(files: Iterable[Path], root: Path, reference: str) -> str:

@@ -6,7 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,9 +19,12 @@ from onnx import numpy_helper
 from ortforge.plugins.datasets import path, python, random_inputs
 
 from ortforge.api import FetchError
+from ortforge.plan.recorded_files import changed_file
+from ortforge.runtime.supervisor import JobOutcome
 from ortforge.worker.materialize import DatasetJob
 from ortforge.worker.samples import Samples, SampleWriter
 
+Supervise = Callable[..., JobOutcome]
 IMAGE = [{"name": "x", "dtype": "float32", "shape": [None, 3, 4, 4]}]
 TEXT = [
     {"name": "ids", "dtype": "int64", "shape": ["batch", "sequence"]},
@@ -268,7 +271,7 @@ def test_functions_that_do_not_serve_are_refused(functions: Path, function: str,
         make(python, functions, f"feed_functions.py:{function}", IMAGE)
 
 
-def test_python_fingerprint_sees_the_file_and_those_beside_it(functions: Path) -> None:
+def test_python_fingerprint_sees_the_file_and_none_beside_it(functions: Path) -> None:
     reference = "feed_functions.py:plain"
     seen = {python.fingerprint(reference, functions)}
     (functions / "helper.py").write_text("A = 1\n")
@@ -276,7 +279,7 @@ def test_python_fingerprint_sees_the_file_and_those_beside_it(functions: Path) -
     (functions / "feed_functions.py").write_text(FUNCTIONS + "\n# changed\n")
     seen.add(python.fingerprint(reference, functions))
     seen.add(python.fingerprint("feed_functions.py:labelled", functions))
-    assert len(seen) == 4
+    assert len(seen) == 3
     for wrong in ("feed_functions.py", "feeds.py:plain", "feed_functions.py:"):
         with pytest.raises(FetchError):
             python.fingerprint(wrong, functions)
@@ -309,6 +312,110 @@ def test_a_dataset_is_made_in_a_worker_process(functions: Path) -> None:
     result = json.loads((functions / "result.json").read_text())
     assert (result["count"], result["random"], result["labels"]) == (3, False, True)
     assert Samples(functions / "samples").labels == [0, 0, 0]
+
+
+READER = """
+import json
+from pathlib import Path
+import numpy as np
+import scale_helper
+
+HERE = Path(__file__).parent
+
+def samples():
+    for path in sorted((HERE / "inputs").glob("*.npy")):
+        yield {"x": np.load(path) * scale_helper.FACTOR}
+    (HERE / "cache.json").write_text("{}")
+    json.loads((HERE / "cache.json").read_text())
+    try:
+        (HERE / "missing.txt").read_text()
+    except FileNotFoundError:
+        pass
+
+def drifting():
+    for number, path in enumerate(sorted((HERE / "inputs").glob("*.npy"))):
+        array = np.load(path)
+        np.save(HERE / "inputs" / "0.npy", array) if number else None
+        yield {"x": array}
+"""
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Path:
+    folder = tmp_path / "project"
+    (folder / "inputs").mkdir(parents=True)
+    for number in range(3):
+        np.save(folder / "inputs" / f"{number}.npy", np.full((1, 3, 4, 4), number, np.float32))
+    (folder / "reader.py").write_text(READER)
+    (folder / "scale_helper.py").write_text("FACTOR = 2\n")
+    (folder / "unrelated.py").write_text("1\n")
+    return folder
+
+
+def recorded(supervise: Supervise, folder: Path, function: str = "samples", **more: Any) -> JobOutcome:
+    job = {
+        "op": "materialize",
+        "module": python.__file__,
+        "reference": f"reader.py:{function}",
+        "base": str(folder),
+        "options": {},
+        "inputs": IMAGE,
+        "limit": 0,
+        "output": str(folder.parent / f"samples-{len(list(folder.parent.glob('samples-*')))}"),
+        "record_files": True,
+        **more,
+    }
+    return supervise(job)
+
+
+def test_files_that_a_function_reads_are_recorded(supervise: Supervise, reader: Path) -> None:
+    outcome = recorded(supervise, reader)
+    assert outcome.status == "ok", outcome.reason
+    files = {entry["path"]: entry["kind"] for entry in outcome.result["files"]}
+    data = {f"inputs/{number}.npy": "file" for number in range(3)}
+    assert files == {**data, "inputs": "folder", "missing.txt": "file", "reader.py": "file", "scale_helper.py": "file"}
+    # Nothing depends on whether bytecode of the helper was there already.
+    assert recorded(supervise, reader).result["files"] == outcome.result["files"]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda folder: (folder / "unrelated.py").write_text("2\n"), ""),
+        (lambda folder: (folder / "new.py").write_text("2\n"), ""),
+        (lambda folder: (folder / "cache.json").write_text("[]"), ""),
+        (lambda folder: (folder / "scale_helper.py").write_text("FACTOR = 3\n"), "scale_helper.py"),
+        (lambda folder: np.save(folder / "inputs/1.npy", np.zeros((1, 3, 4, 4), np.float32)), "inputs/1.npy"),
+        (lambda folder: np.save(folder / "inputs/9.npy", np.ones((1, 3, 4, 4), np.float32)), "inputs"),
+        (lambda folder: (folder / "inputs/2.npy").unlink(), "inputs"),
+        (lambda folder: (folder / "missing.txt").write_text("here now"), "missing.txt"),
+    ],
+)
+def test_a_changed_file_is_noticed(
+    supervise: Supervise, reader: Path, change: Callable[[Path], object], expected: str
+) -> None:
+    result = recorded(supervise, reader).result
+    assert changed_file(result, reader) == ""
+    change(reader)
+    assert changed_file(result, reader) == expected
+
+
+def test_data_that_changes_while_it_is_read_is_refused(supervise: Supervise, reader: Path) -> None:
+    np.save(reader / "inputs" / "0.npy", np.full((1, 3, 4, 4), 7, np.float32))
+    text = (reader / "reader.py").read_text()
+    # Another program writes: its writes are not those of the function.
+    write = "__import__('subprocess').run(['sh', '-c', f'echo more >> {HERE}/inputs/0.npy'])"
+    (reader / "reader.py").write_text(
+        text.replace('np.save(HERE / "inputs" / "0.npy", array) if number else None', write)
+    )
+    outcome = recorded(supervise, reader, "drifting")
+    assert outcome.status == "failed"
+    assert "0.npy changed while the dataset was made" in outcome.reason
+
+
+def test_the_first_samples_alone_are_made_for_a_comparison(supervise: Supervise, reader: Path) -> None:
+    outcome = recorded(supervise, reader, stop_after=2, record_files=False)
+    assert (outcome.result["count"], "files" in outcome.result) == (2, False)
 
 
 # random:

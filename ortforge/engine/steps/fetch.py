@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ortforge.api import Task, TaskOutcome
+from ortforge.engine.unchanged import refuse_changed
 from ortforge.engine.work import Work
 from ortforge.runtime.fetch import Fetcher, fetch_model
 
@@ -18,5 +19,10 @@ def run(task: Task, work: Work) -> TaskOutcome:
         fetcher = Fetcher(workdir=workdir, base=Path(task.context["base"]), sha256=task.parameters["sha256"])
         artefact = scratch / "artefact"
         facts = fetch_model(resolver, task.context["reference"], fetcher, artefact)
+        if task.parameters["fingerprint"]:
+            base, reference = Path(task.context["base"]), task.context["reference"]
+            files = [base / Path(reference).parent / name for name in (Path(reference).name, *facts["external"])]
+            now = resolver.fingerprint(reference, base)
+            refuse_changed(task.parameters["fingerprint"], now, f"{resolver.scheme}:{reference}", lambda: files)
         facts["reference"] = f"{resolver.scheme}:{task.context['reference']}"
         return TaskOutcome("ok", work.store.objects.put(artefact), facts)

@@ -17,6 +17,7 @@ from typing import Any, Final
 from packaging.tags import platform_tags
 
 from ortforge.api import Task, TaskOutcome
+from ortforge.engine.unchanged import refuse_changed
 from ortforge.engine.work import Work, failed_job
 from ortforge.errors import BuildError, OrtforgeError, ProvisionError, UnfitError
 from ortforge.runtime.container_fit import image_for, platform_misfit, python_misfit, pythons_of
@@ -24,12 +25,14 @@ from ortforge.runtime.environment import (
     Environment,
     EnvironmentRequest,
     Place,
+    local_wheels,
     provision,
     same_runtime,
     tools_request,
 )
+from ortforge.runtime.resolution import LockedPin
 from ortforge.runtime.supervisor import JobOutcome, Limits, run_job
-from ortforge.store.hashing import digest_json
+from ortforge.store.hashing import digest_json, sha256_file
 
 Make = Callable[[EnvironmentRequest, Place | None], Environment]
 """Makes an environment, or finds the one made before: ``None`` for one of this machine."""
@@ -51,10 +54,14 @@ def run(task: Task, work: Work) -> TaskOutcome:
     is_tools = "extra" in task.parameters
     built = task.inputs[1:] if is_tools else task.inputs
     wheels = [Path(wheel) for wheel in asked["wheels"]]
+    for wheel, (_, planned) in zip(wheels, task.parameters.get("wheels", ()), strict=False):
+        refuse_changed(planned, sha256_file(wheel), wheel.name, lambda: wheels)
     for _, digest, _ in built:
         wheels += sorted(work.store.objects.get(digest).glob("*.whl"))
     facts = built[0][2] if built else {}  # of the package step
-    request = EnvironmentRequest(tuple(asked["requires"]), asked["python"], tuple(wheels), ())
+    pins = () if is_tools else asked.get("locked", ())
+    locked = tuple(LockedPin(name, version, tuple(map(tuple, files))) for name, version, files in pins)
+    request = EnvironmentRequest(tuple(asked["requires"]), asked["python"], tuple(wheels), (), locked=locked)
     preload = ""
 
     def make(wanted: EnvironmentRequest, place: Place | None) -> Environment:
@@ -80,7 +87,7 @@ def run(task: Task, work: Work) -> TaskOutcome:
 
         made = _first(request, where, str(facts.get("base", "")), make, look_into)
         preload = _preloaded(made.environment, str(facts.get("preload", "")))
-    return _probed(made, preload, work)
+    return _probed(made, preload, work, frozenset(wheel.name for wheel in wheels))
 
 
 def in_clean_room(
@@ -115,7 +122,7 @@ def _probe(environment: Mapping[str, Any], work: Work) -> JobOutcome:
     return probe
 
 
-def _probed(made: _Made, preload: str, work: Work) -> TaskOutcome:
+def _probed(made: _Made, preload: str, work: Work, given_wheels: frozenset[str]) -> TaskOutcome:
     environment = {**made.environment.to_json(), "preload": preload}
     probe = _probe(environment, work)
     if probe.status != "ok":
@@ -123,7 +130,11 @@ def _probed(made: _Made, preload: str, work: Work) -> TaskOutcome:
     identity = made.environment.identity
     if preload:  # the same wheels are another runtime with another allocator
         identity = digest_json({"environment": identity, "preload": Path(preload).name})
-    result = {"environment": environment, "probe": probe.result, "container": dict(made.container)}
+    result: dict[str, Any] = {"environment": environment, "probe": probe.result, "container": dict(made.container)}
+    # A wheel of a local folder may be replaced under its name: it is looked at before this result is used again.
+    found = local_wheels(made.environment)
+    files = {str(path): sha256 for path, sha256 in found.items() if path.name not in given_wheels}
+    result["files"] = [{"path": path, "kind": "wheel", "sha256": sha256} for path, sha256 in sorted(files.items())]
     return TaskOutcome("ok", identity, result)
 
 
@@ -138,7 +149,10 @@ def _first(request: EnvironmentRequest, where: str, base: str, make: Make, look_
 
     def inside(reference: str, why: str) -> _Made:
         place = look_into(reference)
-        return _Made(make(request, place), {"reference": reference, "image": place.image, "why": why})
+        # A lock file has the wheels for this machine's Python.
+        return _Made(
+            make(replace(request, locked=()), place), {"reference": reference, "image": place.image, "why": why}
+        )
 
     if where != "auto":
         return inside(where, "the target asks for it")
