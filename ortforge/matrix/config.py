@@ -39,6 +39,7 @@ from ortforge.matrix.fields import (
     ShareLimit,
     Table,
     TargetGlobs,
+    TierNames,
     context_of,
 )
 from ortforge.matrix.parameters import parameters_of
@@ -153,6 +154,11 @@ class ModelConfig(Table):
     )
     tolerance: ToleranceConfig = Field(
         default=ToleranceConfig(), description="Limits for this model, on top of the file's [tolerance]."
+    )
+    tiers: TierNames | None = Field(
+        default=None,
+        description='CPUs it must be correct on, e.g. ["avx2", "avx512-vnni"] or ["x86-64", "aarch64"]. '
+        "Default: all x86-64 CPUs with AVX2; only tiers that are listed here change a cell's status.",
     )
     tasks: tuple[MetricName, ...] = Field(
         default=(),

@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from ortforge.matrix.known import Known
 from ortforge.matrix.problems import perhaps, refusal, refuse_all
+from ortforge.portable.cpu_tiers import GROUPS, TIERS
 
 __all__ = [
     "NAME_PATTERN",
@@ -55,6 +56,7 @@ __all__ = [
     "SourceReference",
     "Table",
     "TargetGlobs",
+    "TierNames",
     "WheelFile",
     "context_of",
     "name_problem",
@@ -224,6 +226,17 @@ def _matches(dimension: str) -> Callable[[tuple[str, ...], ValidationInfo], tupl
     return check
 
 
+def _tiers(value: tuple[str, ...]) -> tuple[str, ...]:
+    known = (*TIERS, *GROUPS)
+    bad = [
+        ((number,), "no such CPU tier." + perhaps(name, known, what="Tiers"), name)
+        for number, name in enumerate(value)
+        if name not in known
+    ]
+    refuse_all("tiers", bad)
+    return value
+
+
 def _wheel(value: str, info: ValidationInfo) -> str:
     if not value.endswith(".whl"):
         raise refusal('must be a wheel: a file whose name ends in ".whl"')
@@ -318,6 +331,7 @@ ModelGlobs = Annotated[_Globs, AfterValidator(_matches("model"))]
 RecipeGlobs = Annotated[_Globs, AfterValidator(_matches("recipe"))]
 EpGlobs = Annotated[_Globs, AfterValidator(_matches("EP"))]
 DeviceGlobs = Annotated[_Globs, AfterValidator(_matches("device"))]
+TierNames = Annotated[_Strings, AfterValidator(_tiers)]
 WheelFile = Annotated[str, AfterValidator(_wheel)]
 Options = Annotated[dict[str, str], BeforeValidator(_options, json_schema_input_type=dict[str, _Scalar])]
 SessionEntries = Annotated[dict[str, str], BeforeValidator(_session_entries, json_schema_input_type=dict[str, _Scalar])]

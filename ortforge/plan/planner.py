@@ -15,6 +15,7 @@ from ortforge.plan.code import code_of, module_digest
 from ortforge.plan.graph import Cell, Kind, Plan, Step
 from ortforge.plan.refusals import Refusals
 from ortforge.plugin_manager import Plugins
+from ortforge.portable.cpu_tiers import DEFAULT, expand, tier_of
 from ortforge.runtime import device as devices
 from ortforge.store.hashing import digest_json, sha256_file
 from ortforge.verdict.tolerance import Tolerance
@@ -414,6 +415,8 @@ class _Planner:
         )
         steps = {"artefact": artefact, "provision": runtime, "dataset": data, "inspect": self.inspect(spec.model)}
         steps |= {"check": check, "compare": compare, "reference": reference, "fetch": self.fetch(spec.model)}
+        if not backend.memory:  # an EP with memory of its own multiplies there
+            steps["tiers"] = self.tiers(spec, name, artefact, context)
         if self.matrix.limits.timing_s > 0:
             steps["noise"] = self.noise(spec)
             if not is_baseline:
@@ -435,6 +438,19 @@ class _Planner:
             transforms,
             facts,
         )
+
+    def tiers(self, spec: CellSpec, name: str, artefact: str, context: Mapping[str, Any]) -> str:
+        """Return the step that finds out on which CPU tiers the artifact's integer products are right."""
+        cpu = self.plugins.backends[spec.ep.name].ep == "CPUExecutionProvider"
+        names = ("graph_optimization_level", "intra_op_threads", "config")
+        session = {key: value for key, value in self.session(spec)["session"].items() if key in names} if cpu else {}
+        parameters = {"cpu_ep": cpu, "session": session, "here": tier_of(self.cpu_flags), "worker": self.worker}
+        parameters |= self.metrics(spec.model)
+        # The tools of the target are there for a recipe; for a plain model they would be provisioned for this alone.
+        plain = not self.matrix.recipes[spec.recipe].passes
+        tools = self.tools(REFERENCE if plain else self.maker(spec.target))
+        inputs = (artefact, tools, self.dataset(spec.model, "validation"), self.reference(spec.model))
+        return self.step(f"tiers:{name}", "tiers", parameters, inputs, context=context)
 
     def timing(self, spec: CellSpec, candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> dict[str, Any]:
         limits = self.matrix.limits
@@ -517,6 +533,9 @@ class _Planner:
         static = any(known.kind == "quantize" and known.calibrates(typed, given) for known, typed in passes)
         return {
             "goal": recipe.goal,
+            "tiers": list(expand(self.matrix.models[spec.model].tiers or DEFAULT)),
+            "tiers_listed": bool(self.matrix.models[spec.model].tiers),
+            "here": tier_of(self.cpu_flags),
             "session": recipe.session.given(),
             "tolerance": self.tolerance(spec.model),
             "ep_name": backend.ep,

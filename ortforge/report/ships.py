@@ -110,7 +110,19 @@ def _choose(cells: Sequence[Entry]) -> dict[str, Any]:
         why = _why(chosen, others, because, passing)
     if not correct_plain and plain is not None:
         why += f" The unoptimized model itself is {plain['status']} here."
-    return {"cell": chosen.cell["id"], "why": why, "equals": [runner.cell["id"] for runner in others]}
+    why, tiers = why + _tiers_of(chosen.cell), (chosen.cell.get("tiers") or {}).get("correct")
+    equals_ids = [runner.cell["id"] for runner in others]
+    return {"cell": chosen.cell["id"], "why": why, "equals": equals_ids} | ({"tiers": tiers} if tiers else {})
+
+
+def _tiers_of(cell: Entry) -> str:
+    """Say on which CPU tiers a cell with 8-bit integer products is correct, where that is not all that are required."""
+    tiers = cell.get("tiers") or {}
+    if set(tiers.get("required", ())) <= set(tiers.get("correct", ())):
+        return ""
+    wrong = f", wrong on {', '.join(tiers['wrong'])}" if tiers["wrong"] else ""
+    unknown = f", not known on {', '.join(tiers['unknown'])}" if tiers["unknown"] else ""
+    return f" Correct on {', '.join(tiers['correct']) or 'no known CPU tier'}{wrong}{unknown}."
 
 
 def _of_equals(equals: Sequence[_Runner]) -> tuple[_Runner, str]:
