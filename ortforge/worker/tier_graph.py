@@ -50,12 +50,15 @@ class Rewritten:
     steps: list[Step]
 
 
-def rewrite(graph: Any, chosen: list[Product], onnx: Any, to_array: Callable[[Any], Any]) -> Rewritten:
+def rewrite(
+    graph: Any, chosen: list[Product], onnx: Any, to_array: Callable[[Any], Any], *, keep_signed: bool = False
+) -> Rewritten:
     """Rewrite the chosen products of a graph; everything else stays as it is.
 
+    :param keep_signed: leave B of matrix products as it is, on a CPU that multiplies u8 x s8 exactly, and faster.
     :raises UnsupportedError: a product's scales or zero points are not constants.
     """
-    maker = _Maker(graph, onnx, to_array)
+    maker = _Maker(graph, onnx, to_array, keep_signed)
     by_output = {product.node.output[0]: product for product in chosen}
     for node in graph.node:
         product = by_output.get(node.output[0]) if node.output else None
@@ -67,7 +70,8 @@ def rewrite(graph: Any, chosen: list[Product], onnx: Any, to_array: Callable[[An
 
 
 class _Maker:
-    def __init__(self, graph: Any, onnx: Any, to_array: Callable[[Any], Any]) -> None:
+    def __init__(self, graph: Any, onnx: Any, to_array: Callable[[Any], Any], keep_signed: bool) -> None:
+        self.keep_signed = keep_signed
         self.helper, self.numpy_helper = onnx.helper, onnx.numpy_helper
         self.tensors = Tensors(graph, to_array)
         self.initializers: dict[str, Any] = dict(self.tensors.initializers)
@@ -144,7 +148,11 @@ class _Maker:
         zero = self.known(node, operands.b_zero)
         b_type = self.tensors.type(name)
         signed = weights.dtype == np.int8 if weights is not None else b_type != U8
-        b, b_zero = self.unsigned(name, weights), self.moved(zero, signed)
+        if self.keep_signed and kind == "MatMulInteger" and signed:
+            b = name if weights is None else self.const(weights)
+            b_zero = self.const(np.zeros((), np.int8) if zero is None else zero)
+        else:
+            b, b_zero = self.unsigned(name, weights), self.moved(zero, signed)
         first = len(self.nodes)
         exact = self.op(kind, [a, b, a_zero, b_zero], **more)
         excess = self.name("excess")

@@ -7,8 +7,7 @@ worker computes the outputs with the other arithmetic, and they are compared wit
 from __future__ import annotations
 
 import mmap
-from collections.abc import Mapping
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -67,22 +66,25 @@ def run(task: Task, work: Work) -> TaskOutcome:
         found = dict(outcome.result)
         found.pop("seconds", None)
         if found.get("samples"):
-            found["parity"] = _compared(task, work, output, reference, data, int(found["samples"]))
+            found["parity"] = _compared(task, work, output, reference, data, found["numbers"])
     return TaskOutcome("ok", digest_json(found), found, log=outcome.log)
 
 
-def _compared(task: Task, work: Work, output: Path, reference: str, data: str, count: int) -> dict[str, Any]:
-    """Compare the computed outputs with the first samples of the reference."""
+def _compared(
+    task: Task, work: Work, output: Path, reference: str, data: str, numbers: Sequence[int]
+) -> dict[str, Any]:
+    """Compare the computed outputs with the reference's for the same samples."""
     # numpy is imported with these, and only when something is really compared.
     from ortforge.verdict.parity import compare
     from ortforge.worker.samples import Samples
 
     objects = work.store.objects
     labels = Samples(objects.get(data)).labels
+    expected = Samples(objects.get(reference))
     return compare(
-        islice(Samples(objects.get(reference)), count),
+        (expected[number] for number in numbers),
         Samples(output),
-        labels=labels[:count] if labels else labels,
+        labels=[labels[number] for number in numbers] if labels else labels,
         metrics={name: work.plugins.metrics[name] for name in task.parameters["tasks"]},
     )
 
