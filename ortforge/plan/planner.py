@@ -15,7 +15,7 @@ from ortforge.plan.code import code_of, module_digest
 from ortforge.plan.graph import Cell, Kind, Plan, Step
 from ortforge.plan.refusals import Refusals
 from ortforge.plugin_manager import Plugins
-from ortforge.portable.cpu_tiers import DEFAULT, expand, tier_of
+from ortforge.portable.cpu_tiers import DEFAULT, expand, other_arithmetic, tier_of
 from ortforge.runtime import device as devices
 from ortforge.store.hashing import digest_json, sha256_file
 from ortforge.verdict.tolerance import Tolerance
@@ -334,6 +334,8 @@ class _Planner:
                 where = f"{maker}:{spec.ep.label}{self.session_mark(spec)}"
                 tolerance = asdict(Tolerance(**self.tolerance(spec.model)))
                 parameters["measures"] = {**self.session(spec), "tolerance": tolerance}
+                if other := other_arithmetic(tier_of(self.cpu_flags), self.required_tiers(spec.model)):
+                    parameters["measures"]["other_arithmetic"] = other
             path = f"{path}/{use.use}" if not use.parameters else f"{path}/{use.use}-{digest_json(use.parameters)[:10]}"
             name = f"transform:{path}@{where}"
             if name not in self.steps:
@@ -533,7 +535,7 @@ class _Planner:
         static = any(known.kind == "quantize" and known.calibrates(typed, given) for known, typed in passes)
         return {
             "goal": recipe.goal,
-            "tiers": list(expand(self.matrix.models[spec.model].tiers or DEFAULT)),
+            "tiers": list(self.required_tiers(spec.model)),
             "tiers_listed": bool(self.matrix.models[spec.model].tiers),
             "here": tier_of(self.cpu_flags),
             "session": recipe.session.given(),
@@ -545,6 +547,10 @@ class _Planner:
             "random_validation": self.is_random(spec.model, "validation"),
             "random_calibration": static and self.is_random(spec.model, "calibration"),
         }
+
+    def required_tiers(self, model: str) -> tuple[str, ...]:
+        """Return the CPU tiers that a model must run on."""
+        return expand(self.matrix.models[model].tiers or DEFAULT)
 
     def tolerance(self, model: str) -> dict[str, Any]:
         """Return the limits that the file sets for a model."""

@@ -30,7 +30,18 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["DEFAULT", "EXACT", "GROUPS", "SATURATING", "TIERS", "WIDENING", "Tier", "expand", "tier_of"]
+__all__ = [
+    "DEFAULT",
+    "EXACT",
+    "GROUPS",
+    "SATURATING",
+    "TIERS",
+    "WIDENING",
+    "Tier",
+    "expand",
+    "other_arithmetic",
+    "tier_of",
+]
 
 EXACT: Final = "exact"
 """Every product is widened to 32 bits before it is added."""
@@ -111,3 +122,17 @@ def tier_of(cpu_flags: Collection[str]) -> str:
     if {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= flags:
         return "avx512-vnni" if "avx512_vnni" in flags else "avx512"
     return "avx-vnni" if "avx_vnni" in flags else "avx2"
+
+
+def other_arithmetic(here: str, required: Iterable[str]) -> str:
+    """Return :data:`SATURATING` or :data:`EXACT` where a required tier has it and a CPU of tier ``here`` does not.
+
+    ``""`` where none has another, or the CPU's own tier is not known.
+
+    >>> other_arithmetic("amx", ["avx2", "amx"]), other_arithmetic("amx", ["amx", "neon"])
+    ('saturating-pairs', '')
+    """
+    if here not in TIERS:
+        return ""
+    other = EXACT if TIERS[here].arithmetic == SATURATING else SATURATING
+    return other if any((TIERS[name].arithmetic == SATURATING) == (other == SATURATING) for name in required) else ""

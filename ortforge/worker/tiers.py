@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from .saturation import Excess, conv_columns, conv_weight_matrix, excess, paired
 from .segments import Segments
 from .tier_graph import Step, UnsupportedError, rewrite
 
-__all__ = ["PRECISION", "numbers", "run"]
+__all__ = ["PRECISION", "compute", "numbers", "run"]
 
 PRECISION: Final = "session.x64quantprecision"
 """ORT's session option that turns s8 weights into u8 where u8 x s8 may saturate."""
@@ -47,18 +47,24 @@ LEVELS: Final = {"disable": "disable", "basic": "basic"}
 
 
 def run(job: Mapping[str, Any], channel: Channel) -> None:
-    """Do a ``tiers`` job.
+    """Do a ``tiers`` job (:func:`compute`) and finish it."""
+    channel.phase("load")
+    channel.finish(compute(job, Path.cwd(), lambda: channel.phase("run")))
 
-    :param job: ``model``, ``session``, ``samples``, ``output`` (folder for the outputs), and ``emulate``: which
-        arithmetic to compute, ``saturating-pairs`` or ``exact``.
+
+def compute(job: Mapping[str, Any], folder: Path, begins: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Return what is known of a model's integer products, and keep the outputs of those that had to be computed.
+
+    :param job: ``model``, ``session``, ``samples``, ``output`` (folder for the outputs), ``emulate``: which arithmetic
+        to compute, ``saturating-pairs`` or ``exact``, and perhaps ``numbers``: the samples to choose from.
+    :param folder: for files that are not kept. :param begins: called before the first sample is run.
     """
     started = time.perf_counter()
     import onnx
     import onnxruntime as ort
 
-    channel.phase("load")
     session = dict(job["session"])
-    model = _optimized(ort, onnx, job["model"], session)
+    model = _optimized(ort, onnx, job["model"], session, folder)
     found = products(model.graph, onnx.numpy_helper.to_array)
     unsafe = [product for product in found if not product.safe]
     opaque = [product for product in unsafe if product.operands is None]
@@ -72,7 +78,7 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
         "samples": 0,
     }
     if unsafe and not opaque:
-        channel.phase("run")
+        begins()
         try:
             result |= _emulated(ort, onnx, model, unsafe, job, session)
         except UnsupportedError as error:
@@ -81,18 +87,18 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
         precise = {**session, "config": {**(session.get("config") or {}), PRECISION: "1"}}
         # ORT 1.32 refuses some models with this option ("Attempt to replace the existing tensor"): it is no help then.
         with contextlib.suppress(Exception):
-            again = products(_optimized(ort, onnx, job["model"], precise).graph, onnx.numpy_helper.to_array)
+            again = products(_optimized(ort, onnx, job["model"], precise, folder).graph, onnx.numpy_helper.to_array)
             result["with_precision"] = sum(not product.safe for product in again)
     result["seconds"] = time.perf_counter() - started
-    channel.finish(result)
+    return result
 
 
-def _optimized(ort: Any, onnx: Any, model: str, session: Mapping[str, Any]) -> Any:
+def _optimized(ort: Any, onnx: Any, model: str, session: Mapping[str, Any], folder: Path) -> Any:
     """Return the graph that ORT's CPU EP would run, without layouts that are this CPU's own."""
     from .session import open_session
 
-    path = Path("optimized.onnx").absolute()
-    for old in (path, Path("optimized.data")):
+    path = folder.absolute() / "optimized.onnx"
+    for old in (path, path.with_suffix(".data")):
         old.unlink(missing_ok=True)
     level = LEVELS.get(str(session.get("graph_optimization_level") or "all"), "extended")
     plain = {name: value for name, value in session.items() if name in ("config", "intra_op_threads")}
@@ -135,13 +141,14 @@ def _emulated(
     writer = SampleWriter(job["output"], segments.outputs)
     types, kept_as = session.get("inputs") or {}, session.get("outputs") or {}
     done: list[int] = []
-    chosen = numbers(len(samples))
+    given = list(job.get("numbers") or range(len(samples)))
+    chosen = [given[place] for place in numbers(len(given))]
     for number in chosen:
         answer = segments.run(tensors.cast_feeds(samples[number], types, number))
         flat = {key: value for name in segments.outputs for key, value in tensors.flatten(name, answer[name]).items()}
         writer.write({name: value.astype(kept_as[name]) if name in kept_as else value for name, value in flat.items()})
         done.append(number)
-        if effort.evaluated > EVALUATIONS + EVALUATIONS_FOR_A_PRODUCT * effort.products / len(done) * len(samples):
+        if effort.evaluated > EVALUATIONS + EVALUATIONS_FOR_A_PRODUCT * effort.products / len(done) * len(given):
             break
     writer.close(random=samples.random, source=samples.source)
     nodes = sorted(((*tally, name) for name, tally in counts.items()), reverse=True)
@@ -149,7 +156,7 @@ def _emulated(
         "emulated": job["emulate"],
         "samples": len(done),
         "numbers": done,
-        "of": len(samples),
+        "of": len(given),
         "saturated": sum(tally[0] for tally in counts.values()),
         "sums": sum(tally[1] for tally in counts.values()),
         "segments": len(segments),

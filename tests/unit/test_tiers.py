@@ -383,3 +383,60 @@ def test_a_tier_that_does_not_exist_is_refused_with_the_nearest() -> None:
         ModelConfig.model_validate(given)
     assert "no such CPU tier" in str(caught.value) and '"avx512-vnni"' in str(caught.value)
     assert ModelConfig.model_validate({**given, "tiers": ["x86-64", "neon"]}).tiers == ("x86-64", "neon")
+
+
+# quantize-auto
+
+
+@needs_vnni
+def test_a_search_tries_seven_bits_where_a_required_tier_saturates(tmp_path: Path) -> None:
+    """dynamic-channel holds here and is far off on AVX2; with 7-bit weights it holds on both."""
+    from ortforge.plugins.passes._auto import auto_search, scheme_table, trial_bench
+
+    from ortforge.portable.cpu_tiers import SATURATING
+    from ortforge.worker.apply import PassJob
+
+    model = mlp()
+    onnx.save(model, tmp_path / "model.onnx")
+    data = write_samples(tmp_path / "samples", feeds(model, 8))
+    limits = {"cosine": 0.99, "max_rel_range": 0.1, "agreement": None}
+    (tmp_path / "work").mkdir()
+    job = PassJob(
+        model=tmp_path / "model.onnx",
+        output=tmp_path / "out.onnx",
+        parameters={},
+        samples=tuple(sorted(data.glob("*.npz"))),
+        folder=data,
+        ep="cpu",
+        ep_name="CPUExecutionProvider",
+        ep_options={},
+        ort_version=ort.__version__,
+        cpu_flags=(),
+        workdir=tmp_path / "work",
+        tolerance=limits,
+        session={"graph_optimization_level": "all", "intra_op_threads": 1},
+    )
+    for other, tried in ((SATURATING, True), ("", False)):
+        given = replace(job, other_arithmetic=other, workdir=tmp_path / f"work-{other or 'none'}")
+        given.workdir.mkdir()
+        samples = list(given.feeds())
+        bench = trial_bench.ready(given.model, samples[0::2], given.workdir)
+        search = auto_search.Search(
+            given, bench, samples[1::2], [1, 3, 5, 7], limits, margin=0.1, excluded=(), most_candidates=9
+        )
+        search.allow(60.0)
+        try:
+            for name in ("dynamic-channel", "dynamic-channel-7", "dynamic-unsigned"):
+                search.screen(scheme_table.SCHEMES[name])
+        finally:
+            search.close()
+        found = {candidate.scheme: candidate for candidate in search.candidates}
+        assert found["dynamic-channel"].tiers_fail is tried and found["dynamic-channel"].holds is not tried
+        assert found["dynamic-unsigned"].holds and not found["dynamic-unsigned"].problem
+        assert ("dynamic-channel-7" in found) is tried
+        if tried:
+            assert found["dynamic-channel-7"].holds
+            assert "on other CPU tiers" in found["dynamic-channel"].fails[0]
+            assert not auto_search.is_worth_refining(found["dynamic-channel"])
+        else:
+            assert "saturate" in search.skipped["dynamic-channel-7"]
