@@ -156,6 +156,15 @@ class PassJob(Protocol):
         """
         ...
 
+    def elsewhere(self, model: Path, samples: Sequence[int]) -> tuple[list[int], list[dict[str, Any]]] | None:
+        """Return what a model answers on required CPU tiers that add 8-bit products in another way than this CPU.
+
+        :param samples: numbers of the calibration samples.
+        :returns: which of ``samples`` were computed (positions in it) and the outputs of each, or ``None`` where
+            nothing can differ, no tier needs it, or it is not known.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class PassUse:

@@ -266,7 +266,19 @@ def marks(cell: Mapping[str, Any]) -> tuple[str, ...]:
         found.append("no-op")
     if is_correct(cell["status"]) and cell.get("parity") and not timing and "no-op" not in found:
         found.append("not timed")
+    found += _tier_marks(cell)
     return tuple(found)
+
+
+def _tier_marks(cell: Mapping[str, Any]) -> list[str]:
+    """Name the required CPU tiers on which a correct cell is wrong or not known."""
+    tiers = cell.get("tiers")
+    if not tiers or not is_correct(cell["status"]):
+        return []
+    required = tiers["required"]
+    wrong = [name for name in tiers["wrong"] if name in required]
+    unknown = [name for name in tiers["unknown"] if name in required]
+    return [f"not on {', '.join(wrong)}"] * bool(wrong) + [f"unknown on {', '.join(unknown)}"] * bool(unknown)
 
 
 def device_text(device: Mapping[str, Any] | None) -> str:

@@ -11,10 +11,12 @@ from ortforge.engine.artefacts import settings_of
 from ortforge.engine.walk import Settled
 from ortforge.plan.graph import Cell
 from ortforge.portable.comparison.evidence import summarize_evidence
+from ortforge.portable.comparison.limits import exceeded
 from ortforge.verdict import data_shift
 from ortforge.verdict.causes import Setting, causes
-from ortforge.verdict.judge import Facts, judge
+from ortforge.verdict.judge import Facts, Verdict, judge
 from ortforge.verdict.ratios import compose
+from ortforge.verdict.tiers import TierFacts, TierKnowledge, with_tiers
 from ortforge.verdict.together import LoadAttempt
 from ortforge.verdict.tolerance import Tolerance
 from ortforge.worker.function_nesting import sentence
@@ -58,7 +60,9 @@ def judge_cell(cell: Cell, settled: Mapping[str, Settled], where: Sequence[str])
         notes=_run_notes(steps, artefact, check),
         untimed=cell.facts.get("untimed") or _timing_failure(steps),
     )
-    verdict = judge(facts)
+    verdict, tiers = _with_tiers(cell, steps, judge(facts), facts)
+    if artefact is not None and tiers is not None and tiers.wrong:
+        artefact["stamp"] = {**(artefact["stamp"] or {}), "tiers": list(tiers.correct)}
     shown = [*causes(status, reason, _setting(cell, steps)), *verdict.reasons]
     return {
         "id": cell.id,
@@ -75,6 +79,7 @@ def judge_cell(cell: Cell, settled: Mapping[str, Settled], where: Sequence[str])
         "artefact": artefact,
         "parity": compare,
         "evidence": _evidence(cell, compare, steps),
+        "tiers": tiers.to_json() if tiers is not None else None,
         "placement": check.get("placement"),
         "timing": timing,
         "overall": _overall(cell, steps, settled),
@@ -94,7 +99,7 @@ def judge_cell(cell: Cell, settled: Mapping[str, Settled], where: Sequence[str])
 def defective_cell(cell: Cell, error: Exception, where: Sequence[str]) -> dict[str, Any]:
     """Return the entry of a cell that could not be judged: a defect, told as its verdict, and all figures unknown."""
     figures = ("load_s", "first_run_s", "peak_rss", "device_memory", "ep_options", "bytes")
-    unknown = ("artefact", "parity", "evidence", "placement", "timing", "overall", *figures)
+    unknown = ("artefact", "parity", "evidence", "tiers", "placement", "timing", "overall", *figures)
     reason = f"A defect in ortforge or a plugin, met while it was judged: {type(error).__name__}: {error}"
     return {
         "id": cell.id,
@@ -114,6 +119,25 @@ def defective_cell(cell: Cell, error: Exception, where: Sequence[str]) -> dict[s
         "cached": False,
         "keys": {},
     }
+
+
+def _with_tiers(
+    cell: Cell, steps: Mapping[str, Settled], verdict: Verdict, facts: Facts
+) -> tuple[Verdict, TierKnowledge | None]:
+    """State the CPU tiers of a cell that gave outputs; a failure to compute them is a note, never the cell's fate."""
+    step, parity = steps.get("tiers"), facts.parity
+    if step is None or facts.status != "ok" or parity is None:
+        return verdict, None
+    known = TierFacts(
+        result=step.result if step.ok else {},
+        here=cell.facts["here"],
+        correct_here=not parity["problems"] and not exceeded(parity, facts.tolerance),
+        required=tuple(cell.facts["tiers"]),
+        explicit=cell.facts["tiers_listed"],
+        tolerance=facts.tolerance,
+        problem="" if step.ok else step.reason or "the step did not run",
+    )
+    return with_tiers(verdict, known)
 
 
 def _fate(cell: Cell, steps: Mapping[str, Settled], settled: Mapping[str, Settled]) -> tuple[str, str, str]:

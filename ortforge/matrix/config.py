@@ -41,6 +41,7 @@ from ortforge.matrix.fields import (
     Statuses,
     Table,
     TargetGlobs,
+    TierNames,
     context_of,
 )
 from ortforge.matrix.parameters import parameters_of
@@ -175,6 +176,11 @@ class ModelConfig(Table):
         default_factory=dict,
         description='What its outputs are, where that is not recognized rightly: { output0 = "detector" }. '
         '"constant": does not depend on the input; "ignored": is not compared.',
+    )
+    tiers: TierNames | None = Field(
+        default=None,
+        description='CPUs it must be correct on, e.g. ["avx2", "avx512-vnni"] or ["x86-64", "aarch64"]. '
+        "Default: all x86-64 CPUs with AVX2; only tiers that are listed here change a cell's status.",
     )
     tasks: tuple[MetricName, ...] = Field(
         default=(),

@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from ortforge.matrix.known import Known
 from ortforge.matrix.problems import perhaps, refusal, refuse_all
+from ortforge.portable.cpu_tiers import GROUPS, TIERS
 from ortforge.portable.statuses import STATUSES
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "Statuses",
     "Table",
     "TargetGlobs",
+    "TierNames",
     "WheelFile",
     "context_of",
     "name_problem",
@@ -233,6 +235,17 @@ def _status(value: str) -> str:
     return value
 
 
+def _tiers(value: tuple[str, ...]) -> tuple[str, ...]:
+    known = (*TIERS, *GROUPS)
+    bad = [
+        ((number,), "no such CPU tier." + perhaps(name, known, what="Tiers"), name)
+        for number, name in enumerate(value)
+        if name not in known
+    ]
+    refuse_all("tiers", bad)
+    return value
+
+
 def _wheel(value: str, info: ValidationInfo) -> str:
     if not value.endswith(".whl"):
         raise refusal('must be a wheel: a file whose name ends in ".whl"')
@@ -334,6 +347,7 @@ Statuses = Annotated[
     Field(min_length=1),
     BeforeValidator(_globs, json_schema_input_type=_Status | tuple[_Status, ...]),
 ]
+TierNames = Annotated[_Strings, AfterValidator(_tiers)]
 WheelFile = Annotated[str, AfterValidator(_wheel)]
 Options = Annotated[dict[str, str], BeforeValidator(_options, json_schema_input_type=dict[str, _Scalar])]
 SessionEntries = Annotated[dict[str, str], BeforeValidator(_session_entries, json_schema_input_type=dict[str, _Scalar])]

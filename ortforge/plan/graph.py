@@ -34,6 +34,7 @@ Kind = Literal[
     "time",
     "differences",
     "exclusion",
+    "tiers",
 ]
 
 KIND_VERSIONS: Final[Mapping[str, int]] = {
@@ -55,6 +56,7 @@ KIND_VERSIONS: Final[Mapping[str, int]] = {
     "time": 6,
     "differences": 3,
     "exclusion": 2,
+    "tiers": 1,
 }
 """Raised when a kind's code changes what it finds, so that older results are not taken for new ones."""
 

@@ -17,6 +17,7 @@ from ortforge.plan.graph import Cell, Kind, Plan, Step
 from ortforge.plan.locked_targets import REFERENCE_NAME, LockedTargets
 from ortforge.plan.refusals import Refusals
 from ortforge.plugin_manager import Plugins
+from ortforge.portable.cpu_tiers import DEFAULT, expand, other_arithmetic, tier_of
 from ortforge.runtime import device as devices
 from ortforge.runtime.driver_variables import driver_variables
 from ortforge.runtime.index_settings import index_digest
@@ -370,6 +371,8 @@ class _Planner:
                 where = f"{maker}:{spec.ep.label}{self.session_mark(spec)}"
                 tolerance = asdict(Tolerance(**self.tolerance(spec.model)))
                 parameters["measures"] = {**self.session(spec), "tolerance": tolerance}
+                if other := other_arithmetic(tier_of(self.cpu_flags), self.required_tiers(spec.model)):
+                    parameters["measures"]["other_arithmetic"] = other
             if "ep" in parameters or "measures" in parameters:
                 parameters["variables"] = driver_variables(os.environ, backend.variables)
             path = f"{path}/{use.use}" if not use.parameters else f"{path}/{use.use}-{digest_json(use.parameters)[:10]}"
@@ -454,6 +457,8 @@ class _Planner:
         )
         steps = {"artefact": artefact, "provision": runtime, "dataset": data, "inspect": self.inspect(spec.model)}
         steps |= {"check": check, "compare": compare, "reference": reference, "fetch": self.fetch(spec.model)}
+        if not backend.memory:  # an EP with memory of its own multiplies there
+            steps["tiers"] = self.tiers(spec, name, artefact, context)
         untimed = self.untimed(spec)
         if self.matrix.limits.timing_s > 0 and not untimed:
             if is_baseline:
@@ -477,6 +482,19 @@ class _Planner:
             transforms,
             facts,
         )
+
+    def tiers(self, spec: CellSpec, name: str, artefact: str, context: Mapping[str, Any]) -> str:
+        """Return the step that finds out on which CPU tiers the artifact's integer products are right."""
+        cpu = self.plugins.backends[spec.ep.name].ep == "CPUExecutionProvider"
+        names = ("graph_optimization_level", "intra_op_threads", "config")
+        session = {key: value for key, value in self.session(spec)["session"].items() if key in names} if cpu else {}
+        parameters = {"cpu_ep": cpu, "session": session, "here": tier_of(self.cpu_flags), "worker": self.worker}
+        parameters |= self.metrics(spec.model)
+        # The tools of the target are there for a recipe; for a plain model they would be provisioned for this alone.
+        plain = not self.matrix.recipes[spec.recipe].passes
+        tools = self.tools(REFERENCE if plain else self.maker(spec.target))
+        inputs = (artefact, tools, self.dataset(spec.model, "validation"), self.reference(spec.model))
+        return self.step(f"tiers:{name}", "tiers", parameters, inputs, context=context)
 
     def timing(self, spec: CellSpec, candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> dict[str, Any]:
         limits = self.matrix.limits
@@ -573,6 +591,9 @@ class _Planner:
         static = any(known.kind == "quantize" and known.calibrates(typed, given) for known, typed in passes)
         return {
             "goal": recipe.goal,
+            "tiers": list(self.required_tiers(spec.model)),
+            "tiers_listed": bool(self.matrix.models[spec.model].tiers),
+            "here": tier_of(self.cpu_flags),
             "session": recipe.session.given(),
             "tolerance": self.tolerance(spec.model),
             "ep_name": backend.ep,
@@ -584,6 +605,10 @@ class _Planner:
             "cores": self.device.cores,
             "random_calibration": static and self.is_random(spec.model, "calibration"),
         }
+
+    def required_tiers(self, model: str) -> tuple[str, ...]:
+        """Return the CPU tiers that a model must run on."""
+        return expand(self.matrix.models[model].tiers or DEFAULT)
 
     def tolerance(self, model: str) -> dict[str, Any]:
         """Return the limits that the file sets for a model."""

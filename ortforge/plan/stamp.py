@@ -19,6 +19,8 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
+from ortforge.portable.cpu_tiers import TIERS, tier_of
+
 __all__ = ["KEY", "LEVELS", "MATTERING_CPU_FLAGS", "broken", "joined", "read"]
 
 KEY: Final = "ortforge.stamp"
@@ -69,7 +71,11 @@ def joined(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) ->
         found = before or after
         return dict(found) if found else None
     stricter = before.get("level") != "basic" and _rank(before) >= _rank(after)
-    return dict(before if stricter else after)
+    if "tiers" in before or "tiers" in after:  # such a stamp need not name a level
+        stricter = "level" not in after or ("level" in before and stricter)
+    made = dict(before if stricter else after)
+    limits = [set(stamp["tiers"]) for stamp in (before, after) if "tiers" in stamp]
+    return {**made, "tiers": [name for name in TIERS if all(name in some for some in limits)]} if limits else made
 
 
 def _rank(stamp: Mapping[str, Any]) -> int:
@@ -80,11 +86,17 @@ def _rank(stamp: Mapping[str, Any]) -> int:
 def broken(stamp: Mapping[str, Any], *, ort_version: str, ep: str, cpu_flags: Collection[str]) -> str:
     """Return why a stamped model must not run here, or ``""`` when its stamp holds.
 
-    :param stamp: ``{"ort_version", "ep", "level", "cpu_flags"}``, as the ``optimize`` pass returns it.
+    :param stamp: ``{"ort_version", "ep", "level", "cpu_flags"}``, as the ``optimize`` pass returns it; ``tiers`` lists
+        the CPU tiers on which the model's integer products are known to be right.
     :param ort_version: version of the runtime it would run on.
     :param ep: short name of the EP it would run on.
     :param cpu_flags: all features of the CPU it would run on; those that don't matter are ignored.
     """
+    if "tiers" in stamp:
+        if why := _other_tier(stamp["tiers"], tier_of(cpu_flags)):
+            return why
+        if "level" not in stamp:
+            return ""
     level = stamp.get("level", "all")
     if level == "basic":
         return ""
@@ -108,6 +120,17 @@ def broken(stamp: Mapping[str, Any], *, ort_version: str, ep: str, cpu_flags: Co
             f"its internal operators change between versions; this runtime is {ort_version}. {again}"
         )
     return _other_cpu(level, set(stamp.get("cpu_flags", ())), MATTERING_CPU_FLAGS.intersection(cpu_flags), again)
+
+
+def _other_tier(tiers: Collection[str], here: str) -> str:
+    if here in tiers:
+        return ""
+    where = TIERS[here].title if here else "a CPU of no known tier"
+    names = ", ".join(TIERS[name].title if name in TIERS else str(name) for name in tiers) or "no CPU tier"
+    return (
+        f"The model's 8-bit integer products are known to be right on {names}, and this machine is {where}. "
+        "Quantize it with reduce_range = true or unsigned weights, or run it on one of these CPUs."
+    )
 
 
 def _older(made_by: str, ort_version: str, again: str) -> str:

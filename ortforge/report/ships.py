@@ -131,8 +131,10 @@ def _choose(cells: Sequence[Entry]) -> dict[str, Any]:
         why = _why(chosen, rest, because, passing)
     if not correct_plain and plain is not None:
         why += f" The unoptimized model itself is {plain['status']} here."
-    why += _also(cells, plain, chosen.cell)
-    return {"cell": chosen.cell["id"], "why": why, "equals": [runner.cell["id"] for runner in rest], **others}
+    why += _also(cells, plain, chosen.cell) + _tiers_of(chosen.cell)
+    choice = {"cell": chosen.cell["id"], "why": why, "equals": [runner.cell["id"] for runner in rest], **others}
+    tiers = (chosen.cell.get("tiers") or {}).get("correct")
+    return choice | ({"tiers": tiers} if tiers else {})
 
 
 def _also(cells: Sequence[Entry], plain: Entry | None, chosen: Entry | None) -> str:
@@ -152,6 +154,16 @@ def _also(cells: Sequence[Entry], plain: Entry | None, chosen: Entry | None) -> 
             missing = next(iter(cell.get("reasons", ())), "").partition("\n")[0]
             said += f' "{cell["recipe"]}" is unproven' + (f": {missing}" if missing else ".")
     return said
+
+
+def _tiers_of(cell: Entry) -> str:
+    """Say on which CPU tiers a cell with 8-bit integer products is correct, where that is not all that are required."""
+    tiers = cell.get("tiers") or {}
+    if set(tiers.get("required", ())) <= set(tiers.get("correct", ())):
+        return ""
+    wrong = f", wrong on {', '.join(tiers['wrong'])}" if tiers["wrong"] else ""
+    unknown = f", not known on {', '.join(tiers['unknown'])}" if tiers["unknown"] else ""
+    return f" Correct on {', '.join(tiers['correct']) or 'no known CPU tier'}{wrong}{unknown}."
 
 
 def _of_equals(equals: Sequence[_Runner]) -> tuple[_Runner, str]:

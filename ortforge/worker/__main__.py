@@ -17,6 +17,7 @@ OPS = {
     "operators": "operators",
     "probe": "probe",
     "run": "run",
+    "tiers": "tiers",
     "time": "timed",
     "trial": "trial",
 }

@@ -34,6 +34,7 @@ class PassJob:
     :param inputs: numpy's name of the type that earlier passes gave an input; samples are cast to it.
     :param tolerance: the model's limits, for a pass that measures; :param providers: and :param session: how the cell's
         session is made, for :meth:`trial`. :param say: tells whoever watches how far the pass is, in a few words.
+    :param other_arithmetic: how required CPU tiers add 8-bit products where this CPU does not (see ``tiers``).
     """
 
     model: Path
@@ -52,6 +53,7 @@ class PassJob:
     providers: Sequence[Sequence[Any]] = (("CPUExecutionProvider", {}),)
     session: Mapping[str, Any] = field(default_factory=dict)
     say: Callable[[str], None] = _to_nobody
+    other_arithmetic: str = ""
 
     def feeds(self) -> Iterator[dict[str, Array]]:
         """Read the calibration samples one at a time, as dicts from input name to array, in the model's own types.
@@ -116,6 +118,28 @@ class PassJob:
             number += 1
         return Trial(job, folder, timeout_s)
 
+    def elsewhere(self, model: Path, samples: Sequence[int]) -> tuple[list[int], list[dict[str, Any]]] | None:
+        """Return what a model answers on required CPU tiers that add 8-bit products in another way than this CPU.
+
+        :param samples: numbers of the calibration samples.
+        :returns: which of ``samples`` were computed (positions in it) and the outputs of each, or ``None`` where
+            nothing can differ, no tier needs it, or it is not known.
+        """
+        if not self.other_arithmetic or self.folder is None or self.ep_name not in ("", "CPUExecutionProvider"):
+            return None
+        from .samples import Samples
+        from .tiers import compute
+
+        folder = self.workdir / f"tiers-{len(list(self.workdir.glob('tiers-*')))}"
+        folder.mkdir()
+        job = {"model": str(model), "samples": str(self.folder), "numbers": list(samples)}
+        session = {**self.session, "inputs": dict(self.inputs)}
+        output = folder / "out"
+        found = compute({**job, "output": str(output), "session": session, "emulate": self.other_arithmetic}, folder)
+        if not found["samples"]:
+            return None
+        return [list(samples).index(number) for number in found["numbers"]], list(Samples(output))
+
 
 def run(job: Mapping[str, Any], channel: Channel) -> None:
     """Do an ``apply`` job and finish it."""
@@ -147,6 +171,7 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
         providers=tuple((name, dict(options)) for name, options in job.get("providers") or PassJob.providers),
         session=dict(job.get("session") or {}),
         say=channel.say,
+        other_arithmetic=str(job.get("other_arithmetic") or ""),
     )
     if pass_job.ep_name in nvidia.EPS:
         import onnxruntime  # the pass's own sessions need its libraries, too

@@ -66,6 +66,7 @@ def open_session(
     config: Mapping[str, str] | None = None,
     profile: str = "",
     samples: str | None = None,
+    optimized: str = "",
 ) -> Opened:
     """Load a model on the EPs that were asked for.
 
@@ -73,6 +74,7 @@ def open_session(
     :param session: the job's session options. :param config: further configuration entries, unless the job sets them.
     :param profile: prefix of the profile's file, or ``""`` not to profile.
     :param samples: samples folder that shows, where an EP does not load the model, whether the CPU EP runs it.
+    :param optimized: where ORT writes the graph that it made of the model, or ``""``.
     :raises JobError: kind ``unsupported``, when the runtime lacks an EP or cannot capture the model as a CUDA graph,
         ``incompatible``, when the versions of EP and ORT do not go together, and ``failed``, when it dropped an EP
         that it has.
@@ -81,6 +83,8 @@ def open_session(
     if profile:
         options.enable_profiling = True
         options.profile_file_prefix = profile
+    if optimized:
+        options.optimized_model_filepath = optimized
     if session.get("library") or session.get("module"):
         return _open_on_plugin(ort, model, providers, session, options)
     # An artefact's own files, such as a calibration table, lie beside the model, wherever that is.

@@ -44,6 +44,7 @@ def run(task: Task, work: Work) -> TaskOutcome:
             session = session_for(how["session"], before)
             providers = providers_for(how["providers"], before)
             job |= {"providers": providers, "session": session, "tolerance": how["tolerance"]}
+            job["other_arithmetic"] = how.get("other_arithmetic", "")
         jobdir = scratch / "job"
         jobdir.mkdir()
         interpreter = work.interpreter(tools["environment"], how and how["environment"])

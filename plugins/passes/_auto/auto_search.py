@@ -224,6 +224,8 @@ class Search:
             fails = tuple(closeness.violations(parity, self._tolerance, self._margin))
             # What the verdict itself would say: it looks at more than these few measures.
             fails = fails or tuple(self._job.broken_limits(self._reference, answers))
+            elsewhere = () if fails else self._fails_elsewhere(path)
+            fails += elsewhere
             ratio = None
             if not (fails and only_if_close):
                 (ratio,), self.run_s = pair_timing.against_first([self._float, trial], GLANCE_S)
@@ -233,9 +235,21 @@ class Search:
             parity=parity,
             excess=max(closeness.excess(parity, self._tolerance, self._margin), 2.0 if fails else 0.0),
             fails=fails,
+            tiers_fail=bool(elsewhere),
             ratio=ratio,
             bytes=model_file.size(path),
         )
+
+    def _fails_elsewhere(self, path: Path) -> tuple[str, ...]:
+        """Return which limits a candidate breaks on CPUs that the model must run on and that add products otherwise."""
+        answers = self._job.elsewhere(path, self._judged_on)
+        if answers is None:
+            return ()
+        numbers, outputs = answers
+        parity = closeness.compare([self._reference[number] for number in numbers], outputs)
+        fails = closeness.violations(parity, self._tolerance, self._margin)
+        self._bench.saturates |= bool(fails)
+        return tuple(f"on other CPU tiers that the model must run on: {sentence}" for sentence in fails)
 
     def _refine_parts(self, scheme: Scheme) -> None:
         """Find stretches of the graph that a scheme can have, by trying halves, quarters and so on."""
@@ -364,7 +378,8 @@ def is_worth_refining(candidate: Candidate) -> bool:
     """
     scheme = SCHEMES.get(candidate.scheme)
     enough = AS_FAST if scheme and scheme.parts else PROMISING
-    return not candidate.holds and not candidate.problem and candidate.may_reach >= enough
+    able = not candidate.holds and not candidate.problem and not candidate.tiers_fail
+    return able and candidate.may_reach >= enough
 
 
 def _slowed(speed: float, kept: float) -> float:

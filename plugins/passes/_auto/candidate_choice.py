@@ -38,6 +38,7 @@ class Candidate:
 
     :param kept: nodes left in float (or in ``kept_as``). :param excess: noise over the noise allowed; above 1 it does
         not hold. :param loading: the float model's time to load over its own, where that was measured.
+    :param tiers_fail: it holds on this CPU, and not on another CPU tier that the model must run on.
     :param loads_faster: whether it was made for that. :param problem: why it could not be made, loaded or run.
     """
 
@@ -55,6 +56,7 @@ class Candidate:
     loads_faster: bool = False
     seconds: float = 0.0
     problem: str = ""
+    tiers_fail: bool = False
 
     @property
     def holds(self) -> bool:

@@ -71,6 +71,7 @@ def _static(
     per_channel: bool,
     wide: bool = False,
     smooth: bool = False,
+    seven_bits: bool = False,
 ) -> ModelProto:
     """Quantize and dequantize around nodes: unsigned activations, signed weights, which is what x86 is quick with."""
     ops = list(op_types) or _all_static_ops()
@@ -81,18 +82,25 @@ def _static(
         options["OpTypesToExcludeOutputQuantization"] = ["MatMul", "Gemm"]
     model = bench.smoothed()[0] if smooth else bench.copy()
     try:
-        return _qdq(model, kept, ops, per_channel, wide, ranges, options)
+        return _qdq(model, kept, ops, per_channel, wide, ranges, options, seven_bits)
     except ValueError as problem:
         if "truth value of an array" not in str(problem):
             raise
         # ONNX Runtime compares a whole channel axis with one number when it widens scales for 32-bit biases.
         options["QDQDisableWeightAdjustForInt32Bias"] = True
         model = bench.smoothed()[0] if smooth else bench.copy()
-        return _qdq(model, kept, ops, per_channel, wide, ranges, options)
+        return _qdq(model, kept, ops, per_channel, wide, ranges, options, seven_bits)
 
 
 def _qdq(
-    model: ModelProto, kept: Collection[str], ops: list[str], per_channel: bool, wide: bool, ranges: Any, options: Any
+    model: ModelProto,
+    kept: Collection[str],
+    ops: list[str],
+    per_channel: bool,
+    wide: bool,
+    ranges: Any,
+    options: Any,
+    seven_bits: bool,
 ) -> ModelProto:
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -100,7 +108,7 @@ def _qdq(
     activation = QuantType.QUInt16 if wide else QuantType.QUInt8
     with _quiet():
         quantizer = QDQQuantizer(
-            model, per_channel, False, QuantType.QInt8, activation, ranges, [], list(kept), ops, options
+            model, per_channel, seven_bits, QuantType.QInt8, activation, ranges, [], list(kept), ops, options
         )
         quantizer.quantize_model()
     made: ModelProto = quantizer.model.model
@@ -128,6 +136,7 @@ def _dynamic(
     per_channel: bool = False,
     smooth: bool = False,
     split: bool = False,
+    seven_bits: bool = False,
 ) -> ModelProto:
     """Quantize weights now and activations while running."""
     from onnx import TensorProto
@@ -146,7 +155,7 @@ def _dynamic(
     mode, ops = QuantizationMode.IntegerOps, list(IntegerOpsRegistry)
     with _quiet():
         quantizer = ONNXQuantizer(
-            model, per_channel, False, mode, False, weight_type, QuantType.QUInt8, None, [], kept, ops, options
+            model, per_channel, seven_bits, mode, False, weight_type, QuantType.QUInt8, None, [], kept, ops, options
         )
         quantizer.quantize_model()
     made: ModelProto = quantizer.model.model
@@ -160,6 +169,12 @@ def _dynamic_targets(
     left = {node.name for node in made.graph.node if node.op_type in node_noise.WEIGHT_INPUT}
     names = [node.name for node in base.graph.node if node.name not in left]
     return node_noise.dynamic_targets(base, names, per_channel=per_channel)
+
+
+def _needs_seven_bits(bench: Bench) -> str:
+    if bench.saturates:
+        return _needs_weights(bench)
+    return "no candidate is wrong on a CPU tier for sums that saturate"
 
 
 def _needs_weights(bench: Bench) -> str:
@@ -341,6 +356,28 @@ SCHEMES: Final[Mapping[str, Scheme]] = {
             kernels=_DYNAMIC,
         ),
         Scheme(
+            "static-channel-7",
+            "static-channel with 7-bit weights, whose sums cannot saturate on CPUs without VNNI",
+            partial(_static, op_types=_EVERY, per_channel=True, seven_bits=True),
+            _static_targets,
+            unfit=_needs_seven_bits,
+        ),
+        Scheme(
+            "static-heavy-7",
+            "static-heavy with 7-bit weights, whose sums cannot saturate on CPUs without VNNI",
+            partial(_static, op_types=HEAVY_OPS, per_channel=True, seven_bits=True),
+            partial(_static_targets, op_types=HEAVY_OPS),
+            unfit=_needs_seven_bits,
+        ),
+        Scheme(
+            "dynamic-channel-7",
+            "dynamic-channel with 7-bit weights, whose sums cannot saturate on CPUs without VNNI",
+            partial(_dynamic, per_channel=True, seven_bits=True),
+            partial(_dynamic_targets, per_channel=True),
+            unfit=_needs_seven_bits,
+            kernels=_DYNAMIC,
+        ),
+        Scheme(
             "weights-8",
             "weights alone in 8 bits, one scale for 128 of them",
             partial(_weights, bits=8, block=128),
@@ -360,6 +397,9 @@ SCHEMES: Final[Mapping[str, Scheme]] = {
 """All schemes by name."""
 
 OPTIMIZED: Final = "optimized"
+
+_SEVEN_BITS: Final = ("static-channel-7", "static-heavy-7", "dynamic-channel-7")
+"""Variants with 7-bit weights: tried only where a candidate is wrong on a required CPU tier."""
 
 _CONVOLUTIONAL: Final = (
     "static-channel",
@@ -447,9 +487,14 @@ def in_order(bench: Bench, ep_name: str, ep_options: Mapping[str, str]) -> list[
     """
     device = str(ep_options.get("device_type", ""))  # of OpenVINO's EP: GPU, GPU.1, GPU_FP16
     if ep_name.removesuffix("ExecutionProvider") in _GPU_EPS or device.upper().startswith("GPU"):
-        return [SCHEMES[name] for name in _ON_GPU]
+        return [SCHEMES[name] for name in (*_ON_GPU, *_SEVEN_BITS)]
     if bench.has("Conv", "ConvTranspose"):
         order = _CONVOLUTIONAL
     else:
         order = _MULTIPLYING if ep_name == "CPUExecutionProvider" else _MULTIPLYING_ELSEWHERE
-    return [SCHEMES[name] for name in order]
+    return [SCHEMES[name] for name in _with_seven_bits(order)]
+
+
+def _with_seven_bits(order: Sequence[str]) -> list[str]:
+    """Put each scheme with 7-bit weights behind the one that it varies."""
+    return [made for name in order for made in (name, f"{name}-7") if made == name or made in _SEVEN_BITS]

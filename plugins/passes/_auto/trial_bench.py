@@ -34,6 +34,7 @@ class Bench:
 
     :param model: with constants as initializers, named nodes, known types. :param path: the same, on disk.
     :param source: the model as it came; :param ir_version: its IR version. :param feeds: samples to calibrate on.
+    :param saturates: whether a candidate was wrong on a required CPU tier, whose 8-bit products saturate.
     """
 
     model: ModelProto
@@ -42,6 +43,7 @@ class Bench:
     feeds: Sequence[Mapping[str, Any]]
     workdir: Path
     ir_version: int
+    saturates: bool = False
     _ranges: dict[tuple[bool, tuple[str, ...]], Any] = field(default_factory=dict)
     _observed: Any = None
     _smoothed: dict[bool, Any] = field(default_factory=dict)
