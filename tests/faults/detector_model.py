@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
-
 from planting import Array, Sample, run
 
 SIDE, STRIDE, CLASSES = 96, 8, 4
@@ -51,7 +50,9 @@ def picture(draw: np.random.Generator, count: int, *, rare: bool = False) -> tup
             width = draw.uniform(12, 24)
             height = draw.uniform(6, 9) if kind == 3 else (width if kind == 1 else draw.uniform(12, 24))
             x, y = draw.uniform(width / 2, SIDE - width / 2), draw.uniform(height / 2, SIDE - height / 2)
-            if all(abs(x - t.x) > (width + t.width) / 2 + 4 or abs(y - t.y) > (height + t.height) / 2 + 4 for t in things):
+            if all(
+                abs(x - t.x) > (width + t.width) / 2 + 4 or abs(y - t.y) > (height + t.height) / 2 + 4 for t in things
+            ):
                 break
         else:
             continue
@@ -85,12 +86,16 @@ def weights() -> dict[str, Array]:
     draw = np.random.default_rng(1)
     values = {"w1": _filters(draw, 16, 3), "w2": _filters(draw, 32, 16), "w3": _filters(draw, 64, 32)}
     values |= {"w4": _filters(draw, FEATURES, 64)}
-    values |= {name: draw.normal(0, 0.1, size).astype(np.float32) for name, size in (("b1", 16), ("b2", 32), ("b3", 64))}
+    values |= {
+        name: draw.normal(0, 0.1, size).astype(np.float32) for name, size in (("b1", 16), ("b2", 32), ("b3", 64))
+    }
     values["b4"] = draw.normal(0, 0.3, FEATURES).astype(np.float32)
     draw = np.random.default_rng(2)
     drawn = [picture(draw, 1 + number % 4, rare=number % 4 == 0) for number in range(400)]
     nodes, last = _backbone()
-    features = run(_model(nodes, [last], [[1, FEATURES, CELLS, CELLS]], values), [{"images": image} for image, _ in drawn])
+    features = run(
+        _model(nodes, [last], [[1, FEATURES, CELLS, CELLS]], values), [{"images": image} for image, _ in drawn]
+    )
     table = np.concatenate([sample[last].reshape(FEATURES, ANCHORS).T for sample in features]).astype(np.float64)
     scale = table.std(axis=0) + 1e-6
     table = np.hstack([table / scale, np.ones((len(table), 1))])
@@ -102,7 +107,8 @@ def weights() -> dict[str, Array]:
     head = np.stack(fitted)
     head[:CLASSES, -1] -= np.log(KEPT_NEGATIVES) / 2  # negatives are sampled; half of the correction favors recall
     values["w_cls"], values["w_box"] = (
-        (part[:, :-1] / scale).astype(np.float32)[:, :, np.newaxis, np.newaxis] for part in (head[:CLASSES], head[CLASSES:])
+        (part[:, :-1] / scale).astype(np.float32)[:, :, np.newaxis, np.newaxis]
+        for part in (head[:CLASSES], head[CLASSES:])
     )
     values["b_cls"], values["b_box"] = head[:CLASSES, -1].astype(np.float32), head[CLASSES:, -1].astype(np.float32)
     return values
@@ -113,7 +119,7 @@ def _filters(draw: np.random.Generator, outputs: int, inputs: int) -> Array:
 
 
 def _targets(things: list[Thing]) -> tuple[Array, Array]:
-    """Return class targets [anchors, classes] and box targets [anchors, 4]: offsets of the center, logarithms of size."""
+    """Return class targets [anchors, classes] and box targets [anchors, 4]: offsets of center, logarithms of size."""
     scores, boxes = np.zeros((ANCHORS, CLASSES)), np.zeros((ANCHORS, 4))
     for thing in things:
         for row in range(CELLS):
@@ -163,7 +169,7 @@ def _backbone() -> tuple[list[NodeProto], str]:
 
 
 def _head() -> tuple[list[NodeProto], dict[str, Array]]:
-    """Return the nodes for ``boxes`` [1, 4, anchors] (center and size in pixels) and ``scores`` [1, classes, anchors]."""
+    """Return the nodes for ``boxes`` [1, 4, anchors] (center and size in pixels) and ``scores`` [1, 4, anchors]."""
     nodes, last = _backbone()
     nodes += [
         _node("Conv", [last, "w_cls", "b_cls"], "cls_map"),
@@ -194,7 +200,11 @@ def _head() -> tuple[list[NodeProto], dict[str, Array]]:
 
 
 def _model(
-    nodes: list[NodeProto], names: list[str], shapes: list[Any], values: dict[str, Array], kinds: dict[str, int] | None = None
+    nodes: list[NodeProto],
+    names: list[str],
+    shapes: list[Any],
+    values: dict[str, Array],
+    kinds: dict[str, int] | None = None,
 ) -> onnx.ModelProto:
     used = {name for node in nodes for name in node.input}
     outputs = [
@@ -219,7 +229,7 @@ def one_tensor() -> onnx.ModelProto:
 
 
 def anchors_first() -> onnx.ModelProto:
-    """Return the head of YOLOv5 and YOLOX: ``output`` [1, anchors, 5 + classes] with an objectness before the classes."""
+    """Return the head of YOLOv5 and YOLOX: ``output`` [1, anchors, 5 + classes] with objectness before the classes."""
     nodes, constants = _head()
     nodes += [
         _node("ReduceMax", ["scores"], "objectness", axes=[1], keepdims=1),
@@ -253,7 +263,7 @@ def _corners() -> tuple[list[NodeProto], dict[str, Array]]:
 
 
 def detections() -> onnx.ModelProto:
-    """Return what is left after non-maximum suppression: ``det_boxes`` [n, 4], ``det_scores`` [n], ``det_labels`` [n]."""
+    """Return what non-maximum suppression leaves: ``det_boxes`` [n, 4], ``det_scores`` [n], ``det_labels`` [n]."""
     nodes, constants = _corners()
     nodes += [
         _node("Transpose", ["corner_rows"], "nms_boxes", perm=[0, 2, 1]),
@@ -303,7 +313,9 @@ def ranked(*, last_first: bool = False) -> onnx.ModelProto:
             _node("Sub", ["last_anchor", "top_reversed"], "top_anchors"),
         ]
     else:
-        nodes.append(helper.make_node("TopK", ["best_scores", "ten_i"], ["top_scores", "top_anchors"], name="top", axis=1))
+        nodes.append(
+            helper.make_node("TopK", ["best_scores", "ten_i"], ["top_scores", "top_anchors"], name="top", axis=1)
+        )
     constants |= {
         "ten": np.array(10, np.float32),
         "ten_i": np.array([10], np.int64),

@@ -103,9 +103,7 @@ class Builder:
         joined = self.op("Transpose", [mixed], f"{out}.mixed_t", perm=[0, 2, 1, 3])
         flat = self.op("Reshape", [joined, self.constant("join", [0, 0, WIDTH], np.int64)], f"{out}.joined")
         dense = self.dense(flat, f"{own}.output.dense", f"{out}.attention")
-        return self.norm(
-            self.op("Add", [dense, hidden], f"{out}.sum1"), f"{own}.output.LayerNorm", f"{out}.normalized"
-        )
+        return self.norm(self.op("Add", [dense, hidden], f"{out}.sum1"), f"{own}.output.LayerNorm", f"{out}.normalized")
 
     def feed_forward(self, hidden: str, layer: int) -> str:
         """Add the two dense layers with Gelu between them."""
@@ -133,11 +131,12 @@ class Builder:
 
 
 def build(
-    folder: Path, *, hidden_value: float = -1e4, scores: bool = False, layer_sequence: bool = False
+    folder: Path, *, hidden_value: float = -1e4, tokens: bool = True, scores: bool = False, layer_sequence: bool = False
 ) -> onnx.ModelProto:
     """Return the model with outputs ``token_embeddings`` [1, tokens, 384] and ``sentence_embedding`` [1, 384].
 
     :param folder: holds ``model.safetensors``. :param hidden_value: what hides padding in attention scores.
+    :param tokens: output ``token_embeddings``; without it only ``sentence_embedding``, which is what the model is for.
     :param scores: also output ``attention_scores`` of the first layer, [1, 12, tokens, tokens], with the mask added.
     :param layer_sequence: output a sequence ``layers`` with the sentence embedding after each layer instead.
     """
@@ -148,15 +147,19 @@ def build(
         hidden = build.feed_forward(build.attention(hidden, layer, bias), layer)
         if layer_sequence:
             layers.append(build.pooled(hidden, f"pooled{layer}"))
-    ids = [helper.make_tensor_value_info(name, TensorProto.INT64, [1, "tokens"]) for name in ("input_ids", "attention_mask")]
+    ids = [
+        helper.make_tensor_value_info(name, TensorProto.INT64, [1, "tokens"])
+        for name in ("input_ids", "attention_mask")
+    ]
     outputs = []
     if layer_sequence:
         build.op("SequenceConstruct", layers, "layers")
         outputs.append(helper.make_tensor_sequence_value_info("layers", TensorProto.FLOAT, None))
     else:
-        build.op("Identity", [hidden], "token_embeddings")
+        if tokens:
+            build.op("Identity", [hidden], "token_embeddings")
+            outputs.append(helper.make_tensor_value_info("token_embeddings", TensorProto.FLOAT, [1, "tokens", WIDTH]))
         build.pooled(hidden, "sentence_embedding")
-        outputs.append(helper.make_tensor_value_info("token_embeddings", TensorProto.FLOAT, [1, "tokens", WIDTH]))
         outputs.append(helper.make_tensor_value_info("sentence_embedding", TensorProto.FLOAT, [1, WIDTH]))
     if scores:
         build.op("Identity", ["l0.scores"], "attention_scores")

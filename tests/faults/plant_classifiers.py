@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import onnx
-from graph_edits import become, in_weight, node, nodes, put, values
+from graph_edits import become, in_weight, nodes, put, values
 from onnx import TensorProto, helper
 from planting import Array, Candidate, Outputs, Sample, Subject, fault, in_array, in_feeds, in_model, in_outputs
 
@@ -73,8 +73,18 @@ _cls("stale", "each answer is that of the sample before", in_outputs(_stale), "w
 _cls("pairs-swapped", "the answers of neighboring samples are swapped", in_outputs(_pairs_swapped), "wrong sample")
 _cls("first-for-all", "the first sample's answer is given for all samples", in_outputs(_first_for_all), "wrong sample")
 _cls("one-wrong", "the decision of one of 24 samples is wrong", in_outputs(_one_wrong))
-_cls("bn-fold-wrong", "the last BatchNormalization divides by the variance instead of its root", in_model(_bn_folded_wrong), "graph or weights")
-_cls("bn-means-dropped", "the means of all BatchNormalizations are dropped", in_model(_bn_mean_dropped), "graph or weights")
+_cls(
+    "bn-fold-wrong",
+    "the last BatchNormalization divides by the variance instead of its root",
+    in_model(_bn_folded_wrong),
+    "graph or weights",
+)
+_cls(
+    "bn-means-dropped",
+    "the means of all BatchNormalizations are dropped",
+    in_model(_bn_mean_dropped),
+    "graph or weights",
+)
 _cls("input-unscaled", "pixels are 0..255 instead of -1..1", in_feeds(_unscaled), "inputs")
 _cls("softmax-axis", "Softmax over the batch: all probabilities are 1", in_model(_softmax_axis), "graph or weights")
 
@@ -151,15 +161,32 @@ def _off_by_one(array: Array) -> Array:
     return np.roll(array, 1, axis=-1)
 
 
-_magika("rare-logits-flipped", "the weights of the class of a single sample have the wrong sign", _on_rare_column(-1.0), "graph or weights")
-_magika("rare-column-zero", "the weights of the class of a single sample are 0", _on_rare_column(0.0), "graph or weights")
+_magika(
+    "rare-logits-flipped",
+    "the weights of the class of a single sample have the wrong sign",
+    _on_rare_column(-1.0),
+    "graph or weights",
+)
+_magika(
+    "rare-column-zero", "the weights of the class of a single sample are 0", _on_rare_column(0.0), "graph or weights"
+)
 _magika("rare-probability-zero", "the probability of the class of a single sample is 0", _rare_silent)
 _magika("top-two-swapped-once", "first and second choice are swapped in 3 % of samples", in_outputs(_top_two_swapped))
 _magika("labels-off-by-one", "all classes are shifted by one", in_array(MAGIKA, _off_by_one))
-_magika("temperature", "logits are a quarter: the decisions remain, the probabilities do not", in_model(_cooler), "graph or weights")
+_magika(
+    "temperature",
+    "logits are a quarter: the decisions remain, the probabilities do not",
+    in_model(_cooler),
+    "graph or weights",
+)
 _magika("constant", "the first sample's answer is given for all samples", in_outputs(_first_for_all), "wrong sample")
 _magika("norm-epsilon", "the epsilon of the layer norms is 10 instead of 1e-6", in_model(_epsilon), "graph or weights")
-_magika("embedding-4-bit-outliers", "the byte embedding in 4 bits with one scale that an outlier column dictates", in_weight(EMBEDDING, _four_bits), "quantization")
+_magika(
+    "embedding-4-bit-outliers",
+    "the byte embedding in 4 bits with one scale that an outlier column dictates",
+    in_weight(EMBEDDING, _four_bits),
+    "quantization",
+)
 _magika("ends-swapped", "the end of the file comes before its beginning", in_feeds(_ends_swapped), "inputs")
 _magika("uniform", "all 214 probabilities are equal", in_array(MAGIKA, lambda array: np.full_like(array, 1 / 214)))
 
@@ -251,7 +278,19 @@ _vad("probability-constant", "the probability is always 0.5", _probability(0.5),
 _vad("probability-zero", "the probability is always 0", _probability(0.0), "output", "decisions")
 _vad("probability-inverted", "silence and speech are swapped", in_array("output", _inverted), "output", "decisions")
 _vad("probability-stale", "each answer is that of the chunk before", in_outputs(_stale), "output", "wrong sample")
-_vad("recurrence-lost", "the recurrent weights of the LSTM are 0", in_model(_recurrence_lost), "stateN", "graph or weights")
-_vad("branch-always-taken", "an If always takes the branch without a state", in_model(_branch_always_taken), "stateN", "graph or weights")
+_vad(
+    "recurrence-lost",
+    "the recurrent weights of the LSTM are 0",
+    in_model(_recurrence_lost),
+    "stateN",
+    "graph or weights",
+)
+_vad(
+    "branch-always-taken",
+    "an If always takes the branch without a state",
+    in_model(_branch_always_taken),
+    "stateN",
+    "graph or weights",
+)
 _vad("other-rate", "the model is told 16 kHz and takes its other branch", in_feeds(_other_rate), "stateN", "inputs")
 _vad("context-dropped", "the samples before the chunk are 0", in_feeds(_no_context), "stateN", "inputs")

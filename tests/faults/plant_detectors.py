@@ -140,10 +140,30 @@ YOLO = {"output": HEAD, "family": "graph or weights"}
 fault("yolo", "grid-transposed", "x and y of the anchor grid are swapped", in_weight("grid", _grid_transposed), **YOLO)
 fault("yolo", "stride-wrong", "box sizes are multiplied by stride 16 instead of 8", in_model(_wrong_stride), **YOLO)
 fault("yolo", "exp-dropped", "Relu instead of Exp for box sizes", in_model(_no_exp), **YOLO)
-fault("yolo", "padding-side", "three convolutions pad two on one side instead of one on each", in_model(_padding_off), **YOLO)
-fault("yolo", "rare-logits-flipped", "the logits of the rare class have the wrong sign", in_weight("w_cls", _rare_flipped), **YOLO)
-fault("yolo", "channels-dead", "16 of 64 channels of the third convolution are 0", in_weight("w3", _dead_channels), **YOLO)
-fault("yolo", "class-biases-swapped", "class weights of two classes are swapped", in_weight("w_cls", lambda w: w[[2, 1, 0, 3]]), **YOLO)
+fault(
+    "yolo",
+    "padding-side",
+    "three convolutions pad two on one side instead of one on each",
+    in_model(_padding_off),
+    **YOLO,
+)
+fault(
+    "yolo",
+    "rare-logits-flipped",
+    "the logits of the rare class have the wrong sign",
+    in_weight("w_cls", _rare_flipped),
+    **YOLO,
+)
+fault(
+    "yolo", "channels-dead", "16 of 64 channels of the third convolution are 0", in_weight("w3", _dead_channels), **YOLO
+)
+fault(
+    "yolo",
+    "class-biases-swapped",
+    "class weights of two classes are swapped",
+    in_weight("w_cls", lambda w: w[[2, 1, 0, 3]]),
+    **YOLO,
+)
 
 
 # Anchors first, with objectness
@@ -209,12 +229,40 @@ def _without_background(array: Array) -> Array:
 
 
 PAIR = {"family": "two outputs"}
-fault("yolo-pair", "boxes-normalized", "boxes are in 0..1 instead of pixels", in_array(BOXES, _normalized), output=BOXES, **PAIR)
+fault(
+    "yolo-pair",
+    "boxes-normalized",
+    "boxes are in 0..1 instead of pixels",
+    in_array(BOXES, _normalized),
+    output=BOXES,
+    **PAIR,
+)
 fault("yolo-pair", "boxes-y-first", "corners are y, x instead of x, y", in_array(BOXES, _y_first), output=BOXES, **PAIR)
-fault("yolo-pair", "class-columns-swapped", "two class columns are swapped", in_array(SCORES, _swap_columns), output=SCORES, **PAIR)
+fault(
+    "yolo-pair",
+    "class-columns-swapped",
+    "two class columns are swapped",
+    in_array(SCORES, _swap_columns),
+    output=SCORES,
+    **PAIR,
+)
 fault("yolo-pair", "scores-zero", "all scores are 0", in_array(SCORES, np.zeros_like), output=SCORES, **PAIR)
-fault("yolo-pair", "scores-float16", "scores are float16 instead of float32", in_array(SCORES, _half), output=SCORES, **PAIR)
-fault("yolo-pair", "class-missing", "the scores have one class column less", in_array(SCORES, _without_background), output=SCORES, **PAIR)
+fault(
+    "yolo-pair",
+    "scores-float16",
+    "scores are float16 instead of float32",
+    in_array(SCORES, _half),
+    output=SCORES,
+    **PAIR,
+)
+fault(
+    "yolo-pair",
+    "class-missing",
+    "the scores have one class column less",
+    in_array(SCORES, _without_background),
+    output=SCORES,
+    **PAIR,
+)
 
 
 def _extra_output(outputs: Outputs) -> None:
@@ -227,8 +275,17 @@ def _missing_output(outputs: Outputs) -> None:
         del sample[SCORES]
 
 
-fault("yolo-pair", "extra-output", "the model has an output that the reference has not", in_outputs(_extra_output), output="out_masks", **PAIR)
-fault("yolo-pair", "missing-output", "the output of scores is missing", in_outputs(_missing_output), output=SCORES, **PAIR)
+fault(
+    "yolo-pair",
+    "extra-output",
+    "the model has an output that the reference has not",
+    in_outputs(_extra_output),
+    output="out_masks",
+    **PAIR,
+)
+fault(
+    "yolo-pair", "missing-output", "the output of scores is missing", in_outputs(_missing_output), output=SCORES, **PAIR
+)
 
 
 # After non-maximum suppression
@@ -304,9 +361,20 @@ def _never(model: onnx.ModelProto) -> None:
 
 
 NMS = {"output": "det_boxes", "family": "lists of detections"}
-fault("yolo-nms", "suppression-off", "non-maximum suppression lets overlapping boxes through", in_model(_no_suppression), **NMS)
+fault(
+    "yolo-nms",
+    "suppression-off",
+    "non-maximum suppression lets overlapping boxes through",
+    in_model(_no_suppression),
+    **NMS,
+)
 fault("yolo-nms", "threshold-wrong", "the score threshold is 0.999 instead of 0.35", in_model(_never), **NMS)
 fault(
-    "yolo-nms-blank", "nothing-compared", "no detection in any picture, neither in the reference: nothing is compared, and the class scores are 0",
-    in_weight("w_cls", np.zeros_like), family="too little evidence", statuses=("unproven", "inaccurate"), reason="empty|no element|nothing",
+    "yolo-nms-blank",
+    "nothing-compared",
+    "no detection in any picture, neither in the reference: nothing is compared, and the class scores are 0",
+    in_weight("w_cls", np.zeros_like),
+    family="too little evidence",
+    statuses=("unproven", "inaccurate"),
+    reason="empty|no element|nothing",
 )

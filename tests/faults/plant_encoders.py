@@ -82,22 +82,46 @@ def _shift_positions(table: Array) -> Array:
 
 
 def _wrong_ids(feeds: list[Sample]) -> list[Sample]:
-    return [{**feed, "input_ids": np.where(feed["input_ids"] > 999, feed["input_ids"] + 1, feed["input_ids"])} for feed in feeds]
+    return [
+        {**feed, "input_ids": np.where(feed["input_ids"] > 999, feed["input_ids"] + 1, feed["input_ids"])}
+        for feed in feeds
+    ]
 
 
 _tokens("norm-epsilon", "the epsilon of all layer norms is 0.1 instead of 1e-12", in_model(_epsilon))
 _tokens("gelu-is-relu", "Relu instead of Gelu in one layer", _relu(2))
 _tokens("weight-transposed", "a square weight is transposed", in_weight(LAYER.format(1, "value"), lambda w: w.T.copy()))
-_tokens("keys-values-swapped", "the weights of keys and values of one layer are swapped", swapped(LAYER.format(2, "key"), LAYER.format(2, "value")))
-_tokens("layers-swapped", "the query weights of two layers are swapped", swapped(LAYER.format(1, "query"), LAYER.format(4, "query")))
-_tokens("attention-unscaled", "attention scores of one layer are not divided by the root of the width", in_model(_unscaled_attention))
+_tokens(
+    "keys-values-swapped",
+    "the weights of keys and values of one layer are swapped",
+    swapped(LAYER.format(2, "key"), LAYER.format(2, "value")),
+)
+_tokens(
+    "layers-swapped",
+    "the query weights of two layers are swapped",
+    swapped(LAYER.format(1, "query"), LAYER.format(4, "query")),
+)
+_tokens(
+    "attention-unscaled",
+    "attention scores of one layer are not divided by the root of the width",
+    in_model(_unscaled_attention),
+)
 _tokens("heads-mixed", "the heads of one layer are joined in the wrong order", in_model(_heads_mixed))
 _tokens("residual-lost", "one residual connection is missing", in_model(_residual_lost))
 _tokens("mask-dropped", "the attention mask has no effect in the layers", in_model(_mask_dropped), "masks")
 _tokens("mask-reversed", "attention goes to padding instead of tokens", in_model(_mask_reversed), "masks")
 _tokens("weights-4-bit", "all matrices in 4 bits with one scale each", in_model(_four_bits), "quantization")
-_tokens("weight-8-bit-outlier", "one matrix in 8 bits with a scale that an outlier row dictates", in_weight("encoder.layer.3.output.dense.weight", _outlier), "quantization")
-_tokens("positions-off-by-one", "position embeddings are off by one", in_weight("embeddings.position_embeddings.weight", _shift_positions))
+_tokens(
+    "weight-8-bit-outlier",
+    "one matrix in 8 bits with a scale that an outlier row dictates",
+    in_weight("encoder.layer.3.output.dense.weight", _outlier),
+    "quantization",
+)
+_tokens(
+    "positions-off-by-one",
+    "position embeddings are off by one",
+    in_weight("embeddings.position_embeddings.weight", _shift_positions),
+)
 _tokens("ids-off-by-one", "token numbers are off by one", in_feeds(_wrong_ids), "inputs")
 _tokens("mask-of-ones", "the caller gives a mask of ones", in_feeds(_no_mask), "inputs")
 
@@ -138,7 +162,9 @@ def _not_normalized(array: Array) -> Array:
 
 
 def _next_sample(outputs: Outputs) -> Outputs:
-    return [{**outputs[number], SENTENCE: outputs[(number + 1) % len(outputs)][SENTENCE]} for number in range(len(outputs))]
+    return [
+        {**outputs[number], SENTENCE: outputs[(number + 1) % len(outputs)][SENTENCE]} for number in range(len(outputs))
+    ]
 
 
 def _padding_pooled(model: onnx.ModelProto) -> None:
@@ -153,10 +179,19 @@ def _first_token_pooled(model: onnx.ModelProto) -> None:
 
 _tokens("first-token-zero", "the vector of the first token is 0", in_array(TOKENS, _first_token_zero), "one position")
 _tokens("third-token-zero", "the vector of the third token is 0", in_array(TOKENS, _third_token_zero), "one position")
-_tokens("positions-frozen", "all tokens from the ninth have the eighth's vector", in_array(TOKENS, _frozen), "one position")
-_tokens("tokens-swapped", "the vectors of two neighboring tokens are swapped", in_array(TOKENS, _tokens_swapped), "one position")
+_tokens(
+    "positions-frozen", "all tokens from the ninth have the eighth's vector", in_array(TOKENS, _frozen), "one position"
+)
+_tokens(
+    "tokens-swapped",
+    "the vectors of two neighboring tokens are swapped",
+    in_array(TOKENS, _tokens_swapped),
+    "one position",
+)
 _tokens("channel-dead", "the strongest of 384 channels is 0", in_array(TOKENS, _channel_dead), "one channel")
-_tokens("width-rolled", "the 384 numbers of each token are shifted by one", in_array(TOKENS, _width_rolled), "one channel")
+_tokens(
+    "width-rolled", "the 384 numbers of each token are shifted by one", in_array(TOKENS, _width_rolled), "one channel"
+)
 _sentence("block-zero", "32 of the 384 numbers are 0", in_array(SENTENCE, _block_zero))
 _sentence("not-normalized", "the vector is 5.3 times too long", in_array(SENTENCE, _not_normalized))
 _sentence("next-sample", "each sentence has the vector of the next sentence", in_outputs(_next_sample), "wrong sample")
@@ -239,7 +274,14 @@ _not_finite("inf-became-nan", "-Inf is replaced by NaN", in_array(ATTENTION, _in
 _not_finite("inf-sign", "-Inf is replaced by +Inf", in_array(ATTENTION, _inf_sign), ATTENTION)
 _not_finite("nan-became-zero", "NaN is replaced by 0", in_array(TOKENS, _nan_to_zero), TOKENS)
 _not_finite("nan-became-numbers", "NaN is replaced by another sample's numbers", in_outputs(_nan_to_numbers), SENTENCE)
-fault("minilm", "new-nan", "one number of each vector is NaN", in_array(SENTENCE, _one_nan), output=SENTENCE, family="NaN and Inf")
+fault(
+    "minilm",
+    "new-nan",
+    "one number of each vector is NaN",
+    in_array(SENTENCE, _one_nan),
+    output=SENTENCE,
+    family="NaN and Inf",
+)
 
 
 # A sequence

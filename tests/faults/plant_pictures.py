@@ -72,7 +72,12 @@ _det("flipped", "the map is upside down", in_array(MAP, _flipped))
 _det("sigmoid-dropped", "logits instead of probabilities", in_model(_no_sigmoid), "graph or weights")
 _det("clip-without-top", "the clips of hard swish have no upper limit", in_model(_no_upper_clip), "graph or weights")
 _det("channels-dead", "a third of the channels before the map is 0", in_model(_channels_dead), "graph or weights")
-_det("bn-fold-wrong", "BatchNormalization divides by the variance instead of its root", in_model(_bn_variance), "graph or weights")
+_det(
+    "bn-fold-wrong",
+    "BatchNormalization divides by the variance instead of its root",
+    in_model(_bn_variance),
+    "graph or weights",
+)
 _det("resize-grid", "Resize uses another grid of coordinates", in_model(_resize), "graph or weights")
 _det("contrast-lost", "the pictures have a tenth of their contrast", in_feeds(_bgr), "inputs")
 
@@ -108,4 +113,11 @@ def _unrounded(model: onnx.ModelProto) -> None:
     put(model, "top", np.array(1, np.float32))
 
 
-fault("sharpen", "clipped-at-one", "the picture is clipped at 1 instead of 255", in_model(_unrounded), output=IMAGE, family="graph or weights")
+fault(
+    "sharpen",
+    "clipped-at-one",
+    "the picture is clipped at 1 instead of 255",
+    in_model(_unrounded),
+    output=IMAGE,
+    family="graph or weights",
+)

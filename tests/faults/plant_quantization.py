@@ -68,13 +68,61 @@ def _fault(subject: str, name: str, description: str, candidate: Candidate, outp
     fault(subject, name, description, candidate, output=output, family="quantization")
 
 
-_fault("yolo", "concat-one-scale", "quantize_static gives boxes and scores one scale in their Concat", quantized(**QDQ), "output0")
-_fault("yolo5", "concat-one-scale", "quantize_static gives boxes and scores one scale in their Concat", quantized(**QDQ), "output")
+_fault(
+    "yolo",
+    "concat-one-scale",
+    "quantize_static gives boxes and scores one scale in their Concat",
+    quantized(**QDQ),
+    "output0",
+)
+_fault(
+    "yolo5",
+    "concat-one-scale",
+    "quantize_static gives boxes and scores one scale in their Concat",
+    quantized(**QDQ),
+    "output",
+)
 _fault("yolo-pair", "calibrated-on-zeros", "static int8 calibrated on zeros", quantized(zeros, **QDQ), "out_scores")
-_fault("yolo-pair", "calibrated-on-dim", "static int8 calibrated on pictures of 1/255 of the contrast", quantized(dimmed, **QDQ), "out_scores")
-_fault("det", "int8-per-tensor", "static int8 with one scale per weight, which loses text", quantized(few, **QDQ), "sigmoid_0.tmp_0")
+_fault(
+    "yolo-pair",
+    "calibrated-on-dim",
+    "static int8 calibrated on pictures of 1/255 of the contrast",
+    quantized(dimmed, **QDQ),
+    "out_scores",
+)
+_fault(
+    "det",
+    "int8-per-tensor",
+    "static int8 with one scale per weight, which loses text",
+    quantized(few, **QDQ),
+    "sigmoid_0.tmp_0",
+)
 _fault("det", "calibrated-on-zeros", "static int8 calibrated on zeros", quantized(zeros, **QDQ), "sigmoid_0.tmp_0")
-_fault("cls", "calibrated-on-dim", "static int8 calibrated on pictures of 1/255 of the contrast", quantized(dimmed, **QDQ), "save_infer_model/scale_0.tmp_1")
-_fault("minilm", "int8-dynamic", "quantize_dynamic with one scale per weight", quantized(dynamic=True, weight_type=INT8), "token_embeddings")
-_fault("minilm-inf", "int8-static-masks", "static int8 takes the mask's values for data", quantized(few, **QDQ), "token_embeddings")
-_fault("minilm-scores", "int8-static-masks", "static int8 takes the mask's -1e9 for data", quantized(few, **QDQ), "token_embeddings")
+_fault(
+    "cls",
+    "calibrated-on-dim",
+    "static int8 calibrated on pictures of 1/255 of the contrast",
+    quantized(dimmed, **QDQ),
+    "save_infer_model/scale_0.tmp_1",
+)
+_fault(
+    "minilm",
+    "int8-dynamic",
+    "quantize_dynamic with one scale per weight",
+    quantized(dynamic=True, weight_type=INT8),
+    "token_embeddings",
+)
+_fault(
+    "minilm-inf",
+    "int8-static-masks",
+    "static int8 takes the mask's values for data",
+    quantized(few, **QDQ),
+    "token_embeddings",
+)
+_fault(
+    "minilm-scores",
+    "int8-static-masks",
+    "static int8 takes the mask's -1e9 for data",
+    quantized(few, **QDQ),
+    "token_embeddings",
+)

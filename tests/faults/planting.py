@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,9 +40,11 @@ def options(level: ort.GraphOptimizationLevel = ALL_OPTIMIZATIONS, *, threads: i
     return made
 
 
-def run(model: onnx.ModelProto | bytes, feeds: Sequence[Sample], session: ort.SessionOptions | None = None) -> Outputs:
+def run(
+    model: onnx.ModelProto | bytes | Path, feeds: Sequence[Sample], session: ort.SessionOptions | None = None
+) -> Outputs:
     """Run a model on the CPU EP; return one mapping from output name to array per sample."""
-    data = model if isinstance(model, bytes) else model.SerializeToString()
+    data = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
     live = ort.InferenceSession(data, session or options(), providers=["CPUExecutionProvider"])
     names = [entry.name for entry in live.get_outputs()]
     results = []
@@ -65,6 +68,11 @@ class Subject:
     def reference(self) -> Outputs:
         """The outputs of the CPU EP with graph optimizations off."""
         return run(self.model, self.feeds, options(NO_OPTIMIZATION))
+
+    @cached_property
+    def optimized(self) -> Outputs:
+        """The outputs with ONNX Runtime's default optimizations: correct ones, which faults in outputs start from."""
+        return run(self.data, self.feeds)
 
     @cached_property
     def data(self) -> bytes:
@@ -142,14 +150,14 @@ def verdict_of(subject: Subject, candidate: Candidate) -> Verdict:
 # Ways to plant
 
 
-def in_outputs(change: Callable[[Outputs], Outputs | None], *, of: onnx.ModelProto | None = None) -> Candidate:
+def in_outputs(change: Callable[[Outputs], Outputs | None]) -> Candidate:
     """Change the outputs of a correct run, as a defective kernel, binding or post-processing does.
 
     ``change`` gets copies that it may modify; it returns the outputs, or ``None`` when it modified them in place.
     """
 
     def candidate(subject: Subject) -> Outputs:
-        outputs = copy.deepcopy(run(of or subject.data, subject.feeds))
+        outputs = copy.deepcopy(subject.optimized)
         changed = change(outputs)
         return outputs if changed is None else changed
 

