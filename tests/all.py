@@ -1,8 +1,9 @@
 """Set up and pass the tests: ``python3 tests/all.py``. Needs Python 3.11 or newer and a package index.
 
 Makes an environment of its own in ``.venv-tests``, installs ortforge there in editable mode with what the
-tests need, and runs linters, type checker, architecture contracts, unit tests, Docker tests and the acceptance
-tests in their small form. ``--unit`` stops after the unit tests. With ``CI=true`` no Docker test may be skipped.
+tests need, and runs linters, type checker, architecture contracts, unit tests, planted faults, Docker tests and the
+acceptance tests in their small form. ``--unit`` stops after the planted faults. With ``CI=true`` no Docker test may be
+skipped.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ def main() -> None:
     run("mypy", "mypy")
     run("import-linter", "lint-imports")
     run("unit tests", "pytest", "tests/unit", "-q")
+    run("planted faults", "pytest", "tests/faults", "-q", "--timeout=120")
     if "--unit" not in sys.argv:
         # Where no container engine answers, this installs and starts one if it may; the tests say what they miss.
         run("container engine", python, "tests/docker/engine.py")
