@@ -20,7 +20,7 @@ import onnxruntime as ort
 
 from ortforge.portable.statuses import CORRECT
 from ortforge.verdict.judge import Facts, Verdict, judge
-from ortforge.verdict.parity import compare
+from ortforge.portable.comparison.parity import compare
 from ortforge.worker.tensors import flatten
 
 Array = np.ndarray[Any, Any]
