@@ -105,10 +105,10 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     session = open_session(ort, right, job["providers"], plain)
     channel.phase("run")
     count = min(int(job["count"]), len(samples))
-    feeds = ((samples[number], number) for number in range(count))
+    feeds = ((samples.feeds(number), number) for number in range(count))
     types = job["session"].get("inputs") or {}
     cast = ((sample, tensors.cast_feeds(sample, types, number)) for sample, number in feeds)
-    sessions = float_session.session, session.session
+    sessions = _Tapped(ort, float_session.session), _Tapped(ort, session.session)
     sums, rounded = _measured(cast, sessions, taps, grids(before.graph, after.graph))
     seen = {name: one for name, one in sums.items() if one.reference or one.candidate}
     threshold = float(job["threshold_db"])
@@ -139,25 +139,45 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     )
 
 
+class _Tapped:
+    """Runs a model whose tensors in between are outputs."""
+
+    def __init__(self, ort: Any, session: Any) -> None:
+        from .host_values import HostValues
+
+        self._values = HostValues(ort, session)
+        self._names = [entry.name for entry in session.get_outputs()]
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the outputs that are tensors of numbers, by name; sequences and strings have no measurable noise."""
+        answers = self._values.answer(self._values.hold(feeds))
+        return {
+            name: value
+            for name, value in zip(self._names, answers, strict=True)
+            if hasattr(value, "dtype") and value.dtype.kind in "fiu"
+        }
+
+
 def _measured(
     feeds: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]],
-    sessions: tuple[Any, Any],
+    sessions: tuple[_Tapped, _Tapped],
     taps: Mapping[str, Tap],
     rounded_to: Mapping[str, Grid],
 ) -> tuple[dict[str, Sums], dict[str, Rounded]]:
     """Run both models over samples, given as each of them takes them; return what the tensors differ by."""
     sums, rounded = {name: Sums() for name in taps}, {name: Rounded() for name in rounded_to}
-    wished, names = sorted(taps), sorted({tap.name for tap in taps.values()})
     for left, right in feeds:
-        wanted = dict(zip(wished, sessions[0].run(wished, dict(left)), strict=True))
-        found = dict(zip(names, sessions[1].run(names, dict(right)), strict=True))
+        reference, candidate = sessions[0].run(left), sessions[1].run(right)
         for name, tap in taps.items():
-            value = tap.value(found[tap.name])
-            if wanted[name].dtype.kind == "f" and value.shape == wanted[name].shape:
-                sums[name].add(wanted[name], value)
+            expected, found = reference.get(name), candidate.get(tap.name)
+            if expected is None or found is None or expected.dtype.kind != "f":
+                continue
+            value = tap.value(found)
+            if value.shape == expected.shape:
+                sums[name].add(expected, value)
         for name, grid in rounded_to.items():
-            value = wanted.get(name, left.get(name))
-            if value is not None and value.dtype.kind == "f":
+            value = reference.get(name, left.get(name))
+            if value is not None and hasattr(value, "dtype") and value.dtype.kind == "f":
                 rounded[name].add(value, grid)
     return sums, rounded
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     started = time.perf_counter()
     import onnxruntime as ort
 
-    from . import nvidia, tensors
+    from . import nvidia
     from .device_memory import DeviceMemory
     from .io_binding import Bound, runner
     from .samples import Samples, SampleWriter
@@ -52,21 +52,19 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     session = opened.session
 
     channel.phase("run")
-    inputs, overridable = session.get_inputs(), session.get_overridable_initializers()
-    outputs = session.get_outputs()
+    inputs, outputs = session.get_inputs(), session.get_outputs()
     timed = runner(ort, session, job["providers"], job["session"])
     captured = isinstance(timed, Bound) and timed.captured
     answer = _Replayed(timed) if isinstance(timed, Bound) and timed.captured else _Answer(ort, session)
     output = Path(job["output"])
     if output.exists():
         shutil.rmtree(output)
-    writer = SampleWriter(output, [entry.name for entry in outputs if entry.type.startswith("tensor(")])
+    reading = _Reading(samples, session, job["session"], answer)
+    writer = SampleWriter(output, reading.plain_outputs, reading.output_types)
     first_run_s = 0.0
     profile_file: Path | None = None
-    types, kept_as = job["session"].get("inputs") or {}, job["session"].get("outputs") or {}
-    for number, sample in enumerate(samples):
-        feeds = tensors.cast_feeds(sample, types, number)
-        tensors.check_feeds(inputs, overridable, feeds, number)
+    for number in range(len(samples)):
+        feeds = reading.feeds(number)
         started = time.perf_counter()
         answered = answer.node_by_node(feeds) if number == 0 else answer(feeds)
         if number == 0:
@@ -77,8 +75,7 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
                 profile_file = Path(session.end_profiling())
             if captured:
                 answered = answer(feeds)
-        flat = dict(_flat(outputs, answered))
-        writer.write({name: value.astype(kept_as[name]) if name in kept_as else value for name, value in flat.items()})
+        writer.write(reading.kept(answered))
     writer.close(random=samples.random, source=samples.source, widened=answer.widened)
     peak = peak_rss()
     device = int(dict(job["providers"][0][1] or {}).get("device_id", 0)) if job["providers"] else 0
@@ -86,53 +83,94 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     remarks = list(nvidia.remarks(opened.ep, in_force, timed.place, captured))
     if memory and (which := memory.where(device)):
         remarks.append(which)
+    facts = {
+        "ort_version": ort.__version__,
+        "providers": session.get_providers(),
+        "import_s": import_s,
+        "load_s": load_s,
+        "first_run_s": first_run_s,
+        "peak_rss": peak,
+        "device_memory": memory.held(device) if memory else None,
+        "ep_options": in_force,
+        "io_binding": timed.place,
+        "remarks": remarks,
+        "samples": len(samples),
+        "placement": _placed(opened.ep, session, profile_file) if profile_file else None,
+        "inputs": described(inputs),
+        "outputs": described(outputs),
+    }
+    if job.get("repeat"):
+        del opened, session, timed, inputs, outputs, answer
+        facts["self_difference"] = _repeated(ort, job, reading, output)
+    channel.finish(facts)
 
-    channel.finish(
-        {
-            "ort_version": ort.__version__,
-            "providers": session.get_providers(),
-            "import_s": import_s,
-            "load_s": load_s,
-            "first_run_s": first_run_s,
-            "peak_rss": peak,
-            "device_memory": memory.held(device) if memory else None,
-            "ep_options": in_force,
-            "io_binding": timed.place,
-            "remarks": remarks,
-            "samples": len(samples),
-            "placement": _placed(opened.ep, session, profile_file) if profile_file else None,
-            "inputs": described(inputs),
-            "outputs": described(outputs),
+
+def _repeated(ort: Any, job: Mapping[str, Any], reading: _Reading, output: Path) -> dict[str, Any]:
+    """Answer the first samples twice more, in the same session and in a fresh one, and compare with what was kept."""
+    from .session import open_session
+    from .stability import SelfDifference
+    from .structure import flatten_all
+
+    def again(number: int) -> dict[str, Any]:
+        return flatten_all(reading.kept(reading.answer(reading.feeds(number))), reading.output_types)
+
+    difference = SelfDifference(output, int(job["repeat"]))
+    difference.repeat(again)
+    reading.answer = reading.session = None  # the first session ends here, so that the model is not in memory twice
+    opened = open_session(ort, job["model"], job["providers"], job["session"])
+    reading.answer, reading.session = _Answer(ort, opened.session), opened.session
+    difference.repeat(again)
+    return difference.result()
+
+
+class _Reading:
+    """What a session is fed, and in which types its outputs are kept."""
+
+    def __init__(self, samples: Any, session: Any, settings: Mapping[str, Any], answer: Any) -> None:
+        from .structure import is_plain, type_name
+
+        self.samples, self.session, self.answer = samples, session, answer
+        self._cast_to, self._kept_as = settings.get("inputs") or {}, settings.get("outputs") or {}
+        self._names = [entry.name for entry in session.get_outputs()]
+        types = {entry.name: type_name(entry.type) for entry in session.get_outputs()}
+        self.output_types = {name: self._kept_as.get(name, kind) for name, kind in types.items()}
+        self.plain_outputs = [name for name, kind in types.items() if is_plain(kind)]
+
+    def feeds(self, number: int) -> dict[str, Any]:
+        """Return a sample as the session takes it, checked.
+
+        :raises JobError: kind ``input``, when it does not fit the model.
+        """
+        from .tensors import cast_feeds, check_feeds
+
+        feeds = cast_feeds(self.samples.feeds(number), self._cast_to, number)
+        check_feeds(self.session.get_inputs(), self.session.get_overridable_initializers(), feeds, number)
+        return feeds
+
+    def kept(self, answered: list[Any]) -> dict[str, Any]:
+        """Return the outputs by name, in the types that they had before a recipe changed them."""
+        values = dict(zip(self._names, answered, strict=True))
+        return {
+            name: value.astype(self._kept_as[name]) if name in self._kept_as else value
+            for name, value in values.items()
         }
-    )
 
 
 class _Answer:
-    """Runs a session, through OrtValues where numpy does not know an output's type."""
+    """Runs a session on values in host memory."""
 
     def __init__(self, ort: Any, session: Any) -> None:
-        from .tensors import WIDENED, ort_dtype
+        from .host_values import HostValues
 
-        self._ort, self._session = ort, session
-        entries = session.get_outputs()
-        self.widened = tuple(entry.name for entry in entries if ort_dtype(entry.type) in WIDENED)
-        self._names = [entry.name for entry in entries]
+        self._values = HostValues(ort, session)
+        self.widened = self._values.widened
 
     def node_by_node(self, feeds: Mapping[str, Any]) -> list[Any]:
         """Answer so that a profile has the nodes: as always."""
         return self(feeds)
 
     def __call__(self, feeds: Mapping[str, Any]) -> list[Any]:
-        if not self.widened:
-            return list(self._session.run(None, dict(feeds)))
-        from .tensors import widen
-
-        make = self._ort.OrtValue.ortvalue_from_numpy
-        values = self._session.run_with_ort_values(None, {name: make(array) for name, array in feeds.items()})
-        return [
-            widen(value) if name in self.widened else value.numpy()
-            for name, value in zip(self._names, values, strict=True)
-        ]
+        return self._values.answer(self._values.hold(feeds))
 
 
 class _Replayed:
@@ -150,13 +188,6 @@ class _Replayed:
 
     def __call__(self, feeds: Mapping[str, Any]) -> list[Any]:
         return self._bound.answer(self._bound.hold(feeds))
-
-
-def _flat(outputs: list[Any], answered: list[Any]) -> Iterator[tuple[str, Any]]:
-    from .tensors import flatten
-
-    for entry, value in zip(outputs, answered, strict=True):
-        yield from flatten(entry.name, value).items()
 
 
 def _placed(ep: str, session: Any, profile: Path) -> dict[str, Any]:
