@@ -31,8 +31,8 @@ _MASK_INPUT = re.compile(r"attention_mask|attn_mask", re.IGNORECASE)
 class Sizes:
     """Chooses and remembers a size for each symbol.
 
-    :param inputs: the model's inputs: ``name``, ``dtype``, ``shape``. :param sizes: those that the user gave, by symbol.
-    :param shapes: whole shapes that the user gave, by input.
+    :param inputs: the model's inputs: ``name``, ``dtype``, ``shape``.
+    :param sizes: those that the user gave, by symbol. :param shapes: whole shapes that the user gave, by input.
     """
 
     inputs: Sequence[Mapping[str, Any]]

@@ -235,7 +235,7 @@ def _with_sequences(arrays: Mapping[str, Any], inputs: Mapping[str, Any]) -> dic
     elements: dict[str, dict[int, Any]] = {
         name: {} for name, entry in inputs.items() if "seq(tensor(" in str(entry["dtype"])
     }
-    others = {}
+    others: dict[str, Any] = {}
     for key, array in arrays.items():
         found = re.fullmatch(r"(.*)\[(\d*)\]", key)
         if found and found[1] in elements and key not in inputs:
@@ -304,11 +304,9 @@ def _cut(array: Any, step: int, index: int, entry: Mapping[str, Any]) -> Any:
 
 
 _ORT_DTYPES = {"float": "float32", "double": "float64", "string": "str"}
-_NARROW = ("bfloat16", "float8e4m3fn", "float8e4m3fnuz", "float8e5m2", "float8e5m2fnuz", "float8e8m0", "float4e2m1") + (
-    "uint4",
-    "int4",
-    "uint2",
-    "int2",
+_NARROW = (
+    *("bfloat16", "float8e4m3fn", "float8e4m3fnuz", "float8e5m2", "float8e5m2fnuz", "float8e8m0", "float4e2m1"),
+    *("uint4", "int4", "uint2", "int2"),
 )
 """Element types that numpy lacks: their values are given as floats or integers."""
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 _NARROW_INTEGERS = {"uint4": (0, 15), "int4": (-8, 7), "uint2": (0, 3), "int2": (-2, 1)}
 _NARROW_FLOATS = ("bfloat16", "float8e4m3fn", "float8e4m3fnuz", "float8e5m2", "float8e5m2fnuz", "float4e2m1")
-"""Types that numpy lacks. The integers are drawn as int8 or uint8, the floats as float32; what writes the samples rounds
-them to the nearest values of the type."""
+"""Types that numpy lacks. The integers are drawn as int8 or uint8, the floats as float32; what writes the samples
+rounds them to the nearest values of the type."""
 
 SEQUENCE_LENGTH = 3
 """Elements of a generated sequence."""
