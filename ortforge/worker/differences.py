@@ -146,38 +146,37 @@ class _Tapped:
         from .host_values import HostValues
 
         self._values = HostValues(ort, session)
-        self._names = [entry.name for entry in session.get_outputs()]
+        self._outputs = [entry.name for entry in session.get_outputs()]
 
-    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the outputs that are tensors of numbers, by name; sequences and strings have no measurable noise."""
+    def run(self, names: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
+        """Return outputs as arrays. Sequences, maps and optionals, which have no noise, are empty arrays of objects."""
         answers = self._values.answer(self._values.hold(feeds))
-        return {
-            name: value
-            for name, value in zip(self._names, answers, strict=True)
-            if hasattr(value, "dtype") and value.dtype.kind in "fiu"
+        arrays = {
+            name: value if isinstance(value, np.ndarray) else np.empty(0, object)
+            for name, value in zip(self._outputs, answers, strict=True)
         }
+        return [arrays[name] for name in names]
 
 
 def _measured(
     feeds: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]],
-    sessions: tuple[_Tapped, _Tapped],
+    sessions: tuple[Any, Any],
     taps: Mapping[str, Tap],
     rounded_to: Mapping[str, Grid],
 ) -> tuple[dict[str, Sums], dict[str, Rounded]]:
     """Run both models over samples, given as each of them takes them; return what the tensors differ by."""
     sums, rounded = {name: Sums() for name in taps}, {name: Rounded() for name in rounded_to}
+    wished, names = sorted(taps), sorted({tap.name for tap in taps.values()})
     for left, right in feeds:
-        reference, candidate = sessions[0].run(left), sessions[1].run(right)
+        wanted = dict(zip(wished, sessions[0].run(wished, dict(left)), strict=True))
+        found = dict(zip(names, sessions[1].run(names, dict(right)), strict=True))
         for name, tap in taps.items():
-            expected, found = reference.get(name), candidate.get(tap.name)
-            if expected is None or found is None or expected.dtype.kind != "f":
-                continue
-            value = tap.value(found)
-            if value.shape == expected.shape:
-                sums[name].add(expected, value)
+            value = tap.value(found[tap.name])
+            if wanted[name].dtype.kind == "f" and value.shape == wanted[name].shape:
+                sums[name].add(wanted[name], value)
         for name, grid in rounded_to.items():
-            value = reference.get(name, left.get(name))
-            if value is not None and hasattr(value, "dtype") and value.dtype.kind == "f":
+            value = wanted.get(name, left.get(name))
+            if value is not None and value.dtype.kind == "f":
                 rounded[name].add(value, grid)
     return sums, rounded
 

@@ -30,8 +30,9 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     started = time.perf_counter()
     import onnxruntime as ort
 
-    from . import nvidia
+    from . import nvidia, stability
     from .device_memory import DeviceMemory
+    from .exchange import Exchange
     from .io_binding import Bound, runner
     from .samples import Samples, SampleWriter
     from .session import open_session
@@ -59,12 +60,12 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     output = Path(job["output"])
     if output.exists():
         shutil.rmtree(output)
-    reading = _Reading(samples, session, job["session"], answer)
-    writer = SampleWriter(output, reading.plain_outputs, reading.output_types)
+    exchange = Exchange(samples, session, job["session"])
+    writer = SampleWriter(output, exchange.plain_outputs, exchange.output_types)
     first_run_s = 0.0
     profile_file: Path | None = None
     for number in range(len(samples)):
-        feeds = reading.feeds(number)
+        feeds = exchange.feeds(number)
         started = time.perf_counter()
         answered = answer.node_by_node(feeds) if number == 0 else answer(feeds)
         if number == 0:
@@ -75,7 +76,7 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
                 profile_file = Path(session.end_profiling())
             if captured:
                 answered = answer(feeds)
-        writer.write(reading.kept(answered))
+        writer.write(exchange.kept(answered))
     writer.close(random=samples.random, source=samples.source, widened=answer.widened)
     peak = peak_rss()
     device = int(dict(job["providers"][0][1] or {}).get("device_id", 0)) if job["providers"] else 0
@@ -83,6 +84,7 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     remarks = list(nvidia.remarks(opened.ep, in_force, timed.place, captured))
     if memory and (which := memory.where(device)):
         remarks.append(which)
+
     facts = {
         "ort_version": ort.__version__,
         "providers": session.get_providers(),
@@ -100,60 +102,10 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
         "outputs": described(outputs),
     }
     if job.get("repeat"):
-        del opened, session, timed, inputs, outputs, answer
-        facts["self_difference"] = _repeated(ort, job, reading, output)
+        # The first session ends here, so that the model is not in memory twice.
+        del opened, session, timed, answer, inputs, outputs, exchange
+        facts["self_difference"] = stability.self_difference(ort, job)
     channel.finish(facts)
-
-
-def _repeated(ort: Any, job: Mapping[str, Any], reading: _Reading, output: Path) -> dict[str, Any]:
-    """Answer the first samples twice more, in the same session and in a fresh one, and compare with what was kept."""
-    from .session import open_session
-    from .stability import SelfDifference
-    from .structure import flatten_all
-
-    def again(number: int) -> dict[str, Any]:
-        return flatten_all(reading.kept(reading.answer(reading.feeds(number))), reading.output_types)
-
-    difference = SelfDifference(output, int(job["repeat"]))
-    difference.repeat(again)
-    reading.answer = reading.session = None  # the first session ends here, so that the model is not in memory twice
-    opened = open_session(ort, job["model"], job["providers"], job["session"])
-    reading.answer, reading.session = _Answer(ort, opened.session), opened.session
-    difference.repeat(again)
-    return difference.result()
-
-
-class _Reading:
-    """What a session is fed, and in which types its outputs are kept."""
-
-    def __init__(self, samples: Any, session: Any, settings: Mapping[str, Any], answer: Any) -> None:
-        from .structure import is_plain, type_name
-
-        self.samples, self.session, self.answer = samples, session, answer
-        self._cast_to, self._kept_as = settings.get("inputs") or {}, settings.get("outputs") or {}
-        self._names = [entry.name for entry in session.get_outputs()]
-        types = {entry.name: type_name(entry.type) for entry in session.get_outputs()}
-        self.output_types = {name: self._kept_as.get(name, kind) for name, kind in types.items()}
-        self.plain_outputs = [name for name, kind in types.items() if is_plain(kind)]
-
-    def feeds(self, number: int) -> dict[str, Any]:
-        """Return a sample as the session takes it, checked.
-
-        :raises JobError: kind ``input``, when it does not fit the model.
-        """
-        from .tensors import cast_feeds, check_feeds
-
-        feeds = cast_feeds(self.samples.feeds(number), self._cast_to, number)
-        check_feeds(self.session.get_inputs(), self.session.get_overridable_initializers(), feeds, number)
-        return feeds
-
-    def kept(self, answered: list[Any]) -> dict[str, Any]:
-        """Return the outputs by name, in the types that they had before a recipe changed them."""
-        values = dict(zip(self._names, answered, strict=True))
-        return {
-            name: value.astype(self._kept_as[name]) if name in self._kept_as else value
-            for name, value in values.items()
-        }
 
 
 class _Answer:

@@ -9,15 +9,39 @@ from typing import Any
 
 import numpy as np
 
+from .exchange import Exchange
+from .host_values import HostValues
 from .samples import Samples
+from .session import open_session
+from .structure import flatten_all
 
-__all__ = ["SelfDifference"]
+__all__ = ["self_difference"]
 
 MAX_SECONDS = 30.0
-"""Time for repeated answers in one session; at least one sample is repeated, however long it takes."""
+"""Time for one repetition; at least one sample is repeated, however long it takes."""
 
 
-class SelfDifference:
+def self_difference(ort: Any, job: Mapping[str, Any]) -> dict[str, Any]:
+    """Answer the first ``job["repeat"]`` samples twice in a fresh session, and compare with the answers that were kept.
+
+    Both are needed: sessions may start from the same seed, and differ only from their second run on.
+
+    :returns: see :meth:`_SelfDifference.result`.
+    """
+    session = open_session(ort, job["model"], job["providers"], job["session"]).session
+    exchange, values = Exchange(Samples(job["samples"]), session, job["session"]), HostValues(ort, session)
+
+    def again(number: int) -> dict[str, Any]:
+        kept = exchange.kept(values.answer(values.hold(exchange.feeds(number))))
+        return flatten_all(kept, exchange.output_types)
+
+    difference = _SelfDifference(Path(job["output"]), int(job["repeat"]))
+    for _ in range(2):
+        difference.repeat(again)
+    return difference.result()
+
+
+class _SelfDifference:
     """Compares repeated answers with the first ones, which lie in a samples folder.
 
     :param folder: the first answers. :param count: maximum number of samples to repeat, from the first on.
@@ -30,10 +54,10 @@ class SelfDifference:
         self._elements: dict[str, int] = {}
         self._ranges: dict[str, tuple[float, float]] = {}
         self._repeated = 0
-        self._sessions = 0
+        self._repetitions = 0
 
     def repeat(self, answer: Callable[[int], Mapping[str, Any]]) -> None:
-        """Answer the samples again in one session.
+        """Answer the samples once again.
 
         :param answer: returns the flattened outputs for the sample of a number.
         """
@@ -43,7 +67,7 @@ class SelfDifference:
             self._repeated = max(self._repeated, number + 1)
             if time.perf_counter() - started > MAX_SECONDS:
                 break
-        self._sessions += 1
+        self._repetitions += 1
 
     def _compare(self, first: Mapping[str, Any], again: Mapping[str, Any]) -> None:
         for name in sorted(first.keys() | again.keys()):
@@ -73,7 +97,7 @@ class SelfDifference:
             self._ranges[name] = (min(low, float(finite.min())), max(high, float(finite.max())))
 
     def result(self) -> dict[str, Any]:
-        """Return ``{"samples", "sessions", "unstable": {output: {"largest", "elements"}}}``.
+        """Return ``{"samples", "repetitions", "unstable": {output: {"largest", "elements"}}}``.
 
         ``largest`` is the largest absolute difference divided by the range of the output over the repeated samples;
         ``None`` where that is not a number: other shapes, other strings, NaN or Inf on one side, or no range.
@@ -84,7 +108,7 @@ class SelfDifference:
             largest = self._largest[name]
             relative = largest / (high - low) if largest is not None and high > low else None
             unstable[name] = {"largest": relative, "elements": elements}
-        return {"samples": self._repeated, "sessions": self._sessions, "unstable": unstable}
+        return {"samples": self._repeated, "repetitions": self._repetitions, "unstable": unstable}
 
 
 def _size(array: Any) -> int:

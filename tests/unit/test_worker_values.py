@@ -355,7 +355,7 @@ def test_a_model_that_differs_from_itself_is_noticed(run: Run, tmp_path: Path, m
     outcome = run(make(tmp_path / "m.onnx"), feeds, repeat=2)
     assert outcome.status == "ok", outcome.reason
     told = outcome.result["self_difference"]
-    assert (told["samples"], told["sessions"], set(told["unstable"])) == (2, 2, {"y"})
+    assert (told["samples"], told["repetitions"], set(told["unstable"])) == (2, 2, {"y"})
     assert told["unstable"]["y"]["elements"] > 50
     assert 0.005 < told["unstable"]["y"]["largest"] < 1.5
 
@@ -363,7 +363,7 @@ def test_a_model_that_differs_from_itself_is_noticed(run: Run, tmp_path: Path, m
 def test_a_stable_model_does_not_differ_from_itself(run: Run, tmp_path: Path) -> None:
     feeds = [{"x": np.array([1, np.nan, np.inf], np.float32)}]
     outcome = run(dropout(tmp_path / "m.onnx", training=False), feeds, repeat=8)
-    assert outcome.result["self_difference"] == {"samples": 1, "sessions": 2, "unstable": {}}
+    assert outcome.result["self_difference"] == {"samples": 1, "repetitions": 2, "unstable": {}}
 
 
 def test_random_operators_are_named_wherever_they_are(supervise: Supervise, tmp_path: Path) -> None:
