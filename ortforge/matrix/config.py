@@ -27,6 +27,7 @@ from ortforge.matrix.fields import (
     DatasetReference,
     DeviceGlobs,
     EpGlobs,
+    LibraryReference,
     Limit,
     MetricName,
     ModelGlobs,
@@ -153,6 +154,10 @@ class ModelConfig(Table):
     )
     tolerance: ToleranceConfig = Field(
         default=ToleranceConfig(), description="Limits for this model, on top of the file's [tolerance]."
+    )
+    custom_ops: tuple[LibraryReference, ...] = Field(
+        default=(),
+        description='Libraries with its custom operators: ["path:LIB.so"]. Every session of the model registers them.',
     )
     tasks: tuple[MetricName, ...] = Field(
         default=(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ortforge.api import Task, TaskOutcome
+from ortforge.engine.artefacts import add_custom_ops
 from ortforge.engine.work import Work
 from ortforge.runtime.fetch import Fetcher, fetch_model
 
@@ -18,5 +19,7 @@ def run(task: Task, work: Work) -> TaskOutcome:
         fetcher = Fetcher(workdir=workdir, base=Path(task.context["base"]), sha256=task.parameters["sha256"])
         artefact = scratch / "artefact"
         facts = fetch_model(resolver, task.context["reference"], fetcher, artefact)
+        if libraries := task.context.get("custom_ops"):
+            facts["custom_ops"] = add_custom_ops(artefact, map(Path, libraries))
         facts["reference"] = f"{resolver.scheme}:{task.context['reference']}"
         return TaskOutcome("ok", work.store.objects.put(artefact), facts)
