@@ -3,21 +3,61 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ortforge.store.atomic import write_bytes
-from ortforge.store.hashing import canonical
+from ortforge.store.hashing import canonical, sha256_file
 from ortforge.worker.session import laid_over
 
-__all__ = ["model_file", "providers_for", "seal", "session_for", "settings_of"]
+__all__ = [
+    "add_custom_ops",
+    "custom_ops_of",
+    "model_file",
+    "providers_for",
+    "seal",
+    "session_for",
+    "settings_of",
+]
 
 
 def model_file(folder: Path) -> Path:
     """Return the model inside an artefact folder."""
     name: str = json.loads((folder / "index.json").read_text("utf-8"))["file"]
     return folder / name
+
+
+CUSTOM_OPS: Final = "custom_ops"
+"""Folder inside an artefact for custom-operator libraries, and their entry in its index."""
+
+
+def add_custom_ops(folder: Path, libraries: Iterable[Path]) -> dict[str, str]:
+    """Copy custom-operator libraries into a finished artefact folder; return their sha256 by name inside it.
+
+    The index names them with their digests, so they are part of the artefact's identity. They do not count as bytes
+    of the model.
+
+    :raises OSError: a library cannot be read.
+    """
+    index_file = folder / "index.json"
+    index = json.loads(index_file.read_text("utf-8"))
+    digests: dict[str, str] = {}
+    for library in libraries:
+        (folder / CUSTOM_OPS).mkdir(exist_ok=True)
+        name = f"{CUSTOM_OPS}/{library.name}"
+        shutil.copyfile(library, folder / name)
+        digests[name] = sha256_file(folder / name)
+    if digests:
+        write_bytes(index_file, canonical({**index, CUSTOM_OPS: digests}) + b"\n")
+    return digests
+
+
+def custom_ops_of(folder: Path) -> list[Path]:
+    """Return the custom-operator libraries of an artefact folder."""
+    names = json.loads((folder / "index.json").read_text("utf-8")).get(CUSTOM_OPS) or {}
+    return [folder / name for name in names]
 
 
 def settings_of(artefact: Mapping[str, Any]) -> dict[str, Any]:

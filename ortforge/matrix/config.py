@@ -28,6 +28,7 @@ from ortforge.matrix.fields import (
     DatasetReference,
     DeviceGlobs,
     EpGlobs,
+    LibraryReference,
     Limit,
     MetricName,
     ModelGlobs,
@@ -181,6 +182,10 @@ class ModelConfig(Table):
         default=None,
         description='CPUs it must be correct on, e.g. ["avx2", "avx512-vnni"] or ["x86-64", "aarch64"]. '
         "Default: all x86-64 CPUs with AVX2; only tiers that are listed here change a cell's status.",
+    )
+    custom_ops: tuple[LibraryReference, ...] = Field(
+        default=(),
+        description='Libraries with its custom operators: ["path:LIB.so"]. Every session of the model registers them.',
     )
     tasks: tuple[MetricName, ...] = Field(
         default=(),

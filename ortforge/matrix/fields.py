@@ -41,6 +41,7 @@ __all__ = [
     "EpGlobs",
     "Flags",
     "ImageName",
+    "LibraryReference",
     "Limit",
     "LocalVersion",
     "MetricName",
@@ -148,6 +149,14 @@ def _reference(attribute: str, what: str) -> Callable[[str, ValidationInfo], str
         return value
 
     return check
+
+
+def _library(value: str) -> str:
+    scheme, colon, path = value.partition(":")
+    if colon and scheme == "path" and path:
+        return value
+    meant = f' Did you mean "path:{value}"?' if not colon else ""
+    raise refusal(f'a custom-operator library is a file: "path:LIB.so".{meant}')
 
 
 def _requirement(value: str) -> str:
@@ -393,6 +402,7 @@ Sha256 = Annotated[str, AfterValidator(_sha256)]
 BackendName = Annotated[str, AfterValidator(_one_of("backends", "execution provider"))]
 AllocatorName = Annotated[str, AfterValidator(_one_of("allocators", "allocator"))]
 MetricName = Annotated[str, AfterValidator(_one_of("metrics", "metric"))]
+LibraryReference = Annotated[str, AfterValidator(_library)]
 ModelReference = Annotated[str, AfterValidator(_reference("model_schemes", "model reference"))]
 DatasetReference = Annotated[str, AfterValidator(_reference("dataset_schemes", "dataset reference"))]
 SourceReference = Annotated[str, AfterValidator(_reference("source_schemes", "source reference"))]

@@ -262,14 +262,19 @@ class _Planner:
         scheme, _, reference = config.path.partition(":")
         resolver = self.plugins.models[scheme]
         fingerprint, refused = self.fingerprint(resolver.fingerprint, reference)
-        parameters = {
+        parameters: dict[str, Any] = {
             "reference": reference if scheme != "path" else "",
             "scheme": scheme,
             "fingerprint": fingerprint,
             "sha256": config.sha256 or "",
             "owner": self.stranger("models", scheme),
         }
-        context = {"base": str(self.matrix.base), "reference": reference, "refused": refused}
+        context: dict[str, Any] = {"base": str(self.matrix.base), "reference": reference, "refused": refused}
+        if config.custom_ops:
+            paths = [self.matrix.base / text.partition(":")[2] for text in config.custom_ops]
+            digests, missing = _library_digests(paths)
+            parameters["custom_ops"] = digests
+            context |= {"custom_ops": [str(path) for path in paths], "refused": refused or missing}
         return self.step(name, "fetch", parameters, context=context)
 
     def code(self, module: str) -> str:
@@ -624,6 +629,20 @@ def _wheel_digest(wheel: Path) -> tuple[str, str]:
         return sha256_file(wheel), ""
     except OSError as error:
         return "", f"the wheel {wheel} cannot be read: {error.strerror}"
+
+
+def _library_digests(paths: Sequence[Path]) -> tuple[list[list[str]], str]:
+    """Return names and sha256 of custom-operator libraries, or why they cannot be used: the failure of their cells."""
+    digests: list[list[str]] = []
+    for path in paths:
+        try:
+            digests.append([path.name, sha256_file(path)])
+        except OSError as error:
+            return [], f"The custom-operator library {path} cannot be read: {error.strerror}. Correct custom_ops."
+    names = [name for name, _ in digests]
+    if len(set(names)) < len(names):
+        return [], f"Two custom-operator libraries have the same file name ({', '.join(sorted(names))}). Rename one."
+    return digests, ""
 
 
 def _cell_id(model: str, recipe: str, spec: CellSpec) -> str:

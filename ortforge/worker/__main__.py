@@ -6,7 +6,7 @@ import importlib
 import sys
 import traceback
 
-from . import first_process, limits, protocol
+from . import custom_ops, first_process, limits, protocol
 from .classify import classify
 
 OPS = {
@@ -55,6 +55,7 @@ def _do(channel: protocol.Channel) -> None:
     if op not in OPS:
         raise protocol.JobError("failed", f"there is no job {op!r}: only {', '.join(OPS)}")
     channel.phase("import")
+    custom_ops.register_everywhere(custom_ops.libraries_of(job))
     importlib.import_module(f".{OPS[op]}", __package__).run(job, channel)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from . import function_nesting
+from .index_limits import index_limits
 from .protocol import Channel, JobError
 
 __all__ = ["inspect", "run"]
@@ -65,6 +66,7 @@ def _inspect_by_session(path: Path) -> dict[str, Any]:
         "external": [],
         "metadata": dict(meta.custom_metadata_map),
         "producer": meta.producer_name,
+        "random_ops": None,
         "digest": _file_digest(path),
     }
 
@@ -89,8 +91,13 @@ def _inspect_onnx(path: Path, root: Path) -> dict[str, Any]:
     initializers = {tensor.name for tensor in graph.initializer}
     initializers.update(tensor.values.name for tensor in graph.sparse_initializer)
     nodes = list(_nodes(graph))
+    rows = index_limits(graph)
     return {
-        "inputs": [_value(entry) for entry in graph.input if entry.name not in initializers],
+        "inputs": [
+            {**_value(entry), **({"rows": rows[entry.name]} if entry.name in rows else {})}
+            for entry in graph.input
+            if entry.name not in initializers
+        ],
         "outputs": [_value(entry) for entry in graph.output],
         "ir_version": model.ir_version,
         "opsets": {entry.domain if entry.domain != "ai.onnx" else "": entry.version for entry in model.opset_import},
@@ -101,8 +108,41 @@ def _inspect_onnx(path: Path, root: Path) -> dict[str, Any]:
         "metadata": {entry.key: entry.value for entry in model.metadata_props},
         "producer": " ".join(part for part in (model.producer_name, model.producer_version) if part),
         "functions": function_nesting.facts(model.functions),
+        "random_ops": _random_ops(model),
         "digest": _digest(model, tensors, path.parent),
     }
+
+
+_RANDOM = frozenset(
+    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
+)
+"""Operators whose result is random. An attribute ``seed`` fixes where a session starts, not each run's result."""
+
+_TRAINING_MODE = {"Dropout": 2, "BitmaskDropout": 2, "BiasDropout": 4, "BitmaskBiasDropout": 4}
+"""Operators that are random in training mode, and the position of the input that switches it on."""
+
+
+def _random_ops(model: Any) -> list[dict[str, str]]:
+    """Return the nodes whose result is random, also in subgraphs and functions. Must run before ``_digest``."""
+    nodes = [*_nodes(model.graph), *(node for function in model.functions for node in _nodes(function))]
+    switched_on = {tensor.name for graph in _graphs(model.graph) for tensor in graph.initializer if _is_true(tensor)}
+    for node in nodes:
+        if node.op_type == "Constant" and any(_is_true(entry.t) for entry in node.attribute if entry.HasField("t")):
+            switched_on.update(node.output)
+    random = []
+    for node in nodes:
+        place = _TRAINING_MODE.get(node.op_type)
+        trains = place is not None and len(node.input) > place and node.input[place] in switched_on
+        if trains or node.op_type in _RANDOM:
+            random.append({"name": node.name, "op": node.op_type})
+    return random
+
+
+def _is_true(tensor: Any) -> bool:
+    """Return whether a tensor is one boolean that is true."""
+    if tensor.data_type != 9 or _location(tensor):  # onnx.TensorProto.BOOL
+        return False
+    return tensor.raw_data == b"\1" or list(tensor.int32_data) == [1]
 
 
 def _subgraphs(node: Any) -> Iterator[Any]:
@@ -113,7 +153,7 @@ def _subgraphs(node: Any) -> Iterator[Any]:
 
 
 def _nodes(graph: Any) -> Iterator[Any]:
-    """Walk the nodes of a graph and of the subgraphs inside it."""
+    """Walk the nodes of a graph or function and of the subgraphs inside it."""
     for node in graph.node:
         yield node
         for inner in _subgraphs(node):
@@ -234,10 +274,17 @@ def _value(entry: Any) -> dict[str, Any]:
     which = kind.WhichOneof("value")
     if which == "tensor_type":
         return {"name": entry.name, "dtype": _dtype(kind.tensor_type.elem_type), "shape": _shape(kind.tensor_type)}
-    return {"name": entry.name, "dtype": _type_name(kind), "shape": []}
+    element = kind
+    while element.WhichOneof("value") in ("sequence_type", "optional_type"):
+        element = getattr(element, element.WhichOneof("value")).elem_type
+    inner = _shape(element.tensor_type) if element.WhichOneof("value") == "tensor_type" else None
+    return {"name": entry.name, "dtype": _type_name(kind), "shape": [], "element_shape": inner}
 
 
-def _shape(tensor_type: Any) -> list[int | str | None]:
+def _shape(tensor_type: Any) -> list[int | str | None] | None:
+    """Return a shape, or ``None`` when the model does not even give the number of dimensions."""
+    if not tensor_type.HasField("shape"):
+        return None
     return [
         dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else (dim.dim_param or None)
         for dim in tensor_type.shape.dim

@@ -13,9 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .host_values import HostValues
+from .narrow_types import NARROW
 from .nvidia import captures
 from .protocol import JobError
-from .tensors import WIDENED, ort_dtype
+from .tensors import ort_dtype
 
 __all__ = ["Bound", "Held", "Plain", "Runner", "runner"]
 
@@ -45,18 +47,26 @@ class Held:
 
 
 class Plain:
-    """Runs samples as numpy arrays: the EP copies what it needs."""
+    """Runs samples from host memory: the EP copies what it needs.
 
-    def __init__(self, session: Any) -> None:
-        self.run = session.run
+    :raises JobError: kind ``unsupported``, when the Python API cannot pass the model's inputs and outputs.
+    """
+
+    def __init__(self, ort: Any, session: Any) -> None:
+        self._values = HostValues(ort, session)
+        self.run = self._values.run
         self.place, self.captured = "", False
 
     def hold(self, feeds: Mapping[str, Any]) -> Any:
         """Return the sample as :meth:`run` wants it."""
-        return feeds
+        return self._values.hold(feeds)
 
     def prepare(self, held: Any) -> None:
         """Do what must be done before a run and is no part of it: nothing."""
+
+    def answer(self, held: Any) -> list[Any]:
+        """Run a sample and return its outputs; those of narrow types are widened."""
+        return self._values.answer(held)
 
 
 class Bound:
@@ -118,7 +128,7 @@ class Bound:
         :raises JobError: kind ``unsupported``, for an output whose type numpy does not know.
         """
         for entry in self._session.get_outputs():
-            if ort_dtype(entry.type) in WIDENED:
+            if ort_dtype(entry.type) in NARROW:
                 raise JobError(
                     "unsupported",
                     f"output {entry.name!r} is {ort_dtype(entry.type)}, which cannot be read back from a CUDA graph's "
@@ -169,21 +179,21 @@ def runner(ort: Any, session: Any, providers: Sequence[Sequence[Any]], how: Mapp
     options = dict(providers[0][1] or {}) if providers else {}
     captured = captures(providers)
     device = str(how.get("io_binding") or "")
-    strange = [entry.name for entry in session.get_inputs() if not _movable(entry.type)]
+    strange = [entry for entry in session.get_inputs() if not _movable(entry.type) or _is_narrow(entry.type)]
     if captured and strange:
         raise JobError(
             "unsupported",
-            f"input {strange[0]!r} is no tensor of numbers, and a CUDA graph takes nothing else: turn "
-            "enable_cuda_graph off",
+            f"input {strange[0].name!r} is {ort_dtype(strange[0].type)}, which cannot be bound to fixed buffers as a "
+            "CUDA graph needs it: turn enable_cuda_graph off",
         )
-    if device and not strange:  # ORT binds neither strings nor sequences
+    if device and not strange:  # ORT binds neither strings nor sequences, and narrow types are made in host memory
         return Bound(ort, session, device, int(options.get("device_id", 0)), captured=captured)
     if captured:
         raise JobError(
             "unsupported",
             "enable_cuda_graph replays fixed addresses, so inputs and outputs must be bound: remove io_binding = false",
         )
-    return Plain(session)
+    return Plain(ort, session)
 
 
 def _on_device(session: Any, kind: str, device: str) -> dict[str, bool]:
@@ -200,3 +210,7 @@ def _on_device(session: Any, kind: str, device: str) -> dict[str, bool]:
 
 def _movable(kind: str) -> bool:
     return kind.startswith("tensor(") and kind != "tensor(string)"
+
+
+def _is_narrow(kind: str) -> bool:
+    return ort_dtype(kind) in NARROW

@@ -20,6 +20,9 @@ __all__ = ["DatasetJob", "run"]
 class DatasetJob:
     """What a dataset's ``materialize`` is given.
 
+    A sample is a dict from input name to array; a sequence is a list of arrays, a map is a dict, and an optional input
+    that is absent is ``None`` or left out. Inputs of types that numpy lacks take float or integer arrays.
+
     :param reference: the reference without its scheme; :param base: folder that relative paths start from.
     :param inputs: the model's inputs: ``name``, ``dtype`` and ``shape``, where a free dimension is a symbol or
         ``None``.
@@ -48,6 +51,8 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     """
     from .data_summary import DataSummary
     from .samples import SampleWriter
+    from .structure import is_plain, type_name
+    from .tensors import nearest_feeds
 
     inputs = list(job.get("inputs") or [])
     output = Path(job["output"])
@@ -60,7 +65,8 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     channel.phase("apply")
     if output.exists():
         shutil.rmtree(output)
-    writer = SampleWriter(output, [entry["name"] for entry in inputs])
+    types = {entry["name"]: type_name(str(entry["dtype"])) for entry in inputs}
+    writer = SampleWriter(output, [name for name, kind in types.items() if is_plain(kind)], types)
     limit = int(job.get("limit") or 0)
     stop_after = int(job.get("stop_after") or 0)
     summary = DataSummary()
@@ -69,8 +75,8 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
         if not isinstance(feeds, Mapping):
             raise JobError("input", f"a sample must be a dict from input name to array, not {type(feeds).__name__}")
         if not limit or writer.count < limit:
-            writer.write(feeds, label)
-            summary.add(feeds)
+            writer.write(nearest_feeds(feeds, types, writer.count), label)
+            summary.add({name: value for name, value in feeds.items() if is_plain(types.get(name, ""))})
             if stop_after and writer.count >= stop_after:
                 raise _EnoughSamples
         return not limit or writer.count < limit

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +33,9 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     started = time.perf_counter()
     import onnxruntime as ort
 
-    from . import nvidia, tensors
+    from . import nvidia, stability
     from .device_memory import DeviceMemory
+    from .exchange import Exchange
     from .io_binding import Bound, runner
     from .samples import Samples, SampleWriter
     from .session import open_session
@@ -62,8 +63,7 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     session = opened.session
 
     channel.phase("run")
-    inputs, overridable = session.get_inputs(), session.get_overridable_initializers()
-    outputs = session.get_outputs()
+    inputs, outputs = session.get_inputs(), session.get_outputs()
     timed = runner(ort, session, job["providers"], job["session"])
     captured = isinstance(timed, Bound) and timed.captured
     answer = blame.Watched(
@@ -72,14 +72,13 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     output = Path(job["output"])
     if output.exists():
         shutil.rmtree(output)
-    writer = SampleWriter(output, [entry.name for entry in outputs if entry.type.startswith("tensor(")])
+    exchange = Exchange(samples, session, job["session"])
+    writer = SampleWriter(output, exchange.plain_outputs, exchange.output_types)
     first_run_s = 0.0
     profile_file: Path | None = None
-    types, kept_as = job["session"].get("inputs") or {}, job["session"].get("outputs") or {}
     remarks = Remarks()
-    for number, sample in enumerate(samples):
-        feeds = tensors.cast_feeds(sample, types, number)
-        tensors.check_feeds(inputs, overridable, feeds, number)
+    for number in range(len(samples)):
+        feeds = exchange.feeds(number)
         started = time.perf_counter()
         answered = answer.node_by_node(feeds) if number == 0 else answer(feeds)
         if number == 0:
@@ -91,8 +90,7 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
                     profile_file = Path(session.end_profiling())
             if captured:
                 answered = answer(feeds)
-        flat = dict(_flat(outputs, answered))
-        writer.write({name: value.astype(kept_as[name]) if name in kept_as else value for name, value in flat.items()})
+        writer.write(exchange.kept(answered))
     writer.close(random=samples.random, source=samples.source, widened=answer.widened)
     peak = peak_rss()
     device = int(dict(job["providers"][0][1] or {}).get("device_id", 0)) if job["providers"] else 0
@@ -108,52 +106,44 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
             remarks.append(which)
     placement = _placed(opened.ep, session, profile_file) if placed else None
 
-    channel.finish(
-        {
-            "ort_version": ort.__version__,
-            "providers": session.get_providers(),
-            "import_s": import_s,
-            "load_s": load_s,
-            "first_run_s": first_run_s,
-            "peak_rss": peak,
-            "device_memory": held,
-            "ep_options": in_force,
-            "io_binding": timed.place,
-            "remarks": list(remarks),
-            "samples": len(samples),
-            "placement": placement,
-            "inputs": described(inputs),
-            "outputs": described(outputs),
-        }
-    )
+    facts = {
+        "ort_version": ort.__version__,
+        "providers": session.get_providers(),
+        "import_s": import_s,
+        "load_s": load_s,
+        "first_run_s": first_run_s,
+        "peak_rss": peak,
+        "device_memory": held,
+        "ep_options": in_force,
+        "io_binding": timed.place,
+        "remarks": list(remarks),
+        "samples": len(samples),
+        "placement": placement,
+        "inputs": described(inputs),
+        "outputs": described(outputs),
+    }
+    if job.get("repeat"):
+        # The first session ends here, so that the model is not in memory twice.
+        del opened, session, timed, answer, inputs, outputs, exchange
+        facts["self_difference"] = stability.self_difference(ort, job)
+    channel.finish(facts)
 
 
 class _Answer:
-    """Runs a session, through OrtValues where numpy does not know an output's type."""
+    """Runs a session on values in host memory."""
 
     def __init__(self, ort: Any, session: Any) -> None:
-        from .tensors import WIDENED, ort_dtype
+        from .host_values import HostValues
 
-        self._ort, self._session = ort, session
-        entries = session.get_outputs()
-        self.widened = tuple(entry.name for entry in entries if ort_dtype(entry.type) in WIDENED)
-        self._names = [entry.name for entry in entries]
+        self._values = HostValues(ort, session)
+        self.widened = self._values.widened
 
     def node_by_node(self, feeds: Mapping[str, Any]) -> list[Any]:
         """Answer so that a profile has the nodes: as always."""
         return self(feeds)
 
     def __call__(self, feeds: Mapping[str, Any]) -> list[Any]:
-        if not self.widened:
-            return list(self._session.run(None, dict(feeds)))
-        from .tensors import widen
-
-        make = self._ort.OrtValue.ortvalue_from_numpy
-        values = self._session.run_with_ort_values(None, {name: make(array) for name, array in feeds.items()})
-        return [
-            widen(value) if name in self.widened else value.numpy()
-            for name, value in zip(self._names, values, strict=True)
-        ]
+        return self._values.answer(self._values.hold(feeds))
 
 
 class _Replayed:
@@ -171,13 +161,6 @@ class _Replayed:
 
     def __call__(self, feeds: Mapping[str, Any]) -> list[Any]:
         return self._bound.answer(self._bound.hold(feeds))
-
-
-def _flat(outputs: list[Any], answered: list[Any]) -> Iterator[tuple[str, Any]]:
-    from .tensors import flatten
-
-    for entry, value in zip(outputs, answered, strict=True):
-        yield from flatten(entry.name, value).items()
 
 
 def _placed(ep: str, session: Any, profile: Path | None) -> dict[str, Any]:

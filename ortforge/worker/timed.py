@@ -151,9 +151,9 @@ def _load(job: Mapping[str, Any], channel: Channel, samples: Any, import_s: floa
     first_run_s = 0.0
     held = 0
     types = job["session"].get("inputs") or {}
-    for number, given in enumerate(samples):
-        sample = cast_feeds(given, types, number)
-        held += sum(array.nbytes for array in sample.values())
+    for number in range(len(samples)):
+        sample = cast_feeds(samples.feeds(number), types, number)
+        held += sum(getattr(array, "nbytes", 0) for array in sample.values())
         if feeds and held > MOST_FEED_BYTES:
             break
         check_feeds(session.get_inputs(), session.get_overridable_initializers(), sample, number)

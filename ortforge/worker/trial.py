@@ -66,7 +66,7 @@ def _load(job: Mapping[str, Any], channel: Channel) -> _Tried:
 
     channel.phase("run")
     types = job["session"].get("inputs") or {}
-    feeds = [cast_feeds(samples[int(number)], types, int(number)) for number in job["numbers"]]
+    feeds = [cast_feeds(samples.feeds(int(number)), types, int(number)) for number in job["numbers"]]
     for number, sample in zip(job["numbers"], feeds, strict=True):
         check_feeds(session.get_inputs(), session.get_overridable_initializers(), sample, int(number))
     if not feeds:
@@ -76,13 +76,14 @@ def _load(job: Mapping[str, Any], channel: Channel) -> _Tried:
     timed.prepare(held[0])
     timed.run(None, held[0])
     channel.reply({"load_s": load_s, "first_run_s": time.perf_counter() - started})
-    return _Tried(session, timed, feeds, held)
+    return _Tried(ort, session, timed, feeds, held)
 
 
 @dataclass
 class _Tried:
     """All that keeps the session alive: dropped together. ``held``: the feeds, as far as they were needed in turns."""
 
+    ort: Any
     session: Any
     timed: Runner
     feeds: list[dict[str, Any]]
@@ -90,7 +91,7 @@ class _Tried:
 
     def answer(self, output: Path) -> None:
         """Write the outputs for all samples to a samples folder."""
-        _answer(self.session, self.timed, self.feeds, output)
+        _answer(self.ort, self.session, self.timed, self.feeds, output)
 
     def turn(self, command: Mapping[str, Any]) -> dict[str, Any]:
         """Run some iterations."""
@@ -103,20 +104,18 @@ class _Tried:
         return take_turn(self.timed, self.held, iterations, discard, int(command.get("start", 0)))
 
 
-def _answer(session: Any, timed: Runner, feeds: list[dict[str, Any]], output: Path) -> None:
+def _answer(ort: Any, session: Any, timed: Runner, feeds: list[dict[str, Any]], output: Path) -> None:
     """Write the outputs for all samples to a samples folder."""
+    from .host_values import HostValues
     from .io_binding import Bound
     from .samples import SampleWriter
-    from .tensors import flatten
+    from .structure import is_plain, type_name
 
-    outputs = session.get_outputs()
-    writer = SampleWriter(output, [entry.name for entry in outputs if entry.type.startswith("tensor(")])
+    types = {entry.name: type_name(entry.type) for entry in session.get_outputs()}
+    writer = SampleWriter(output, [name for name, kind in types.items() if is_plain(kind)], types)
+    # A plain run of a session with CUDA graphs would be captured at addresses that are gone by the next.
+    graph = timed if isinstance(timed, Bound) and timed.captured else None
+    values: Any = graph or HostValues(ort, session)
     for sample in feeds:
-        answered: dict[str, Any] = {}
-        # A plain run of a session with CUDA graphs would be captured at addresses that are gone by the next.
-        graph = timed if isinstance(timed, Bound) and timed.captured else None
-        values = graph.answer(graph.hold(sample)) if graph else session.run(None, sample)
-        for entry, value in zip(outputs, values, strict=True):
-            answered.update(flatten(entry.name, value))
-        writer.write(answered)
+        writer.write(dict(zip(types, values.answer(values.hold(sample)), strict=True)))
     writer.close()

@@ -122,6 +122,8 @@ def _natural(paths: Iterable[Path]) -> list[Path]:
 def _stacked(path: Path, inputs: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], Any]]:
     """Cut the samples out of one file, whose first axis counts them."""
     arrays, labels = _read(path, inputs)
+    if sequence := next((name for name, array in arrays.items() if isinstance(array, list)), None):
+        raise ValueError(f"{path} holds the sequence {sequence}; give a folder with one .npz file for each sample")
     whole = {name: _checked(array, inputs[name], path, stacked=True) for name, array in arrays.items()}
     counts = {name: len(array) // step for name, (array, step) in whole.items() if array.ndim}
     if len(set(counts.values())) > 1:
@@ -136,7 +138,10 @@ def _stacked(path: Path, inputs: Mapping[str, Any]) -> Iterator[tuple[dict[str, 
 
 def _file_sample(path: Path, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
     arrays, label = _read(path, inputs)
-    feeds = {name: _checked(array, inputs[name], path, stacked=False)[0] for name, array in arrays.items()}
+    feeds = {
+        name: array if isinstance(array, list) else _checked(array, inputs[name], path, stacked=False)[0]
+        for name, array in arrays.items()
+    }
     return feeds, None if label is None else _plain(label)
 
 
@@ -180,9 +185,16 @@ def _onnx_sample(folder: Path, inputs: Mapping[str, Any]) -> dict[str, Any]:
     feeds = {}
     for file in _natural(folder.glob("input_*.pb")):
         position = int(file.stem.partition("_")[2])
-        tensor = onnx.TensorProto()
+        declared = str(inputs[names[position]]["dtype"]) if position < len(names) else ""
+        nested = declared.startswith(("seq(", "optional("))
+        tensor = (onnx.SequenceProto if declared.startswith("seq(") else onnx.OptionalProto)() if nested else None
+        tensor = tensor or onnx.TensorProto()
         try:
             tensor.ParseFromString(file.read_bytes())
+            if nested:
+                to_value = numpy_helper.to_list if declared.startswith("seq(") else numpy_helper.to_optional
+                feeds[names[position]] = to_value(tensor)
+                continue
             array = numpy_helper.to_array(tensor)
         except Exception as error:  # protobuf and onnx raise many kinds for a damaged file
             raise ValueError(f"{file} is not a tensor: {error}") from None
@@ -208,6 +220,7 @@ def _read(path: Path, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
     labels = next((arrays.pop(name) for name in _LABELS if name in arrays and name not in inputs), None)
     if list(arrays) == ["arr_0"] and len(inputs) == 1 and "arr_0" not in inputs:
         arrays = {next(iter(inputs)): arrays["arr_0"]}
+    arrays = _with_sequences(arrays, inputs)
     for name in arrays:
         if name not in inputs:
             close = get_close_matches(name, inputs, n=1)
@@ -215,6 +228,26 @@ def _read(path: Path, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
             raise ValueError(f"{path} holds {name}, which is no input of the model ({', '.join(inputs)}){hint}")
     _refuse_missing(arrays, inputs, path)
     return arrays, labels
+
+
+def _with_sequences(arrays: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Gather the arrays ``x[0]``, ``x[1]`` … of a sequence input ``x`` into a list; ``x[]`` is an empty one."""
+    elements: dict[str, dict[int, Any]] = {
+        name: {} for name, entry in inputs.items() if "seq(tensor(" in str(entry["dtype"])
+    }
+    others: dict[str, Any] = {}
+    for key, array in arrays.items():
+        found = re.fullmatch(r"(.*)\[(\d*)\]", key)
+        if found and found[1] in elements and key not in inputs:
+            if found[2]:
+                elements[found[1]][int(found[2])] = array
+            others.setdefault(found[1], [])
+        else:
+            others[key] = array
+    for name, items in elements.items():
+        if name in others and isinstance(others[name], list):
+            others[name] = [items[number] for number in sorted(items)]
+    return others
 
 
 def _refuse_missing(feeds: Mapping[str, Any], inputs: Mapping[str, Any], where: Path) -> None:
@@ -271,6 +304,11 @@ def _cut(array: Any, step: int, index: int, entry: Mapping[str, Any]) -> Any:
 
 
 _ORT_DTYPES = {"float": "float32", "double": "float64", "string": "str"}
+_NARROW = (
+    *("bfloat16", "float8e4m3fn", "float8e4m3fnuz", "float8e5m2", "float8e5m2fnuz", "float8e8m0", "float4e2m1"),
+    *("uint4", "int4", "uint2", "int2"),
+)
+"""Element types that numpy lacks: their values are given as floats or integers."""
 
 
 def _cast(array: Any, entry: Mapping[str, Any], where: Path) -> Any:
@@ -279,13 +317,15 @@ def _cast(array: Any, entry: Mapping[str, Any], where: Path) -> Any:
 
     kind = str(entry["dtype"]).removeprefix("tensor(").rstrip(")")
     kind = _ORT_DTYPES.get(kind, kind)
+    if kind in _NARROW or "(" in kind:  # the worker knows them
+        return array
     if kind == "str":
         if array.dtype.kind == "U":
             return array
     else:
         try:
             wanted = np.dtype(kind)
-        except TypeError:  # bfloat16 and the like: as it is, the worker knows them
+        except TypeError:
             return array
         if array.dtype == wanted or array.dtype.kind == wanted.kind == "f":
             return array.astype(wanted, copy=False)

@@ -180,9 +180,13 @@ def _feeds(feeds: Any, inputs: Mapping[str, Any], reference: str) -> dict[str, A
     missing = [name for name, entry in inputs.items() if name not in feeds and "optional" not in str(entry["dtype"])]
     if missing:
         raise ValueError(f"python:{reference} gave no {', '.join(missing)}, which the model needs")
-    arrays = {name: np.asarray(value) for name, value in feeds.items()}
+    # Sequences (lists of arrays), maps (dicts) and absent optionals (None) are taken apart by what writes the samples.
+    arrays = {
+        name: value if "(" in str(inputs[name]["dtype"]).removeprefix("tensor(") else np.asarray(value)
+        for name, value in feeds.items()
+    }
     for name, array in arrays.items():
-        if array.dtype == object:
+        if isinstance(array, np.ndarray) and array.dtype == object:
             if not all(isinstance(item, str) for item in array.flat):
                 raise ValueError(
                     f"python:{reference} gave Python objects for {name}; an array of numbers or strings is needed"

@@ -1,8 +1,10 @@
-"""``random:`` datasets: made-up inputs of the right shapes, for a first look and for stress, not for accuracy.
+"""``random:`` datasets: generated inputs of the right shapes, for a first look and for stress, not for accuracy.
 
 Reproducible by ``seed``. A symbolic dimension has one size wherever it occurs: the one given in ``options.sizes``, else
-one by its name, else one by its place. (This file is not called ``random.py``: its folder may be on a worker's path,
-where libraries want the standard library's.) Options, all optional::
+one by its name, else one by its place; a decoder's lengths fit together (``_generated_sizes.py``). Token ids lie within
+the vocabulary where the model shows how large it is, masks are 0 or 1, positions count up. (This file is not called
+``random.py``: its folder may be on a worker's path, where libraries want the standard library's.) Options, all
+optional::
 
     sizes = { batch = 1, sequence = 64 }                 # by symbol
     shapes = { pixel_values = [1, 3, 224, 224] }         # by input, whole
@@ -17,19 +19,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ._generated_sizes import Sizes
+
 if TYPE_CHECKING:
     from ortforge.api import DatasetSource
 
-# Size of a dimension by its symbol, first match: a batch of one, a sentence's tokens, a picture, a second of audio.
-_BY_NAME = (
-    (r"batch|^n$|^b$|^bs$", 1),
-    (r"seq|len|token|time|frame|^t$|^s$|^l$", 32),
-    (r"height|width|^h$|^w$|size", 224),
-    (r"chan|^c$", 3),
-    (r"sample|audio", 16000),
-    (r"past|cache", 0),
-)
-_OTHER_SIZE = 8
+_NARROW_INTEGERS = {"uint4": (0, 15), "int4": (-8, 7), "uint2": (0, 3), "int2": (-2, 1)}
+_NARROW_FLOATS = ("bfloat16", "float8e4m3fn", "float8e4m3fnuz", "float8e5m2", "float8e5m2fnuz", "float4e2m1")
+"""Types that numpy lacks. The integers are drawn as int8 or uint8, the floats as float32; what writes the samples
+rounds them to the nearest values of the type."""
+
+SEQUENCE_LENGTH = 3
+"""Elements of a generated sequence."""
 
 
 def ortforge_datasets() -> list[DatasetSource]:
@@ -39,7 +40,7 @@ def ortforge_datasets() -> list[DatasetSource]:
     return [
         DatasetSource(
             scheme="random",
-            summary="made-up inputs by a seed; never enough for a pass on a statically quantized model",
+            summary="generated inputs by a seed; never enough for a pass on a statically quantized model",
             example="random:",
             module=__file__,
             fingerprint=fingerprint,
@@ -67,9 +68,9 @@ def fingerprint(reference: str, base: Path) -> str:
 
 
 def materialize(job: Any) -> dict[str, Any]:
-    """Write ``job.limit`` made-up samples (16 without a limit).
+    """Write ``job.limit`` generated samples (16 without a limit).
 
-    :raises ValueError: an option names no input or does not fit, or an input cannot be made up.
+    :raises ValueError: an option names no input or does not fit, or an input cannot be generated.
     """
     import numpy as np
 
@@ -77,18 +78,76 @@ def materialize(job: Any) -> dict[str, Any]:
     _check(options, job.inputs)
     # Calibration draws other numbers than validation. numpy's Generator draws the same ones on every platform.
     generator = np.random.default_rng([int(options.get("seed") or 0), options.get("split") == "calibration"])
-    sizes: dict[str, int] = {str(name): int(size) for name, size in (options.get("sizes") or {}).items()}
-    shapes = {entry["name"]: _shape(entry, options, sizes) for entry in job.inputs}
+    given = {str(name): int(size) for name, size in (options.get("sizes") or {}).items()}
+    sizes = Sizes(job.inputs, given, options.get("shapes") or {})
+    ranges = options.get("ranges") or {}
+    shapes = {entry["name"]: sizes.shape(_element(entry)) for entry in job.inputs}
     for _ in range(job.limit or 16):
         job.write(
             {
-                entry["name"]: _draw(
-                    generator, entry, shapes[entry["name"]], (options.get("ranges") or {}).get(entry["name"])
-                )
+                entry["name"]: _value(generator, entry, shapes[entry["name"]], ranges.get(entry["name"]), sizes)
                 for entry in job.inputs
             }
         )
-    return {"random": True, "shapes": {name: list(shape) for name, shape in shapes.items()}, "sizes": sizes}
+    return {"random": True, "shapes": {name: list(shape) for name, shape in shapes.items()}, "sizes": sizes.sizes}
+
+
+def _element(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an input of tensors, for sequences and optionals: what they hold.
+
+    :raises ValueError: it is a map.
+    """
+    kind = str(entry["dtype"])
+    if "map(" in kind:
+        raise ValueError(
+            f"{entry['name']} is {kind}: the keys that the model knows cannot be generated. Give real data with "
+            "python: or path:"
+        )
+    nested = re.sub(r"^(?:optional\(|seq\()+tensor\((\w+)\)+$", r"\1", kind)
+    return dict(entry) if nested == kind else {**entry, "dtype": nested, "shape": entry.get("element_shape")}
+
+
+def _value(
+    generator: Any, entry: Mapping[str, Any], shape: tuple[int, ...], limits: Sequence[float] | None, sizes: Sizes
+) -> Any:
+    """Draw an input: an array, or a list of arrays for a sequence. An optional input is always present."""
+    element = _element(entry)
+    if "seq(" in str(entry["dtype"]):
+        return [_draw(generator, element, shape, limits) for _ in range(SEQUENCE_LENGTH)]
+    if limits is None and (made := _by_meaning(generator, element, shape, sizes)) is not None:
+        return made
+    return _draw(generator, element, shape, limits)
+
+
+def _by_meaning(generator: Any, entry: Mapping[str, Any], shape: tuple[int, ...], sizes: Sizes) -> Any:
+    """Return masks, positions and lengths, which have no meaning as random numbers; ``None`` for other inputs."""
+    import numpy as np
+
+    name, kind = str(entry["name"]).lower(), str(entry["dtype"])
+    if kind not in ("float32", "float16", "float64", "int32", "int64", "bool"):
+        return None
+    dtype = np.dtype(kind)
+    if "mask" in name and shape:
+        mask = np.ones(shape, dtype)
+        if not sizes.sequence and len(shape) == 2 and shape[1] > 1:  # padding at the end, at least half is kept
+            for row in mask:
+                row[int(generator.integers((shape[1] + 1) // 2, shape[1], endpoint=True)) :] = 0
+        return mask
+    if dtype.kind not in "ib":
+        return None
+    if "use_cache" in name and kind == "bool":
+        return np.full(shape, sizes.past > 0)
+    if not sizes.sequence:
+        return None
+    if re.search(r"position_ids$|cache_position$|^positions?$", name) and shape:
+        return np.broadcast_to(sizes.past + np.arange(shape[-1], dtype=dtype), shape).copy()
+    if "seqlens_k" in name:
+        return np.full(shape, sizes.total - 1, dtype)
+    if re.search(r"total_seq", name):
+        return np.full(shape, sizes.total, dtype)
+    if re.search(r"past_seq", name):
+        return np.full(shape, sizes.past, dtype)
+    return None
 
 
 def _check(options: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]]) -> None:
@@ -101,39 +160,18 @@ def _check(options: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]]) -> N
         for name in options.get(option) or {}:
             if name not in names:
                 raise ValueError(f"{option} names {name}, which is no input of the model ({', '.join(names)})")
-    symbols = {str(size) for entry in inputs for size in entry.get("shape") or () if isinstance(size, str)}
+    declared = [entry.get("shape") or entry.get("element_shape") or () for entry in inputs]
+    symbols = {size for shape in declared for size in shape if isinstance(size, str)}
+    symbols |= {name for size in symbols for name in re.findall(r"[A-Za-z_]\w*", size)}
     for name in options.get("sizes") or {}:
         if name not in symbols:
             raise ValueError(f"sizes names {name}, which is no dimension of the model ({', '.join(sorted(symbols))})")
 
 
-def _shape(entry: Mapping[str, Any], options: Mapping[str, Any], sizes: dict[str, int]) -> tuple[int, ...]:
-    """Return an input's shape; sizes chosen for symbols are kept in ``sizes``, so that they are the same everywhere."""
-    given = (options.get("shapes") or {}).get(entry["name"])
-    if given is not None:
-        return tuple(int(size) for size in given)
-    if entry.get("shape") is None:
-        raise ValueError(f"the shape of {entry['name']} is not known: give it in options.shapes")
-    shape = []
-    for place, size in enumerate(entry["shape"]):
-        if isinstance(size, str) and size:
-            shape.append(sizes.setdefault(size, _default(size, place)))
-        else:
-            shape.append(size if isinstance(size, int) and size >= 0 else _default("", place))
-    return tuple(shape)
-
-
-def _default(symbol: str, place: int) -> int:
-    for pattern, size in _BY_NAME:
-        if re.search(pattern, symbol.lower()):
-            return size
-    return 1 if place == 0 else _OTHER_SIZE
-
-
 def _draw(generator: Any, entry: Mapping[str, Any], shape: tuple[int, ...], limits: Sequence[float] | None) -> Any:
     """Draw an array: standard normal floats, whole ranges of 8-bit integers, 0 or 1 for wider ones, coins, short words.
 
-    Wider integers are mostly ids and masks: 0 and 1 are valid for both.
+    Wider integers are mostly ids: within the vocabulary where the model shows it, else 0 and 1.
     """
     import numpy as np
 
@@ -145,19 +183,34 @@ def _draw(generator: Any, entry: Mapping[str, Any], shape: tuple[int, ...], limi
         return np.array(["".join(map(chr, word)) for word in letters], dtype="U6").reshape(shape)
     if kind in ("bool", "bool_"):
         return generator.integers(0, 2, size=shape).astype(bool)
+    if kind in _NARROW_FLOATS:
+        low, high = limits or (-1.0, 1.0)
+        return generator.uniform(low, high, shape).astype(np.float32)
+    if kind == "float8e8m0":  # powers of two
+        low, high = limits or (0.125, 8.0)
+        return np.exp2(np.rint(generator.uniform(math.log2(low), math.log2(high), shape))).astype(np.float32)
+    if kind in _NARROW_INTEGERS:
+        lowest, highest = _NARROW_INTEGERS[kind]
+        low, high = limits or (lowest, highest)
+        if not lowest <= low <= high <= highest:
+            raise ValueError(f"the range [{low}, {high}] of {entry['name']} does not fit {kind}")
+        holder = np.uint8 if kind.startswith("u") else np.int8
+        return generator.integers(int(low), int(high), size=shape, dtype=holder, endpoint=True)
     try:
         dtype = np.dtype(kind)
     except TypeError:
-        raise ValueError(f"{entry['name']} is {kind}, which cannot be made up") from None
+        raise ValueError(f"{entry['name']} is {kind}, which cannot be generated") from None
     if dtype.kind == "f":
         if limits is None:
             return generator.standard_normal(shape).astype(dtype)
         low, high = limits
         return generator.uniform(low, high, shape).astype(dtype)
     if dtype.kind not in "iu":
-        raise ValueError(f"{entry['name']} is {kind}, which cannot be made up")
+        raise ValueError(f"{entry['name']} is {kind}, which cannot be generated")
     bounds = np.iinfo(dtype)
-    low, high = limits or ((bounds.min, bounds.max) if dtype.itemsize == 1 else (0, 1))
+    rows = entry.get("rows")
+    wide = (0, min(rows - 1, bounds.max)) if rows else (0, 1)
+    low, high = limits or ((bounds.min, bounds.max) if dtype.itemsize == 1 and not rows else wide)
     if not bounds.min <= low <= high <= bounds.max:
         raise ValueError(f"the range [{low}, {high}] of {entry['name']} does not fit {kind}")
     return generator.integers(int(low), int(high), size=shape, dtype=dtype, endpoint=True)

@@ -18,9 +18,9 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from ortforge.portable.comparison.parity import compare
 from ortforge.portable.statuses import CORRECT
 from ortforge.verdict.judge import Facts, Verdict, judge
-from ortforge.portable.comparison.parity import compare
 from ortforge.worker.tensors import flatten
 
 Array = np.ndarray[Any, Any]

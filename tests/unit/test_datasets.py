@@ -508,3 +508,111 @@ def test_files_for_magika_are_repeatable_and_kept_apart() -> None:
     assert validation == again
     assert not {tokens for tokens, _ in validation} & {tokens for tokens, _ in calibration}
     assert len({label for _, label in validation}) > 5
+
+
+# random: decoders, token ids, and types that numpy lacks
+
+DECODER: list[dict[str, Any]] = [
+    {"name": "input_ids", "dtype": "int64", "shape": ["batch", "sequence_length"], "rows": 500},
+    {"name": "attention_mask", "dtype": "int64", "shape": ["batch", "total_sequence_length"]},
+    {"name": "position_ids", "dtype": "int64", "shape": ["batch", "sequence_length"]},
+    {"name": "past_key_values.0.key", "dtype": "float32", "shape": ["batch", 2, "past_sequence_length", 4]},
+    {"name": "past_key_values.0.value", "dtype": "float32", "shape": ["batch", 2, "past_sequence_length", 4]},
+]
+WITH_PAST: list[dict[str, Any]] = [
+    {"name": "input_ids", "dtype": "int64", "shape": ["batch_size", 1]},
+    {"name": "attention_mask", "dtype": "int64", "shape": ["batch_size", "past_sequence_length + 1"]},
+    {"name": "past_key_values.0.key", "dtype": "float16", "shape": ["batch_size", 2, "past_sequence_length", 4]},
+    {"name": "use_cache_branch", "dtype": "bool", "shape": [1]},
+]
+SHARED_BUFFER: list[dict[str, Any]] = [
+    {"name": "input_ids", "dtype": "int64", "shape": ["batch", "seq"]},
+    {"name": "seqlens_k", "dtype": "int32", "shape": ["batch"]},
+    {"name": "total_sequence_length", "dtype": "int32", "shape": []},
+    {"name": "past_key_0", "dtype": "float32", "shape": ["batch", 2, "max_sequence_length", 4]},
+    {"name": "attention_mask", "dtype": "float32", "shape": ["batch", "mask_length"]},
+]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "sizes"),
+    [
+        (DECODER, {}),
+        (DECODER, {"sequence_length": 3, "past_sequence_length": 5}),
+        (DECODER, {"sequence_length": 3, "total_sequence_length": 12}),
+        (WITH_PAST, {}),
+        (WITH_PAST, {"past_sequence_length": 9}),
+        (SHARED_BUFFER, {}),
+        (SHARED_BUFFER, {"max_sequence_length": 64, "seq": 4}),
+    ],
+)
+def test_the_lengths_of_a_decoder_fit_together(
+    tmp_path: Path, inputs: list[dict[str, Any]], sizes: dict[str, int]
+) -> None:
+    samples, _ = make(random_inputs, tmp_path, "", inputs, limit=2, options={"sizes": sizes})
+    for feeds in samples:
+        cache = feeds[next(name for name in feeds if name.startswith("past"))].shape[2]
+        new, total = feeds["input_ids"].shape[1], feeds["attention_mask"].shape[1]
+        assert (feeds["attention_mask"] == 1).all() and feeds["input_ids"].max() <= 499
+        if inputs is SHARED_BUFFER:  # the buffer has room for all positions
+            assert cache >= total == feeds["total_sequence_length"] and feeds["seqlens_k"].tolist() == [total - 1]
+        else:
+            assert total == cache + new
+        if "position_ids" in feeds:
+            assert feeds["position_ids"].tolist() == [list(range(cache, total))]
+        if "use_cache_branch" in feeds:
+            assert feeds["use_cache_branch"].tolist() == [True]
+        given = {"sequence_length": new, "seq": new, "past_sequence_length": cache, "max_sequence_length": cache}
+        given["total_sequence_length"] = total
+        assert all(given[name] == size for name, size in sizes.items())
+
+
+def test_token_ids_lie_within_the_vocabulary_and_masks_keep_something(tmp_path: Path) -> None:
+    inputs = [{**TEXT[0], "rows": 30522}, {"name": "attention_mask", "dtype": "int64", "shape": TEXT[0]["shape"]}]
+    samples, _ = make(random_inputs, tmp_path, "", inputs, limit=8)
+    ids = np.concatenate([feeds[TEXT[0]["name"]].ravel() for feeds in samples])
+    assert 20000 < ids.max() < 30522 and ids.min() >= 0
+    masks = [feeds["attention_mask"][0] for feeds in samples]
+    assert all(mask[0] == 1 and set(mask.tolist()) <= {0, 1} and (np.diff(mask) <= 0).all() for mask in masks)
+    assert len({int(mask.sum()) for mask in masks}) > 1
+
+
+def test_types_that_numpy_lacks_sequences_and_optionals_are_generated(tmp_path: Path) -> None:
+    kinds = ["bfloat16", "float8e4m3fn", "float8e5m2fnuz", "float8e8m0", "float4e2m1", "int4", "uint4", "int2", "uint2"]
+    inputs: list[dict[str, Any]] = [{"name": kind, "dtype": kind, "shape": [5, 3]} for kind in kinds]
+    inputs += [
+        {"name": "s", "dtype": "seq(tensor(float32))", "shape": [], "element_shape": ["n", 4]},
+        {"name": "o", "dtype": "optional(tensor(int64))", "shape": [], "element_shape": [2]},
+    ]
+    random_inputs_job = DatasetJob("", Path(), {}, inputs, 1, lambda feeds: drawn.append(feeds) or True)
+    drawn: list[dict[str, Any]] = []
+    random_inputs.materialize(random_inputs_job)
+    (feeds,) = drawn
+    assert all(feeds[kind].shape == (5, 3) and feeds[kind].dtype.itemsize in (1, 4) for kind in kinds)
+    assert [item.shape for item in feeds["s"]] == [(1, 4)] * 3 and feeds["o"].shape == (2,)
+
+
+@pytest.mark.parametrize("dtype", ["map(int64,tensor(float32))", "seq(map(string,tensor(float32)))"])
+def test_maps_are_not_generated_and_the_reason_is_true(tmp_path: Path, dtype: str) -> None:
+    with pytest.raises(ValueError, match=r"the keys that the model knows cannot be generated\. Give real data"):
+        make(random_inputs, tmp_path, "", [{"name": "x", "dtype": dtype, "shape": []}])
+
+
+def test_sequences_and_raw_bfloat16_in_npz_files(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    import ml_dtypes
+
+    raw = np.array([1, -2.5], ml_dtypes.bfloat16)  # numpy keeps it as two bytes without a type
+    np.savez(tmp_path / "d" / "0.npz", **{"s[0]": np.ones(2, np.float32), "s[1]": np.zeros(1, np.float32), "b": raw})
+    np.savez(tmp_path / "d" / "1.npz", **{"s[]": np.zeros(0), "b": np.float32([0.1, 2])})
+    inputs = [
+        {"name": "s", "dtype": "seq(tensor(float32))", "shape": []},
+        {"name": "b", "dtype": "bfloat16", "shape": [2]},
+    ]
+    drawn: list[dict[str, Any]] = []
+    path.materialize(DatasetJob("d", tmp_path, {}, inputs, 0, lambda feeds, label=None: drawn.append(feeds) or True))
+    assert [[item.tolist() for item in feeds["s"]] for feeds in drawn] == [[[1, 1], [0]], []]
+    from ortforge.worker.tensors import nearest_feeds
+
+    values = [nearest_feeds(feeds, {"b": "bfloat16"}, 0)["b"] for feeds in drawn]
+    assert values[0].tolist() == [1, -2.5] and values[1].tolist() == [0.10009765625, 2]

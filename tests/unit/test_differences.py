@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from ortforge.engine.explaining import threshold_db
 
@@ -92,3 +94,39 @@ def test_nothing_in_common_is_said(tmp_path: Path, supervise: Supervise) -> None
 def test_the_threshold_follows_from_the_models_cosine() -> None:
     assert threshold_db(0.99) == threshold_db(None) == pytest.approx(16.9, abs=0.05)
     assert threshold_db(0.999) == pytest.approx(27.0, abs=0.05)
+
+
+def test_sequences_and_narrow_types_beside_the_tensors_are_no_obstacle(tmp_path: Path, supervise: Supervise) -> None:
+    """Rows that pass a threshold come out as a sequence, and everything in bfloat16 as well."""
+    rng = np.random.default_rng(1)
+    weights = rng.standard_normal((16, 16)).astype(np.float32)
+    models = []
+    for number, weight in enumerate((weights, weights + rng.normal(0, 0.01, weights.shape).astype(np.float32))):
+        nodes = [
+            helper.make_node("MatMul", ["x", "W"], ["h"], name="product"),
+            helper.make_node("SplitToSequence", ["h"], ["y"], name="split", axis=0),
+            helper.make_node("Cast", ["h"], ["b"], name="cast", to=TensorProto.BFLOAT16),
+        ]
+        outputs = [
+            helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, None),
+            helper.make_tensor_value_info("b", TensorProto.BFLOAT16, ["N", 16]),
+        ]
+        inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 16])]
+        graph = helper.make_graph(nodes, "g", inputs, outputs, [numpy_helper.from_array(weight, "W")])
+        opsets = [helper.make_opsetid("", 17)]
+        models.append(tmp_path / f"model-{number}.onnx")
+        onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), models[-1])
+    samples = samples_folder(tmp_path / "rows", [{"x": rng.standard_normal((3, 16)).astype(np.float32)}])
+    job = {
+        "op": "differences",
+        "model": str(models[1]),
+        "reference": str(models[0]),
+        "samples": str(samples.folder),
+        "count": 1,
+        "threshold_db": 20.0,
+        "providers": [["CPUExecutionProvider", {}]],
+        "session": {},
+    }
+    outcome = supervise(job)
+    assert outcome.status == "ok", outcome.reason
+    assert {entry["tensor"] for entry in outcome.result["tensors"]} == {"h", "b"}

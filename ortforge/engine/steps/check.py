@@ -34,8 +34,12 @@ def run_model(
     data: str,
     *,
     placement: bool,
+    repeat: int = 0,
 ) -> TaskOutcome:
-    """Run a model over samples in a supervised worker and keep its outputs."""
+    """Run a model over samples in a supervised worker and keep its outputs.
+
+    :param repeat: how many samples to answer twice more, to see whether the model differs from itself.
+    """
     objects, how = work.store.objects, task.parameters
     with objects.scratch() as scratch:
         output = scratch / "outputs"
@@ -48,6 +52,7 @@ def run_model(
             "session": session_for(how["session"], artefact),
             "output": str(output),
             "placement": placement,
+            "repeat": repeat,
         }
         jobdir = scratch / "job"
         jobdir.mkdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ortforge.api import Task, TaskOutcome
+from ortforge.engine.artefacts import add_custom_ops
 from ortforge.engine.unchanged import refuse_changed
 from ortforge.engine.work import Work
 from ortforge.runtime.fetch import Fetcher, fetch_model
@@ -24,5 +25,7 @@ def run(task: Task, work: Work) -> TaskOutcome:
             files = [base / Path(reference).parent / name for name in (Path(reference).name, *facts["external"])]
             now = resolver.fingerprint(reference, base)
             refuse_changed(task.parameters["fingerprint"], now, f"{resolver.scheme}:{reference}", lambda: files)
+        if libraries := task.context.get("custom_ops"):
+            facts["custom_ops"] = add_custom_ops(artefact, map(Path, libraries))
         facts["reference"] = f"{resolver.scheme}:{task.context['reference']}"
         return TaskOutcome("ok", work.store.objects.put(artefact), facts)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from ortforge.api import Task, TaskOutcome
 from ortforge.engine.steps.check import run_model
 from ortforge.engine.work import Work
 
+REPEATED_SAMPLES: Final = 8
+"""Maximum number of samples that are answered twice more: once in the same session, once in a fresh one."""
+
 
 def run(task: Task, work: Work) -> TaskOutcome:
-    """Run the untouched model on the reference runtime."""
+    """Run the untouched model on the reference runtime, the first samples repeatedly."""
     (_, model, artefact), (_, _, runtime), (_, data, _) = task.inputs
-    return run_model(task, work, model, artefact, runtime, data, placement=False)
+    return run_model(task, work, model, artefact, runtime, data, placement=False, repeat=REPEATED_SAMPLES)

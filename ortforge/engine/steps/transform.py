@@ -7,7 +7,15 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from ortforge.api import Task, TaskOutcome
-from ortforge.engine.artefacts import model_file, providers_for, seal, session_for, settings_of
+from ortforge.engine.artefacts import (
+    add_custom_ops,
+    custom_ops_of,
+    model_file,
+    providers_for,
+    seal,
+    session_for,
+    settings_of,
+)
 from ortforge.engine.pairs import alone
 from ortforge.engine.work import Work, failed_job, limits_of
 from ortforge.plan.stamp import joined
@@ -72,6 +80,7 @@ def run(task: Task, work: Work) -> TaskOutcome:
         else:
             stamp = joined(before.get("stamp"), details.pop("stamp", None))
             size = seal(output, target.name, stamp, settings)
+            add_custom_ops(output, custom_ops_of(source.parent))
         details.pop("stamp", None)
         facts = {
             "bytes": size,

@@ -39,7 +39,10 @@ def against_float(float_model: Path, job: PassJob, feeds: Iterable[Mapping[str, 
     try:
         samples.extend(dict(feed) for feed in itertools.islice(feeds, SAMPLES))
         reference = loading.session_of(float_model, job)
-        names = [output.name for output in reference.get_outputs() if output.type.startswith("tensor(float")]
+        kinds = ("tensor(float)", "tensor(float16)", "tensor(double)")
+        names = [output.name for output in reference.get_outputs() if output.type in kinds]
+        if not names:  # ONNX Runtime takes an empty list for all outputs
+            return {}, ""
         expected = [reference.run(names, feed) for feed in samples]
         del reference
     except Exception as problem:
