@@ -238,7 +238,19 @@ def quantize(job: PassJob, wanted: Parameters) -> dict[str, Any]:
         if {*types} <= {"QInt8", "QUInt8"}:
             warnings += type_support.wrong_products(prepared.model, job.ort_version, job.cpu_flags)
     facts = {"calibration_samples": len(job.samples), "against_float": checked, "nodes_excluded": excluded}
-    return {**result, **facts, "warnings": [text for text in [*warnings, adjusting] if text]}
+    warnings += [adjusting, *prepared.notes, _batched_note(prepared, wanted)]
+    return {**result, **facts, "warnings": [text for text in warnings if text]}
+
+
+def _batched_note(prepared: quantizing.Prepared, wanted: Parameters) -> str:
+    """Return a sentence about products whose constant has three axes or more, which have no kernel per channel."""
+    if not prepared.per_tensor:
+        return ""
+    what = "stay in float" if wanted.format == "QOperator" else "have one scale for each weight as a whole"
+    return (
+        f"{len(prepared.per_tensor)} MatMul with a constant of three axes or more {what}: ONNX Runtime has no kernel "
+        "for such products with a scale for each channel."
+    )
 
 
 def _prepare(source: Path, workdir: Path, wanted: Parameters) -> quantizing.Prepared:
@@ -266,6 +278,7 @@ def _prepare(source: Path, workdir: Path, wanted: Parameters) -> quantizing.Prep
         takes=_quantizable(),
         name_nodes=wanted.fix or FLOAT8 in (wanted.activation_type, wanted.weight_type),
         per_channel=wanted.per_channel,
+        quantizer=wanted.format,
     )
 
 
@@ -357,6 +370,17 @@ def _options(wanted: Parameters) -> dict[str, Any]:
     return options
 
 
+def _overrides(prepared: quantizing.Prepared, wanted: Parameters) -> dict[str, Any]:
+    """Return the quantizer's option that gives batched weights one scale; the QDQ format alone has it."""
+    from onnxruntime.quantization import QuantType
+
+    if not prepared.per_tensor or wanted.format != "QDQ":
+        return {}
+    batched = {node.input[1] for node in prepared.model.graph.node if node.name in prepared.per_tensor}
+    kind = QuantType[wanted.weight_type]
+    return {"TensorQuantOverrides": {name: [{"quant_type": kind}] for name in sorted(batched)}}
+
+
 def _quantize(
     wanted: Parameters,
     prepared: quantizing.Prepared,
@@ -370,6 +394,7 @@ def _quantize(
     left_out = [
         *prepared.names["nodes_to_exclude"],
         *excluded,
+        *(prepared.per_tensor if wanted.format == "QOperator" else ()),
         *(float8_types.left_out(prepared.model) if float8 else ()),
     ]
     # ONNX Runtime insists on this method for 8-bit floats; the ranges are ours all the same.
@@ -390,7 +415,7 @@ def _quantize(
                 nodes_to_exclude=left_out or None,
                 use_external_data_format=model_file.needs_external_data(prepared.model),
                 calibrate_method=quantization.CalibrationMethod[method],
-                extra_options=_options(wanted),
+                extra_options=_options(wanted) | _overrides(prepared, wanted),
             )
     except Exception as problem:
         already = "QDQDisableWeightAdjustForInt32Bias" in wanted.extra_options

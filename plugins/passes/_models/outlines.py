@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from . import model_file, wire
+from .normalization import normalize
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -166,7 +167,7 @@ def _walked(path: Path) -> Outline:
                 parts += [wire.head(GRAPH, len(graph)), graph]
             else:
                 parts.append(data[entry.start : entry.end])
-        return Outline(onnx.ModelProto.FromString(b"".join(parts)), weights)
+        return Outline(normalize(onnx.ModelProto.FromString(b"".join(parts))), weights)
     except Exception:
         # What is wrong is said in the words of who reads the whole.
         return taken_apart(model_file.load(path))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from .._models import loading, model_file, onnx_graph, outlines
-from . import type_support
+from . import quantizer_input, type_support
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -58,6 +58,8 @@ class Prepared:
     :param opset: of the model as it came; :param ir_version: the same.
     :param said: what was done to it, for the result.
     :param names: node names by the parameter that chose them, globs resolved; :param op_types: the same of operators.
+    :param per_tensor: names of products that get one scale for the whole weight although a scale for each channel was
+        asked for: those with a constant of three axes or more.
     """
 
     model: ModelProto
@@ -67,6 +69,8 @@ class Prepared:
     said: Mapping[str, Any]
     names: Mapping[str, list[str]]
     op_types: list[str]
+    per_tensor: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def prepare(
@@ -83,6 +87,7 @@ def prepare(
     per_channel: bool = False,
     values: bool = True,
     written: bool = True,
+    quantizer: quantizer_input.Mode | None = None,
 ) -> Prepared:
     """Load a model, raise its opset where a quantizer would otherwise ruin it, and move constants to initializers.
 
@@ -93,6 +98,7 @@ def prepare(
     :param per_channel: weights get a scale for each channel, which a product with a vector has not: such are left out.
     :param values: the pass looks at what weights hold; without it, the model may be an outline (``outlines.py``).
     :param written: the pass needs the file.
+    :param quantizer: which of ONNX Runtime's quantizers will read it, for the faults of that one; ``None``: neither.
     :raises ValueError: the model is quantized already, is bound to one CPU, or lacks what is named.
     :raises RuntimeError: its opset cannot be raised.
     """
@@ -123,12 +129,27 @@ def prepare(
         model = onnx_graph.raise_opset(model, least_opset, why)
     if constants and (moved := onnx_graph.constants_to_initializers(model)):
         said["constants_to_initializers"] = moved
+    weights = dict(apart.weights)
     vectors = _products_with_vectors(model) if per_channel else []
-    if (name_nodes or vectors) and (named_now := onnx_graph.name_nodes(model)):
+    batched = quantizer_input.batched_products(model) if per_channel and quantizer else []
+    foreign = quantizer_input.nodes_of_other_domains(model, takes) if quantizer else []
+    static = quantizer in ("QDQ", "QOperator")
+    activations = quantizer_input.lossy_activations(model, quantizer) if quantizer and static else []
+    unnamed = name_nodes or vectors or batched or foreign or activations
+    if unnamed and (named_now := onnx_graph.name_nodes(model)):
         said["nodes_named"] = named_now
     if vectors:
         said["products_with_vectors"] = [node.name for node in vectors]
-        names["nodes_to_exclude"] = [*names["nodes_to_exclude"], *said["products_with_vectors"]]
+    if foreign:
+        said["left_to_other_domains"] = [node.name for node in foreign]
+    if activations:
+        said["activations_kept"] = [node.name for node in activations]
+    left_out = [node.name for node in (*vectors, *foreign, *activations)]
+    notes: list[str] = []
+    if quantizer:
+        names, notes = _adapt(model, weights, quantizer, names, left_out, ops or takes, said, per_channel=per_channel)
+    elif left_out:
+        names["nodes_to_exclude"] = [*names["nodes_to_exclude"], *left_out]
     fused = any(node.domain == onnx_graph.CONTRIB_DOMAIN for node in model.graph.node)
     if fused and (typed := _type_tensors(model, workdir / "typed.onnx")):
         said["tensors_typed"] = typed
@@ -136,8 +157,49 @@ def prepare(
     # onnx's shape inference, for which weights that lie beside it cost nothing.
     path = workdir / "prepared.onnx"
     if written:
-        outlines.save_apart(outlines.Outline(model, apart.weights), path, ir_version=ir_version)
-    return Prepared(model, path, opset, ir_version, said, names, ops)
+        outlines.save_apart(outlines.Outline(model, weights), path, ir_version=ir_version)
+    per_tensor = tuple(node.name for node in batched if node.name not in names["nodes_to_exclude"])
+    if per_tensor:
+        said["weights_per_tensor"] = list(per_tensor)
+    return Prepared(model, path, opset, ir_version, said, names, ops, per_tensor, tuple(notes))
+
+
+def _adapt(
+    model: ModelProto,
+    weights: dict[str, Any],
+    quantizer: quantizer_input.Mode,
+    names: Mapping[str, list[str]],
+    left_out: Sequence[str],
+    op_types: Collection[str],
+    said: dict[str, Any],
+    *,
+    per_channel: bool,
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Work around faults of the quantizer; return the chosen names as they are now, and sentences about it."""
+    names = {**names, "nodes_to_exclude": [*names["nodes_to_exclude"], *left_out]}
+    if renamed := quantizer_input.rename_reserved(model, weights):
+        said["renamed"] = renamed
+        names = {parameter: [renamed.get(name, name) for name in chosen] for parameter, chosen in names.items()}
+    adapter = quantizer_input.Adapter(
+        model,
+        weights,
+        quantizer,
+        per_channel,
+        op_types,
+        excluded=names["nodes_to_exclude"],
+        included=names["nodes_to_include"],
+    )
+    adapter.separate_shared_weights()
+    if shielded := adapter.shield_readers():
+        said["tensors_shielded"] = shielded
+    if not adapter.copies:
+        return names, []
+    said["weights_copied"] = adapter.copies
+    count = sum(map(len, adapter.copies.values()))
+    return names, [
+        f"Several nodes read {_some(list(adapter.copies))} and need different scales or layouts of it. They got "
+        f"{count} quantized {'copy' if count == 1 else 'copies'} of their own, which makes the file larger."
+    ]
 
 
 def _needs_changes(model: ModelProto, least_opset: int) -> bool:
@@ -209,6 +271,8 @@ def finish(job: PassJob, quantized: ModelProto, prepared: Prepared, *, advice: s
     :raises RuntimeError: ONNX Runtime does not load what its own quantizer wrote.
     """
     source, output = Path(job.model), Path(job.output)
+    # The quantizer sorts nodes without a look at what branches read.
+    onnx_graph.sort_nodes(quantized)
     model_file.save(quantized, output, ir_version=prepared.ir_version)
     if problem := loading.load_error(output, job):
         if too_new := re.search(r"\b(?:Deq|Q)uantizeLinear\((\d+)\)", problem):
