@@ -6,8 +6,9 @@ left out one after the other, and the result says which.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,8 +64,9 @@ def apply(job: PassJob) -> dict[str, Any]:
     wanted = Parameters(**job.parameters)
     source, output, workdir = Path(job.model), Path(job.output), Path(job.workdir)
     before = outlines.outline_of(source)
-    written, skipped = _with_fallbacks(source, workdir, wanted, large=model_file.needs_external_data(before))
-    apart = outlines.read(written or source)
+    plain = outlines.plain_source(source, workdir)
+    written, skipped = _with_fallbacks(plain, workdir, wanted, large=model_file.needs_external_data(before))
+    apart = outlines.read(written or plain)
     model = apart.model
     named = onnx_graph.name_nodes(model) if wanted.name_nodes else 0
     outlines.save(apart, output, ir_version=before.ir_version)
@@ -110,7 +112,7 @@ def _with_fallbacks(
         written = workdir / f"preprocessed-{attempt}.onnx"
         complaints = _Complaints()
         try:
-            with complaints:
+            with complaints, _shapes_by_domain():
                 quant_pre_process(
                     str(source),
                     str(written),
@@ -140,6 +142,32 @@ def _with_fallbacks(
         steps[step] = False
         skipped[step] = why
     return None, skipped
+
+
+@contextlib.contextmanager
+def _shapes_by_domain() -> Iterator[None]:
+    """Let ONNX Runtime's symbolic shape inference tell ONNX's own operators from com.microsoft's of the same name.
+
+    It takes ONNX's Attention, of opset 23, for its own (seen with 1.32.0). What onnx inferred for such a node remains.
+    """
+    from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference as Inference
+
+    contrib = {name: getattr(Inference, name, None) for name in ("_infer_Attention", "_infer_RotaryEmbedding")}
+    originals = {name: method for name, method in contrib.items() if method is not None}
+
+    def by_domain(method: Any) -> Any:
+        def infer(inference: Any, node: Any) -> Any:
+            return None if node.domain in onnx_graph.DEFAULT_DOMAINS else method(inference, node)
+
+        return infer
+
+    for name, method in originals.items():
+        setattr(Inference, name, by_domain(method))
+    try:
+        yield
+    finally:
+        for name, method in originals.items():
+            setattr(Inference, name, method)
 
 
 class _Complaints(logging.Handler):

@@ -122,8 +122,8 @@ def quantize(job: PassJob, wanted: Parameters) -> dict[str, Any]:
         values=False,
         quantizer="dynamic",
     )
-    if not onnx_graph.has_onnx_operators(prepared.model):
-        return quantizing.unchanged(source, output, quantizing.ONLY_TREES)
+    if reason := quantizing.why_classical(prepared.model):
+        return quantizing.unchanged(source, output, reason)
     model, warnings = _quantized(wanted, prepared, workdir, job.ort_version)
     if not onnx_graph.quantized_ops(model):
         return quantizing.unchanged(source, output, _why_nothing(prepared, wanted))

@@ -187,10 +187,10 @@ def quantize(job: PassJob, wanted: Parameters) -> dict[str, Any]:
     if refused := contradiction(wanted):
         raise NotImplementedError(f"{refused[0].upper()}{refused[1:]}.")
     extra_options.refuse_unknown(wanted.extra_options, job.ort_version, also=OWN_OPTIONS)
-    type_support.refuse_types(wanted.activation_type, wanted.weight_type, wanted.format, workdir, job.ort_version)
     prepared = _prepare(source, workdir, wanted)
-    if not onnx_graph.has_onnx_operators(prepared.model):
-        return quantizing.unchanged(source, output, quantizing.ONLY_TREES)
+    if reason := quantizing.why_classical(prepared.model):
+        return quantizing.unchanged(source, output, reason)
+    type_support.refuse_types(wanted.activation_type, wanted.weight_type, wanted.format, workdir, job.ort_version)
     chosen = onnx_graph.op_types_of(prepared.model, wanted.float_outputs, _quantizable(), "float_outputs")
     wanted = replace(wanted, float_outputs=tuple(chosen))
     watch = data_guards.DataWatch()

@@ -117,15 +117,16 @@ def apply(job: PassJob) -> dict[str, Any]:
     wanted = Parameters(**job.parameters)
     source, output = Path(job.model), Path(job.output)
     _check_runtime(job, wanted)
-    before = outlines.outline_of(source)
+    plain = outlines.plain_source(source, Path(job.workdir))
+    before = outlines.outline_of(plain)
     heads = _heads(wanted, before)
     _check_inputs(wanted, before)
-    start = _optimized(job, wanted, source, before)
+    start = _optimized(job, wanted, plain, before)
     fused, hints = _fused(start, wanted, heads, before)
     counts = attention_nodes.fused_since(before, fused)
     warnings: list[str] = []
     if not wanted.only_onnxruntime:
-        attempt = Attempt(asdict(wanted), wanted.level, source, start, Path(job.workdir), before, heads)
+        attempt = Attempt(asdict(wanted), wanted.level, plain, start, Path(job.workdir), before, heads)
         warnings = complaints(attempt, counts, fused)
     result: dict[str, Any] = {"fused": counts, "num_heads": heads.num_heads, "hidden_size": heads.hidden_size}
     if hints:

@@ -17,9 +17,23 @@ if TYPE_CHECKING:
 
     from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
 
-__all__ = ["normalize"]
+__all__ = ["is_normal", "normalize"]
 
 LONG_NAME: Final = "ai.onnx"
+
+
+def is_normal(model: ModelProto) -> bool:
+    """Return whether :func:`normalize` would leave a model as it is."""
+    imports = (model.opset_import, *(function.opset_import for function in model.functions))
+    return not (
+        any(entry.domain == LONG_NAME for entries in imports for entry in entries)
+        or any(graph.sparse_initializer for graph in _graphs(model.graph))
+        or any(
+            node.domain == LONG_NAME
+            or (node.op_type == "Constant" and any(part.name == "sparse_value" for part in node.attribute))
+            for node in _nodes(model)
+        )
+    )
 
 
 def normalize(model: ModelProto) -> ModelProto:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from .._models import loading, model_file, onnx_graph, outlines
-from . import quantizer_input, type_support
+from .._models import loading, model_file, onnx_graph, outlines, tensor_types
+from . import quantizer_input, transposes, type_support
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from ortforge.api import PassJob
 
 __all__ = [
-    "ONLY_TREES",
     "Prepared",
     "dropped_nodes",
     "finish",
@@ -34,6 +33,7 @@ __all__ = [
     "prepare",
     "said_of_dropped",
     "unchanged",
+    "why_classical",
 ]
 
 HUGE_SCALE: Final = 1e6
@@ -43,7 +43,7 @@ ABSURD_SCALE: Final = 1e10
 """From here on every ordinary value of the tensor becomes zero."""
 
 TINY_SCALE: Final = 1e-30
-ONLY_TREES: Final = "NO-OP: the model has only operators of ai.onnx.ml (trees and the like); none can be quantized."
+CLASSICAL: Final = "ai.onnx.ml"
 REMOVABLE: Final = frozenset({"Clip", "Constant", "Identity", "Relu"})
 """Operators that quantizers take out rightly: a zero point cuts values off as Relu and Clip do."""
 
@@ -125,11 +125,13 @@ def prepare(
         model = onnx_graph.without_functions(model)
     names = {parameter: onnx_graph.names_of(model, wanted, parameter) for parameter, wanted in named.items()}
     ops = onnx_graph.op_types_of(model, op_types, takes, "op_types")
-    if onnx_graph.has_onnx_operators(model):
+    if onnx_graph.has_onnx_operators(model) and not why_classical(model):
         model = onnx_graph.raise_opset(model, least_opset, why)
     if constants and (moved := onnx_graph.constants_to_initializers(model)):
         said["constants_to_initializers"] = moved
     weights = dict(apart.weights)
+    if constants and (folded := transposes.fold(model, weights)):
+        said["transposes_folded"] = folded
     vectors = _products_with_vectors(model) if per_channel else []
     batched = quantizer_input.batched_products(model) if per_channel and quantizer else []
     foreign = quantizer_input.nodes_of_other_domains(model, takes) if quantizer else []
@@ -150,8 +152,7 @@ def prepare(
         names, notes = _adapt(model, weights, quantizer, names, left_out, ops or takes, said, per_channel=per_channel)
     elif left_out:
         names["nodes_to_exclude"] = [*names["nodes_to_exclude"], *left_out]
-    fused = any(node.domain == onnx_graph.CONTRIB_DOMAIN for node in model.graph.node)
-    if fused and (typed := _type_tensors(model, workdir / "typed.onnx")):
+    if tensor_types.has_unknown_operators(model) and (typed := tensor_types.infer(model, workdir / "typed.onnx")):
         said["tensors_typed"] = typed
     # Also where nothing was changed: the quantizers write files beside the model that they read, and send it through
     # onnx's shape inference, for which weights that lie beside it cost nothing.
@@ -204,9 +205,8 @@ def _adapt(
 
 def _needs_changes(model: ModelProto, least_opset: int) -> bool:
     """Whether a model goes through tools that want it whole: onnx's, or a session that tells its types."""
-    fused = any(node.domain == onnx_graph.CONTRIB_DOMAIN for node in model.graph.node)
     raised = onnx_graph.has_onnx_operators(model) and onnx_graph.opset(model) < least_opset
-    return bool(model.functions) or fused or raised
+    return bool(model.functions) or tensor_types.has_unknown_operators(model) or raised
 
 
 def _products_with_vectors(model: ModelProto) -> list[NodeProto]:
@@ -223,37 +223,18 @@ def _is_half(model: ModelProto) -> bool:
     return TensorProto.FLOAT not in kinds and not kinds.isdisjoint((TensorProto.FLOAT16, TensorProto.BFLOAT16))
 
 
-def _type_tensors(model: ModelProto, scratch: Path) -> int:
-    """Write the types of all tensors of the main graph into it, as a session knows them; return how many were missing.
+def why_classical(model: ModelProto) -> str:
+    """Say that a model is of classical machine learning and has nothing to quantize; ``""`` for any other model.
 
-    onnx's inference stops at ONNX Runtime's own operators, which fused models are full of, and the quantizers leave
-    every tensor behind one as it is, or give up.
+    Sums and products around a tree gain nothing by integers: they are a small part of its time.
     """
-    import onnxruntime
-    from onnx import TensorProto, helper
-
-    outputs = model.graph.output
-    count = len(outputs)
-    known = {value.name for value in (*model.graph.input, *outputs, *model.graph.value_info)}
-    for node in model.graph.node:
-        for name in node.output:
-            if name and name not in known:
-                outputs.add(name=name)
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        model_file.save(model, scratch, ir_version=model.ir_version)
-        found = onnxruntime.InferenceSession(str(scratch), options, providers=["CPUExecutionProvider"]).get_outputs()
-    except Exception:
-        # A model that does not load is said by what follows, in better words.
-        found = []
-    finally:
-        del outputs[count:]
-    tensors = [value for value in found[count:] if value.type.startswith("tensor(")]
-    for value in tensors:
-        kind = TensorProto.DataType.Value(value.type.removeprefix("tensor(").rstrip(")").upper())
-        model.graph.value_info.append(helper.make_tensor_value_info(value.name, kind, value.shape))
-    return len(tensors)
+    classical = sorted({node.op_type for node in onnx_graph.nodes(model) if node.domain == CLASSICAL})
+    if not classical or any(node.op_type in HEAVY_OPS or node.op_type == "Gather" for node in onnx_graph.nodes(model)):
+        return ""
+    return (
+        f"NO-OP: the model computes with operators of ai.onnx.ml ({', '.join(classical)}), which no quantizer takes, "
+        "and has no MatMul, Gemm, Conv, LSTM or Gather."
+    )
 
 
 def unchanged(source: Path, output: Path, warning: str) -> dict[str, Any]:
