@@ -6,13 +6,13 @@ else stays as asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ._models import model_file, onnx_graph
-from ._quantization import extra_options, quantizer_input, quantizing, type_support
+from ._quantization import extra_options, quantizer_input, quantizing, remedies, type_support
 
 if TYPE_CHECKING:
     from ortforge.api import Pass, PassJob, PassUse
@@ -103,6 +103,29 @@ def apply(job: PassJob) -> dict[str, Any]:
 
 def quantize(job: PassJob, wanted: Parameters) -> dict[str, Any]:
     """Do what :func:`apply` does, with parameters of one's own: for passes that choose them."""
+    try:
+        return _quantize_model(job, wanted)
+    except (remedies.QuantizerError, remedies.MissingKernelError) as problem:
+        raise remedies.advised(job, problem, _alternatives(job, wanted)) from (problem.__cause__ or problem)
+
+
+def _alternatives(job: PassJob, wanted: Parameters) -> dict[str, Callable[[], object]]:
+    """Return other settings that may work where these failed, by the change to the recipe."""
+
+    def attempt(name: str, **changes: Any) -> Callable[[], object]:
+        return lambda: _quantize_model(remedies.trial_job(job, name), replace(wanted, **changes))
+
+    trials: dict[str, Callable[[], object]] = {
+        "preprocess before this pass": lambda: remedies.preprocessed(job, lambda one: _quantize_model(one, wanted))
+    }
+    if tuple(wanted.op_types) != ("MatMul",):
+        trials["op_types = ['MatMul']"] = attempt("op_types", op_types=("MatMul",))
+    if wanted.per_channel:
+        trials["per_channel = false"] = attempt("per_channel", per_channel=False)
+    return trials
+
+
+def _quantize_model(job: PassJob, wanted: Parameters) -> dict[str, Any]:
     from onnxruntime.quantization.registry import IntegerOpsRegistry
 
     source, output, workdir = Path(job.model), Path(job.output), Path(job.workdir)
@@ -127,12 +150,7 @@ def quantize(job: PassJob, wanted: Parameters) -> dict[str, Any]:
     model, warnings = _quantized(wanted, prepared, workdir, job.ort_version)
     if not onnx_graph.quantized_ops(model):
         return quantizing.unchanged(source, output, _why_nothing(prepared, wanted))
-    result = quantizing.finish(
-        job,
-        model,
-        prepared,
-        advice="Put preprocess before this pass, or limit op_types (for example to MatMul).",
-    )
+    result = quantizing.finish(job, model, prepared)
     warnings += quantizing.said_of_dropped(result, job)
     if job.ep in ("", "cpu"):
         warnings += type_support.wrong_products(prepared.model, job.ort_version, job.cpu_flags)
@@ -228,9 +246,8 @@ def _quantize(stage: _Stage, prepared: quantizing.Prepared, source: Path, writte
             extra_options=options,
         )
     except Exception as problem:
-        raise RuntimeError(
-            f"ONNX Runtime's quantizer failed: {model_file.first_sentence(problem)} "
-            "Put preprocess before this pass, or limit op_types (for example to MatMul)."
+        raise remedies.QuantizerError(
+            f"ONNX Runtime's quantizer failed: {model_file.first_sentence(problem)}"
         ) from problem
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -17,6 +17,7 @@ from ._quantization import (
     float8_types,
     quantizing,
     range_guards,
+    remedies,
     type_support,
 )
 
@@ -181,6 +182,31 @@ def apply(job: PassJob) -> dict[str, Any]:
 
 def quantize(job: PassJob, wanted: Parameters) -> dict[str, Any]:
     """Do what :func:`apply` does, with parameters of one's own: for passes that choose them."""
+    try:
+        return _quantize_model(job, wanted)
+    except (remedies.QuantizerError, remedies.MissingKernelError) as problem:
+        raise remedies.advised(job, problem, _alternatives(job, wanted)) from (problem.__cause__ or problem)
+
+
+def _alternatives(job: PassJob, wanted: Parameters) -> dict[str, Callable[[], object]]:
+    """Return other settings that may work where these failed, by the change to the recipe."""
+
+    def attempt(name: str, **changes: Any) -> Callable[[], object]:
+        return lambda: _quantize_model(remedies.trial_job(job, name), replace(wanted, **changes))
+
+    trials: dict[str, Callable[[], object]] = {
+        "preprocess before this pass": lambda: remedies.preprocessed(job, lambda one: _quantize_model(one, wanted))
+    }
+    if wanted.format == "QOperator":
+        trials["format = 'QDQ'"] = attempt("format", format="QDQ")
+    if set(wanted.op_types) != {"Conv", "MatMul"}:
+        trials["op_types = ['Conv', 'MatMul']"] = attempt("op_types", op_types=("Conv", "MatMul"))
+    if wanted.per_channel:
+        trials["per_channel = false"] = attempt("per_channel", per_channel=False)
+    return trials
+
+
+def _quantize_model(job: PassJob, wanted: Parameters) -> dict[str, Any]:
     source, output, workdir = Path(job.model), Path(job.output), Path(job.workdir)
     if not job.samples:
         raise ValueError("There are no calibration samples. Give the model a calibration dataset with real inputs.")
@@ -221,11 +247,11 @@ def quantize(job: PassJob, wanted: Parameters) -> dict[str, Any]:
         if wanted.fix or not absurd:
             raise
         # What the quantizer stumbles over is in all likelihood what was found before.
-        raise RuntimeError(f"{warnings[0]} ONNX Runtime's quantizer fails at that: {problem}") from problem
+        raise remedies.QuantizerError(f"{warnings[0]} ONNX Runtime's quantizer fails at that: {problem}") from problem
     warnings += _repair(model, prepared, wanted)
     if not onnx_graph.quantized_ops(model):
         return quantizing.unchanged(source, output, " ".join([_why_nothing(prepared), *warnings]))
-    result = quantizing.finish(job, model, prepared, advice="Put preprocess before this pass, or use format = 'QDQ'.")
+    result = quantizing.finish(job, model, prepared)
     checked, ruined = self_check.against_float(prepared.path, job, reader)
     named = {one.tensor for one in absurd}
     warnings += [*quantizing.said_of_dropped(result, job), *([ruined] if ruined else [])]
@@ -429,7 +455,6 @@ def _quantize(
                 f"quantizer fails at that per channel in the QOperator format ({model_file.first_line(problem)}). "
                 "Use format = 'QDQ', or per_channel = false."
             ) from problem
-        raise RuntimeError(
-            f"ONNX Runtime's quantizer failed: {model_file.first_sentence(problem)} "
-            "Put preprocess before this pass, or limit op_types (for example to Conv and MatMul)."
+        raise remedies.QuantizerError(
+            f"ONNX Runtime's quantizer failed: {model_file.first_sentence(problem)}"
         ) from problem

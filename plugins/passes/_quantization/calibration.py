@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .._models import model_file, onnx_graph
-from . import float8_types, histograms
+from . import float8_types, histograms, remedies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -132,9 +132,8 @@ def measure(
         raise
     except Exception as problem:
         if not reader.running:
-            raise RuntimeError(
-                f"ONNX Runtime cannot make the model that calibration runs: {model_file.first_sentence(problem)} "
-                "Put preprocess before this pass, or limit op_types."
+            raise remedies.QuantizerError(
+                f"ONNX Runtime cannot make the model that calibration runs: {model_file.first_sentence(problem)}"
             ) from problem
         raise RuntimeError(
             f"Calibration stopped at sample {reader.read} of {len(reader)}: {model_file.first_sentence(problem)} "

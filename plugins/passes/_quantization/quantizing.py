@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from .._models import loading, model_file, onnx_graph, outlines, tensor_types
-from . import quantizer_input, transposes, type_support
+from . import quantizer_input, remedies, transposes, type_support
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -244,10 +244,10 @@ def unchanged(source: Path, output: Path, warning: str) -> dict[str, Any]:
     return {"quantized": {}, "bytes_before": bytes_, "bytes_after": bytes_, "warnings": [warning]}
 
 
-def finish(job: PassJob, quantized: ModelProto, prepared: Prepared, *, advice: str) -> dict[str, Any]:
+def finish(job: PassJob, quantized: ModelProto, prepared: Prepared, *, advice: str = "") -> dict[str, Any]:
     """Write the quantizer's model with the input's IR version, check that it loads, and say what changed.
 
-    :param advice: what to try when it does not load.
+    :param advice: what to try when it does not load; empty where the caller finds out what helps.
     :raises NotImplementedError: the cell's EP and the CPU EP behind it have no kernel for an operator of the result.
     :raises RuntimeError: ONNX Runtime does not load what its own quantizer wrote.
     """
@@ -263,8 +263,12 @@ def finish(job: PassJob, quantized: ModelProto, prepared: Prepared, *, advice: s
                 "dynamically or weights alone."
             )
         if "NOT_IMPLEMENTED" in problem:
-            raise NotImplementedError(f"This runtime has no kernel for what its quantizer wrote: {problem} {advice}")
-        raise RuntimeError(f"ONNX Runtime does not load the model that its quantizer wrote: {problem} {advice}")
+            raise remedies.MissingKernelError(
+                f"This runtime has no kernel for what its quantizer wrote: {problem} {advice}".rstrip()
+            )
+        raise remedies.QuantizerError(
+            f"ONNX Runtime does not load the model that its quantizer wrote: {problem} {advice}".rstrip()
+        )
     before, after = onnx_graph.op_counts(prepared.model), onnx_graph.op_counts(quantized)
     changed = {
         "quantized": onnx_graph.quantized_ops(quantized),
