@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,7 +149,7 @@ def _with_fallbacks(
 def _shapes_by_domain() -> Iterator[None]:
     """Let ONNX Runtime's symbolic shape inference tell ONNX's own operators from com.microsoft's of the same name.
 
-    It takes ONNX's Attention, of opset 23, for its own (seen with 1.32.0). What onnx inferred for such a node remains.
+    It takes ONNX's Attention, of opset 23, for its own (seen with 1.32.0). Such nodes are left to onnx's inference.
     """
     from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference as Inference
 
@@ -157,7 +158,9 @@ def _shapes_by_domain() -> Iterator[None]:
 
     def by_domain(method: Any) -> Any:
         def infer(inference: Any, node: Any) -> Any:
-            return None if node.domain in onnx_graph.DEFAULT_DOMAINS else method(inference, node)
+            if node.domain in onnx_graph.DEFAULT_DOMAINS:
+                return inference._onnx_infer_single_node(node)
+            return method(inference, node)
 
         return infer
 
@@ -185,7 +188,7 @@ class _Complaints(logging.Handler):
             self.optimization = "ONNX Runtime's optimizer failed"
         elif self.optimization:
             # The traceback comes as a record of its own; its last line is the reason.
-            self.optimization = text.splitlines()[-1][:400]
+            self.optimization = model_file.first_line(Exception(re.sub(r"^[\w.]+: ", "", text.splitlines()[-1])))
 
     def __enter__(self) -> None:
         self._logger.addHandler(self)

@@ -2,6 +2,8 @@
 
 - ONNX's operator set under its long name ``ai.onnx`` instead of the empty one (both are valid, ONNX IR specification)
 - sparse initializers and sparse Constant nodes, which no quantizer or converter looks at
+- Constant nodes with ``value_float``, ``value_ints`` and the like instead of a tensor, at which ONNX Runtime's symbolic
+  shape inference stops
 
 A session treats both as the plain form, so the model computes the same.
 
@@ -10,16 +12,19 @@ Runs inside a runtime beside the pass that imports it; only the standard library
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
+    from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
 
 __all__ = ["is_normal", "normalize"]
 
 LONG_NAME: Final = "ai.onnx"
+
+SHORT: Final = ("sparse_value", "value_float", "value_floats", "value_int", "value_ints")
+"""Attributes of a Constant that stand for a tensor."""
 
 
 def is_normal(model: ModelProto) -> bool:
@@ -30,7 +35,7 @@ def is_normal(model: ModelProto) -> bool:
         or any(graph.sparse_initializer for graph in _graphs(model.graph))
         or any(
             node.domain == LONG_NAME
-            or (node.op_type == "Constant" and any(part.name == "sparse_value" for part in node.attribute))
+            or (node.op_type == "Constant" and any(part.name in SHORT for part in node.attribute))
             for node in _nodes(model)
         )
     )
@@ -48,12 +53,11 @@ def normalize(model: ModelProto) -> ModelProto:
         del graph.sparse_initializer[:]
     for node in _nodes(model):
         for attribute in node.attribute:
-            if node.op_type == "Constant" and attribute.name == "sparse_value":
-                dense = _dense(attribute.sparse_tensor)
-                dense.ClearField("name")
+            if node.op_type == "Constant" and attribute.name in SHORT and not attribute.ref_attr_name:
+                value = _value(attribute)
                 attribute.Clear()
                 attribute.name, attribute.type = "value", 4  # AttributeProto.TENSOR
-                attribute.t.CopyFrom(dense)
+                attribute.t.CopyFrom(value)
     return model
 
 
@@ -96,6 +100,24 @@ def _nodes(model: ModelProto) -> Iterator[NodeProto]:
             yield node
             for graph in _inner(node):
                 yield from graph.node
+
+
+def _value(attribute: AttributeProto) -> TensorProto:
+    """Return the tensor that a Constant's other attributes stand for (ONNX, Constant-13)."""
+    import numpy as np
+    from onnx import numpy_helper
+
+    if attribute.name == "sparse_value":
+        dense = _dense(attribute.sparse_tensor)
+        dense.ClearField("name")
+        return dense
+    arrays: dict[str, Callable[[], Any]] = {
+        "value_float": lambda: np.float32(attribute.f),
+        "value_floats": lambda: np.array(attribute.floats, np.float32),
+        "value_int": lambda: np.int64(attribute.i),
+        "value_ints": lambda: np.array(attribute.ints, np.int64),
+    }
+    return numpy_helper.from_array(np.asarray(arrays[attribute.name]()))
 
 
 def _dense(sparse: SparseTensorProto) -> TensorProto:
