@@ -69,6 +69,8 @@ def apply(job: PassJob) -> dict[str, Any]:
     wanted = Parameters(**job.parameters)
     source, output = Path(job.model), Path(job.output)
     model = model_file.load(source)
+    if model.functions:
+        model = onnx_graph.without_functions(model)
     if onnx_graph.quantized_ops(model):
         raise ValueError(
             "The model is quantized, and bfloat16 would break its scales. Convert the float model instead."

@@ -121,7 +121,7 @@ def apply(job: PassJob) -> dict[str, Any]:
 def convert(job: PassJob, wanted: Parameters) -> dict[str, Any]:
     """Do what :func:`apply` does, wherever the job runs."""
     source, output = Path(job.model), Path(job.output)
-    apart = outlines.read(source)
+    apart = outlines.read(outlines.plain_source(source, Path(job.workdir)))
     model = apart.model
     if onnx_graph.quantized_ops(model):
         raise ValueError("The model is quantized, and float16 would break its scales. Convert the float model instead.")

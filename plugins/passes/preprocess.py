@@ -6,8 +6,10 @@ left out one after the other, and the result says which.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,8 +65,9 @@ def apply(job: PassJob) -> dict[str, Any]:
     wanted = Parameters(**job.parameters)
     source, output, workdir = Path(job.model), Path(job.output), Path(job.workdir)
     before = outlines.outline_of(source)
-    written, skipped = _with_fallbacks(source, workdir, wanted, large=model_file.needs_external_data(before))
-    apart = outlines.read(written or source)
+    plain = outlines.plain_source(source, workdir)
+    written, skipped = _with_fallbacks(plain, workdir, wanted, large=model_file.needs_external_data(before))
+    apart = outlines.read(written or plain)
     model = apart.model
     named = onnx_graph.name_nodes(model) if wanted.name_nodes else 0
     outlines.save(apart, output, ir_version=before.ir_version)
@@ -110,7 +113,7 @@ def _with_fallbacks(
         written = workdir / f"preprocessed-{attempt}.onnx"
         complaints = _Complaints()
         try:
-            with complaints:
+            with complaints, _shapes_by_domain():
                 quant_pre_process(
                     str(source),
                     str(written),
@@ -142,6 +145,34 @@ def _with_fallbacks(
     return None, skipped
 
 
+@contextlib.contextmanager
+def _shapes_by_domain() -> Iterator[None]:
+    """Let ONNX Runtime's symbolic shape inference tell ONNX's own operators from com.microsoft's of the same name.
+
+    It takes ONNX's Attention, of opset 23, for its own (seen with 1.32.0). Such nodes are left to onnx's inference.
+    """
+    from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference as Inference
+
+    contrib = {name: getattr(Inference, name, None) for name in ("_infer_Attention", "_infer_RotaryEmbedding")}
+    originals = {name: method for name, method in contrib.items() if method is not None}
+
+    def by_domain(method: Any) -> Any:
+        def infer(inference: Any, node: Any) -> Any:
+            if node.domain in onnx_graph.DEFAULT_DOMAINS:
+                return inference._onnx_infer_single_node(node)
+            return method(inference, node)
+
+        return infer
+
+    for name, method in originals.items():
+        setattr(Inference, name, by_domain(method))
+    try:
+        yield
+    finally:
+        for name, method in originals.items():
+            setattr(Inference, name, method)
+
+
 class _Complaints(logging.Handler):
     """Collects what ``quant_pre_process`` logs when its graph optimization fails."""
 
@@ -157,7 +188,7 @@ class _Complaints(logging.Handler):
             self.optimization = "ONNX Runtime's optimizer failed"
         elif self.optimization:
             # The traceback comes as a record of its own; its last line is the reason.
-            self.optimization = text.splitlines()[-1][:400]
+            self.optimization = model_file.first_line(Exception(re.sub(r"^[\w.]+: ", "", text.splitlines()[-1])))
 
     def __enter__(self) -> None:
         self._logger.addHandler(self)

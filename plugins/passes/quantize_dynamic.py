@@ -6,13 +6,13 @@ else stays as asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ._models import model_file, onnx_graph
-from ._quantization import extra_options, quantizing, type_support
+from ._quantization import extra_options, quantizer_input, quantizing, remedies, type_support
 
 if TYPE_CHECKING:
     from ortforge.api import Pass, PassJob, PassUse
@@ -103,6 +103,29 @@ def apply(job: PassJob) -> dict[str, Any]:
 
 def quantize(job: PassJob, wanted: Parameters) -> dict[str, Any]:
     """Do what :func:`apply` does, with parameters of one's own: for passes that choose them."""
+    try:
+        return _quantize_model(job, wanted)
+    except (remedies.QuantizerError, remedies.MissingKernelError) as problem:
+        raise remedies.advised(job, problem, _alternatives(job, wanted)) from (problem.__cause__ or problem)
+
+
+def _alternatives(job: PassJob, wanted: Parameters) -> dict[str, Callable[[], object]]:
+    """Return other settings that may work where these failed, by the change to the recipe."""
+
+    def attempt(name: str, **changes: Any) -> Callable[[], object]:
+        return lambda: _quantize_model(remedies.trial_job(job, name), replace(wanted, **changes))
+
+    trials: dict[str, Callable[[], object]] = {
+        "preprocess before this pass": lambda: remedies.preprocessed(job, lambda one: _quantize_model(one, wanted))
+    }
+    if tuple(wanted.op_types) != ("MatMul",):
+        trials["op_types = ['MatMul']"] = attempt("op_types", op_types=("MatMul",))
+    if wanted.per_channel:
+        trials["per_channel = false"] = attempt("per_channel", per_channel=False)
+    return trials
+
+
+def _quantize_model(job: PassJob, wanted: Parameters) -> dict[str, Any]:
     from onnxruntime.quantization.registry import IntegerOpsRegistry
 
     source, output, workdir = Path(job.model), Path(job.output), Path(job.workdir)
@@ -120,18 +143,14 @@ def quantize(job: PassJob, wanted: Parameters) -> dict[str, Any]:
         takes=IntegerOpsRegistry,
         per_channel=wanted.per_channel,
         values=False,
+        quantizer="dynamic",
     )
-    if not onnx_graph.has_onnx_operators(prepared.model):
-        return quantizing.unchanged(source, output, quantizing.ONLY_TREES)
+    if reason := quantizing.why_classical(prepared.model):
+        return quantizing.unchanged(source, output, reason)
     model, warnings = _quantized(wanted, prepared, workdir, job.ort_version)
     if not onnx_graph.quantized_ops(model):
         return quantizing.unchanged(source, output, _why_nothing(prepared, wanted))
-    result = quantizing.finish(
-        job,
-        model,
-        prepared,
-        advice="Put preprocess before this pass, or limit op_types (for example to MatMul).",
-    )
+    result = quantizing.finish(job, model, prepared)
     warnings += quantizing.said_of_dropped(result, job)
     if job.ep in ("", "cpu"):
         warnings += type_support.wrong_products(prepared.model, job.ort_version, job.cpu_flags)
@@ -143,35 +162,73 @@ def quantize(job: PassJob, wanted: Parameters) -> dict[str, Any]:
     return {**result, "warnings": warnings}
 
 
+@dataclass(frozen=True)
+class _Stage:
+    """One call of the quantizer.
+
+    :param op_types: ``None``: all that it knows. :param only: the only nodes to quantize; empty: those that the recipe
+        chose. :param without: nodes that stay float in this stage.
+    """
+
+    wanted: Parameters
+    op_types: list[str] | None
+    only: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+
+
+def _stages(wanted: Parameters, prepared: quantizing.Prepared) -> list[_Stage]:
+    """Return the calls that are needed: the quantizer takes one type and one kind of scales at a time."""
+    from onnxruntime.quantization.registry import IntegerOpsRegistry
+
+    ops = prepared.op_types
+    convs = onnx_graph.op_counts(prepared.model).get("Conv", 0) if not ops or "Conv" in ops else 0
+    batched = prepared.per_tensor
+    stages = []
+    if convs and wanted.weight_type == "QInt8" and not type_support.has_int8_conv():
+        stages.append(_Stage(replace(wanted, weight_type="QUInt8"), ["Conv"]))
+        if others := [op for op in ops or IntegerOpsRegistry if op != "Conv"]:
+            stages.append(_Stage(wanted, others, without=batched))
+    else:
+        stages.append(_Stage(wanted, ops or None, without=batched))
+    if batched and (not ops or "MatMul" in ops):
+        included = prepared.names["nodes_to_include"]
+        if chosen := tuple(name for name in batched if not included or name in included):
+            stages.append(_Stage(replace(wanted, per_channel=False), ["MatMul"], only=chosen))
+    return stages
+
+
 def _quantized(
     wanted: Parameters, prepared: quantizing.Prepared, workdir: Path, ort_version: str
 ) -> tuple[Any, list[str]]:
-    """Return the quantized model; Conv in a step of its own where it needs another type than asked for."""
-    ops = prepared.op_types
-    convs = onnx_graph.op_counts(prepared.model).get("Conv", 0) if not ops or "Conv" in ops else 0
-    written = workdir / "quantized.onnx"
-    if not convs or wanted.weight_type != "QInt8" or type_support.has_int8_conv():
-        _quantize(wanted, prepared, prepared.path, written, ops or None)
-        return model_file.load(written), []
-    from onnxruntime.quantization.registry import IntegerOpsRegistry
+    """Return the quantized model, and sentences about what got another type or other scales than asked for."""
+    notes, source = list(prepared.notes), prepared.path
+    for number, stage in enumerate(_stages(wanted, prepared)):
+        written = workdir / f"quantized-{number}.onnx"
+        if number:
+            # The quantizer would give the same names again.
+            between = model_file.load(source)
+            quantizer_input.rename_reserved(between, {})
+            source = workdir / f"between-{number}.onnx"
+            model_file.save(between, source, ir_version=between.ir_version)
+        _quantize(stage, prepared, source, written)
+        source = written
+        if stage.wanted.weight_type != wanted.weight_type:
+            notes.append(
+                f"Conv got QUInt8 weights: ONNX Runtime {ort_version} has no ConvInteger for QInt8 on the CPU. "
+                "The other operators have QInt8."
+            )
+        if stage.only:
+            notes.append(
+                f"{len(stage.only)} MatMul with a constant of three axes or more have one scale for each weight as a "
+                "whole: ONNX Runtime has no kernel for such products with a scale for each channel."
+            )
+    return model_file.load(source), notes
 
-    between = workdir / "quantized-conv.onnx"
-    _quantize(replace(wanted, weight_type="QUInt8"), prepared, prepared.path, between, ["Conv"])
-    others = [op for op in ops or IntegerOpsRegistry if op != "Conv"]
-    if others:
-        _quantize(wanted, prepared, between, written, others)
-    made = model_file.load(written if others else between)
-    return made, [
-        f"Conv got QUInt8 weights: ONNX Runtime {ort_version} has no ConvInteger for QInt8 on the CPU. "
-        "The other operators have QInt8."
-    ]
 
-
-def _quantize(
-    wanted: Parameters, prepared: quantizing.Prepared, source: Path, written: Path, op_types: list[str] | None
-) -> None:
+def _quantize(stage: _Stage, prepared: quantizing.Prepared, source: Path, written: Path) -> None:
     import onnxruntime.quantization as quantization
 
+    wanted = stage.wanted
     options: dict[str, Any] = dict(wanted.extra_options)
     if wanted.subgraphs and len(list(onnx_graph.graphs(prepared.model))) > 1:
         options.setdefault("EnableSubgraph", True)
@@ -179,19 +236,18 @@ def _quantize(
         quantization.quantize_dynamic(
             str(source),
             str(written),
-            op_types_to_quantize=op_types,
+            op_types_to_quantize=stage.op_types,
             per_channel=wanted.per_channel,
             reduce_range=wanted.reduce_range,
             weight_type=quantization.QuantType[wanted.weight_type],
-            nodes_to_quantize=_products(prepared, "nodes_to_include") or None,
-            nodes_to_exclude=_products(prepared, "nodes_to_exclude") or None,
+            nodes_to_quantize=list(stage.only) or _products(prepared, "nodes_to_include") or None,
+            nodes_to_exclude=[*_products(prepared, "nodes_to_exclude"), *stage.without] or None,
             use_external_data_format=model_file.needs_external_data(prepared.model),
             extra_options=options,
         )
     except Exception as problem:
-        raise RuntimeError(
-            f"ONNX Runtime's quantizer failed: {model_file.first_sentence(problem)} "
-            "Put preprocess before this pass, or limit op_types (for example to MatMul)."
+        raise remedies.QuantizerError(
+            f"ONNX Runtime's quantizer failed: {model_file.first_sentence(problem)}"
         ) from problem
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -17,6 +17,7 @@ from ._quantization import (
     float8_types,
     quantizing,
     range_guards,
+    remedies,
     type_support,
 )
 
@@ -181,16 +182,41 @@ def apply(job: PassJob) -> dict[str, Any]:
 
 def quantize(job: PassJob, wanted: Parameters) -> dict[str, Any]:
     """Do what :func:`apply` does, with parameters of one's own: for passes that choose them."""
+    try:
+        return _quantize_model(job, wanted)
+    except (remedies.QuantizerError, remedies.MissingKernelError) as problem:
+        raise remedies.advised(job, problem, _alternatives(job, wanted)) from (problem.__cause__ or problem)
+
+
+def _alternatives(job: PassJob, wanted: Parameters) -> dict[str, Callable[[], object]]:
+    """Return other settings that may work where these failed, by the change to the recipe."""
+
+    def attempt(name: str, **changes: Any) -> Callable[[], object]:
+        return lambda: _quantize_model(remedies.trial_job(job, name), replace(wanted, **changes))
+
+    trials: dict[str, Callable[[], object]] = {
+        "preprocess before this pass": lambda: remedies.preprocessed(job, lambda one: _quantize_model(one, wanted))
+    }
+    if wanted.format == "QOperator":
+        trials["format = 'QDQ'"] = attempt("format", format="QDQ")
+    if set(wanted.op_types) != {"Conv", "MatMul"}:
+        trials["op_types = ['Conv', 'MatMul']"] = attempt("op_types", op_types=("Conv", "MatMul"))
+    if wanted.per_channel:
+        trials["per_channel = false"] = attempt("per_channel", per_channel=False)
+    return trials
+
+
+def _quantize_model(job: PassJob, wanted: Parameters) -> dict[str, Any]:
     source, output, workdir = Path(job.model), Path(job.output), Path(job.workdir)
     if not job.samples:
         raise ValueError("There are no calibration samples. Give the model a calibration dataset with real inputs.")
     if refused := contradiction(wanted):
         raise NotImplementedError(f"{refused[0].upper()}{refused[1:]}.")
     extra_options.refuse_unknown(wanted.extra_options, job.ort_version, also=OWN_OPTIONS)
-    type_support.refuse_types(wanted.activation_type, wanted.weight_type, wanted.format, workdir, job.ort_version)
     prepared = _prepare(source, workdir, wanted)
-    if not onnx_graph.has_onnx_operators(prepared.model):
-        return quantizing.unchanged(source, output, quantizing.ONLY_TREES)
+    if reason := quantizing.why_classical(prepared.model):
+        return quantizing.unchanged(source, output, reason)
+    type_support.refuse_types(wanted.activation_type, wanted.weight_type, wanted.format, workdir, job.ort_version)
     chosen = onnx_graph.op_types_of(prepared.model, wanted.float_outputs, _quantizable(), "float_outputs")
     wanted = replace(wanted, float_outputs=tuple(chosen))
     watch = data_guards.DataWatch()
@@ -221,11 +247,11 @@ def quantize(job: PassJob, wanted: Parameters) -> dict[str, Any]:
         if wanted.fix or not absurd:
             raise
         # What the quantizer stumbles over may be what was found before; nobody has tried it without.
-        raise RuntimeError(f"{problem} Before that, this was found: {warnings[0]}") from problem
+        raise remedies.QuantizerError(f"{problem} Before that, this was found: {warnings[0]}") from problem
     warnings += _repair(model, prepared, wanted)
     if not onnx_graph.quantized_ops(model):
         return quantizing.unchanged(source, output, " ".join([_why_nothing(prepared), *warnings]))
-    result = quantizing.finish(job, model, prepared, advice="Put preprocess before this pass, or use format = 'QDQ'.")
+    result = quantizing.finish(job, model, prepared)
     checked, ruined = self_check.against_float(prepared.path, job, reader)
     named = {one.tensor for one in absurd}
     warnings += [*quantizing.said_of_dropped(result, job), *([ruined] if ruined else [])]
@@ -238,7 +264,19 @@ def quantize(job: PassJob, wanted: Parameters) -> dict[str, Any]:
         if {*types} <= {"QInt8", "QUInt8"}:
             warnings += type_support.wrong_products(prepared.model, job.ort_version, job.cpu_flags)
     facts = {"calibration_samples": len(job.samples), "against_float": checked, "nodes_excluded": excluded}
-    return {**result, **facts, "warnings": [text for text in [*warnings, adjusting] if text]}
+    warnings += [adjusting, *prepared.notes, _batched_note(prepared, wanted)]
+    return {**result, **facts, "warnings": [text for text in warnings if text]}
+
+
+def _batched_note(prepared: quantizing.Prepared, wanted: Parameters) -> str:
+    """Return a sentence about products whose constant has three axes or more, which have no kernel per channel."""
+    if not prepared.per_tensor:
+        return ""
+    what = "stay in float" if wanted.format == "QOperator" else "have one scale for each weight as a whole"
+    return (
+        f"{len(prepared.per_tensor)} MatMul with a constant of three axes or more {what}: ONNX Runtime has no kernel "
+        "for such products with a scale for each channel."
+    )
 
 
 def _prepare(source: Path, workdir: Path, wanted: Parameters) -> quantizing.Prepared:
@@ -266,6 +304,7 @@ def _prepare(source: Path, workdir: Path, wanted: Parameters) -> quantizing.Prep
         takes=_quantizable(),
         name_nodes=wanted.fix or FLOAT8 in (wanted.activation_type, wanted.weight_type),
         per_channel=wanted.per_channel,
+        quantizer=wanted.format,
     )
 
 
@@ -357,6 +396,17 @@ def _options(wanted: Parameters) -> dict[str, Any]:
     return options
 
 
+def _overrides(prepared: quantizing.Prepared, wanted: Parameters) -> dict[str, Any]:
+    """Return the quantizer's option that gives batched weights one scale; the QDQ format alone has it."""
+    from onnxruntime.quantization import QuantType
+
+    if not prepared.per_tensor or wanted.format != "QDQ":
+        return {}
+    batched = {node.input[1] for node in prepared.model.graph.node if node.name in prepared.per_tensor}
+    kind = QuantType[wanted.weight_type]
+    return {"TensorQuantOverrides": {name: [{"quant_type": kind}] for name in sorted(batched)}}
+
+
 def _quantize(
     wanted: Parameters,
     prepared: quantizing.Prepared,
@@ -370,6 +420,7 @@ def _quantize(
     left_out = [
         *prepared.names["nodes_to_exclude"],
         *excluded,
+        *(prepared.per_tensor if wanted.format == "QOperator" else ()),
         *(float8_types.left_out(prepared.model) if float8 else ()),
     ]
     # ONNX Runtime insists on this method for 8-bit floats; the ranges are ours all the same.
@@ -390,7 +441,7 @@ def _quantize(
                 nodes_to_exclude=left_out or None,
                 use_external_data_format=model_file.needs_external_data(prepared.model),
                 calibrate_method=quantization.CalibrationMethod[method],
-                extra_options=_options(wanted),
+                extra_options=_options(wanted) | _overrides(prepared, wanted),
             )
     except Exception as problem:
         already = "QDQDisableWeightAdjustForInt32Bias" in wanted.extra_options
@@ -404,7 +455,6 @@ def _quantize(
                 f"quantizer fails at that per channel in the QOperator format ({model_file.first_line(problem)}). "
                 "Use format = 'QDQ', or per_channel = false."
             ) from problem
-        raise RuntimeError(
-            f"ONNX Runtime's quantizer failed: {model_file.first_sentence(problem)} "
-            "Put preprocess before this pass, or limit op_types (for example to Conv and MatMul)."
+        raise remedies.QuantizerError(
+            f"ONNX Runtime's quantizer failed: {model_file.first_sentence(problem)}"
         ) from problem

@@ -173,6 +173,8 @@ def apply(job: PassJob) -> dict[str, Any]:
         written=bool(job.samples),
     )
     model = prepared.model
+    if reason := quantizing.why_classical(model):
+        return quantizing.unchanged(source, output, reason)
     found = _chosen(prepared, wanted)
     if not found:
         return quantizing.unchanged(source, output, _why_nothing(model, wanted))

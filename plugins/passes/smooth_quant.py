@@ -109,6 +109,8 @@ def apply(job: PassJob) -> dict[str, Any]:
         written=False,
     )
     model = prepared.model
+    if reason := quantizing.why_classical(model):
+        return quantizing.unchanged(source, output, reason)
     groups = _groups(model, prepared.names["nodes_to_include"], prepared.names["nodes_to_exclude"])
     if not groups:
         return quantizing.unchanged(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._half import half_repairs, half_weights
-from ._models import loading, model_file, onnx_graph, outlines
+from ._models import loading, model_file, onnx_graph, outlines, tensor_types
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -81,7 +81,7 @@ def apply(job: PassJob) -> dict[str, Any]:
     """
     wanted = Parameters(**job.parameters)
     source, output = Path(job.model), Path(job.output)
-    apart = outlines.read(source)
+    apart = outlines.read(outlines.plain_source(source, Path(job.workdir)))
     if onnx_graph.quantized_ops(apart.model):
         raise ValueError("The model is quantized, and float16 would break its scales. Convert the float model instead.")
     wanted = replace(
@@ -103,6 +103,8 @@ def converted(apart: outlines.Outline, wanted: Parameters, target: Path, job: Pa
     :raises RuntimeError: neither converter makes a model that loads.
     """
     model = apart.model
+    if any(node.domain not in (*onnx_graph.DEFAULT_DOMAINS, onnx_graph.CONTRIB_DOMAIN) for node in model.graph.node):
+        apart = _with_types(apart, Path(job.workdir))
     prepared, masks, kept = _make_room(apart, wanted)
     kinds = {tensor.name: tensor.data_type for tensor in prepared.model.graph.initializer}
     weights = half_weights.Weights(prepared.weights, kinds, wanted.min_positive_val)
@@ -137,6 +139,15 @@ def converted(apart: outlines.Outline, wanted: Parameters, target: Path, job: Pa
         f"The model cannot be converted to float16 as a whole. {' | '.join(failures)} | "
         "Keep the operators that are named in float32 with op_block_list."
     )
+
+
+def _with_types(apart: outlines.Outline, workdir: Path) -> outlines.Outline:
+    """Add the types that a session knows: the converters need those of what ai.onnx.ml's operators make."""
+    whole = workdir / "untyped.onnx"
+    outlines.save(apart, whole, ir_version=apart.model.ir_version)
+    model = model_file.load(whole)
+    tensor_types.infer(model, workdir / "typed.onnx")
+    return outlines.taken_apart(model)
 
 
 def _by_converter_common(model: ModelProto, wanted: Parameters, kept: list[str]) -> ModelProto:

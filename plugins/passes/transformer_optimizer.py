@@ -117,15 +117,16 @@ def apply(job: PassJob) -> dict[str, Any]:
     wanted = Parameters(**job.parameters)
     source, output = Path(job.model), Path(job.output)
     _check_runtime(job, wanted)
-    before = outlines.outline_of(source)
+    plain = outlines.plain_source(source, Path(job.workdir))
+    before = outlines.outline_of(plain)
     heads = _heads(wanted, before)
     _check_inputs(wanted, before)
-    start = _optimized(job, wanted, source, before)
+    start = _optimized(job, wanted, plain, before)
     fused, hints = _fused(start, wanted, heads, before)
     counts = attention_nodes.fused_since(before, fused)
     warnings: list[str] = []
     if not wanted.only_onnxruntime:
-        attempt = Attempt(asdict(wanted), wanted.level, source, start, Path(job.workdir), before, heads)
+        attempt = Attempt(asdict(wanted), wanted.level, plain, start, Path(job.workdir), before, heads)
         warnings = complaints(attempt, counts, fused)
     result: dict[str, Any] = {"fused": counts, "num_heads": heads.num_heads, "hidden_size": heads.hidden_size}
     if hints:
@@ -241,7 +242,7 @@ def _fused(
     if wanted.only_onnxruntime:
         return model_file.load(start), ()
     try:
-        made = fusion.fuse(start, asdict(wanted), num_heads=heads.num_heads, hidden_size=heads.hidden_size)
+        made = fusion.fuse_what_works(start, asdict(wanted), num_heads=heads.num_heads, hidden_size=heads.hidden_size)
     except RuntimeError as problem:
         if not attention_nodes.dynamo_exported(before):
             raise
@@ -253,7 +254,14 @@ def _fused(
     if onnx_graph.unmade(made.model):
         onnx_graph.restore(made.model, model_file.load(start))
     onnx_graph.sort_nodes(made.model)
-    return made.model, made.hints
+    return made.model, [*made.hints, *_of_left_out(made)]
+
+
+def _of_left_out(made: fusion.Fused) -> list[str]:
+    if not made.left_out:
+        return []
+    option, why = made.left_out
+    return [f"A fusion of ONNX Runtime fails on this model and was left out, as {option} = true does: {why}"]
 
 
 def _keep_inputs(before: ModelProto, fused: ModelProto) -> list[str]:

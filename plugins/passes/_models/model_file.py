@@ -14,6 +14,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from .normalization import normalize
 from .onnx_graph import demote_weight_inputs, fit_imports, graphs
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def external_files(model: ModelProto) -> list[str]:
 
 
 def load(path: Path) -> ModelProto:
-    """Load a model with its external data.
+    """Load a model with its external data, its domain names and weights in their plain form (``normalization.py``).
 
     :raises ValueError: the file is no ONNX model, or its data is missing.
     """
@@ -81,12 +82,13 @@ def load(path: Path) -> ModelProto:
 
     refuse_ort(path)
     try:
-        return onnx.load(str(path))
+        model = onnx.load(str(path))
     except Exception as problem:
         raise ValueError(
             f"{path.name} cannot be read as an ONNX model ({first_line(problem)}). "
             "The file may be truncated, or its external data may be missing: fetch the model again."
         ) from problem
+    return normalize(model)
 
 
 def refuse_ort(path: Path) -> None:

@@ -10,10 +10,11 @@ Runs inside a runtime beside the pass that imports it; only the standard library
 from __future__ import annotations
 
 import mmap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from . import model_file, wire
+from . import model_file, onnx_graph, wire
+from .normalization import is_normal, normalize
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto, TensorProto
 
-__all__ = ["Outline", "outline_of", "read", "save", "save_apart", "taken_apart"]
+__all__ = ["Outline", "outline_of", "plain_source", "read", "save", "save_apart", "taken_apart"]
 
 LARGE: Final = 1024
 """Bytes from which a weight is left out: what is smaller may be a shape, which inference reads."""
@@ -43,10 +44,12 @@ class Outline:
 
     :param model: everything else; :param weights: what was left out of its main graph's initializers, by name, as the
         bytes of ``raw_data``.
+    :param normal: whether the file itself has the plain spellings that the model has here (``normalization.py``).
     """
 
     model: ModelProto
     weights: Mapping[str, bytes | memoryview]
+    normal: bool = False
 
 
 def outline_of(path: Path) -> ModelProto:
@@ -64,8 +67,27 @@ def read(path: Path) -> Outline:
     """
     found = _walked(path)
     if model_file.external_files(found.model):
-        return taken_apart(model_file.load(path))
+        return replace(taken_apart(model_file.load(path)), normal=found.normal)
     return found
+
+
+def plain_source(path: Path, workdir: Path) -> Path:
+    """Return a file with the model for tools that know neither functions nor the spellings of ``normalization.py``.
+
+    That is ``path`` itself where it has none of them, otherwise a file in ``workdir`` with the functions put where they
+    are called.
+
+    :raises ValueError: the file is no ONNX model, or its data is missing.
+    """
+    found = _walked(path)
+    if found.normal and not found.model.functions:
+        return path
+    model = model_file.load(path)
+    if model.functions:
+        model = onnx_graph.without_functions(model)
+    plain = workdir / "plain.onnx"
+    model_file.save(model, plain, ir_version=model.ir_version)
+    return plain
 
 
 def taken_apart(model: ModelProto) -> Outline:
@@ -166,7 +188,8 @@ def _walked(path: Path) -> Outline:
                 parts += [wire.head(GRAPH, len(graph)), graph]
             else:
                 parts.append(data[entry.start : entry.end])
-        return Outline(onnx.ModelProto.FromString(b"".join(parts)), weights)
+        model = onnx.ModelProto.FromString(b"".join(parts))
+        return Outline(model, weights, normal=True) if is_normal(model) else Outline(normalize(model), weights)
     except Exception:
         # What is wrong is said in the words of who reads the whole.
         return taken_apart(model_file.load(path))

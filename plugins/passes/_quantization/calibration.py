@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .._models import loading, model_file, onnx_graph
-from . import float8_types, histograms
+from . import float8_types, histograms, remedies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -134,9 +134,8 @@ def measure(
         raise
     except Exception as problem:
         if not reader.running:
-            raise RuntimeError(
-                f"ONNX Runtime cannot make the model that calibration runs: {model_file.first_sentence(problem)} "
-                "Limit op_types to fewer operators. If the recipe has no preprocess, put it before this pass."
+            raise remedies.QuantizerError(
+                f"ONNX Runtime cannot make the model that calibration runs: {model_file.first_sentence(problem)}"
             ) from problem
         raise RuntimeError(
             f"Calibration stopped at sample {reader.read} of {len(reader)}: {model_file.first_sentence(problem)} "

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from .._models import loading, model_file, onnx_graph, outlines
-from . import type_support
+from .._models import loading, model_file, onnx_graph, outlines, tensor_types
+from . import quantizer_input, remedies, transposes, type_support
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from ortforge.api import PassJob
 
 __all__ = [
-    "ONLY_TREES",
     "Prepared",
     "dropped_nodes",
     "finish",
@@ -34,6 +33,7 @@ __all__ = [
     "prepare",
     "said_of_dropped",
     "unchanged",
+    "why_classical",
 ]
 
 HUGE_SCALE: Final = 1e6
@@ -43,7 +43,7 @@ ABSURD_SCALE: Final = 1e10
 """From here on every ordinary value of the tensor becomes zero."""
 
 TINY_SCALE: Final = 1e-30
-ONLY_TREES: Final = "NO-OP: the model has only operators of ai.onnx.ml (trees and the like); none can be quantized."
+CLASSICAL: Final = "ai.onnx.ml"
 REMOVABLE: Final = frozenset({"Clip", "Constant", "Identity", "Relu"})
 """Operators that quantizers take out rightly: a zero point cuts values off as Relu and Clip do."""
 
@@ -58,6 +58,8 @@ class Prepared:
     :param opset: of the model as it came; :param ir_version: the same.
     :param said: what was done to it, for the result.
     :param names: node names by the parameter that chose them, globs resolved; :param op_types: the same of operators.
+    :param per_tensor: names of products that get one scale for the whole weight although a scale for each channel was
+        asked for: those with a constant of three axes or more.
     """
 
     model: ModelProto
@@ -67,6 +69,8 @@ class Prepared:
     said: Mapping[str, Any]
     names: Mapping[str, list[str]]
     op_types: list[str]
+    per_tensor: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def prepare(
@@ -83,6 +87,7 @@ def prepare(
     per_channel: bool = False,
     values: bool = True,
     written: bool = True,
+    quantizer: quantizer_input.Mode | None = None,
 ) -> Prepared:
     """Load a model, raise its opset where a quantizer would otherwise ruin it, and move constants to initializers.
 
@@ -93,6 +98,7 @@ def prepare(
     :param per_channel: weights get a scale for each channel, which a product with a vector has not: such are left out.
     :param values: the pass looks at what weights hold; without it, the model may be an outline (``outlines.py``).
     :param written: the pass needs the file.
+    :param quantizer: which of ONNX Runtime's quantizers will read it, for the faults of that one; ``None``: neither.
     :raises ValueError: the model is quantized already, is bound to one CPU, or lacks what is named.
     :raises RuntimeError: its opset cannot be raised.
     """
@@ -119,32 +125,88 @@ def prepare(
         model = onnx_graph.without_functions(model)
     names = {parameter: onnx_graph.names_of(model, wanted, parameter) for parameter, wanted in named.items()}
     ops = onnx_graph.op_types_of(model, op_types, takes, "op_types")
-    if onnx_graph.has_onnx_operators(model):
+    if onnx_graph.has_onnx_operators(model) and not why_classical(model):
         model = onnx_graph.raise_opset(model, least_opset, why)
     if constants and (moved := onnx_graph.constants_to_initializers(model)):
         said["constants_to_initializers"] = moved
+    weights = dict(apart.weights)
+    if constants and (folded := transposes.fold(model, weights)):
+        said["transposes_folded"] = folded
     vectors = _products_with_vectors(model) if per_channel else []
-    if (name_nodes or vectors) and (named_now := onnx_graph.name_nodes(model)):
+    batched = quantizer_input.batched_products(model) if per_channel and quantizer else []
+    foreign = quantizer_input.nodes_of_other_domains(model, takes) if quantizer else []
+    static = quantizer in ("QDQ", "QOperator")
+    activations = quantizer_input.lossy_activations(model, quantizer) if quantizer and static else []
+    unnamed = name_nodes or vectors or batched or foreign or activations
+    if unnamed and (named_now := onnx_graph.name_nodes(model)):
         said["nodes_named"] = named_now
     if vectors:
         said["products_with_vectors"] = [node.name for node in vectors]
-        names["nodes_to_exclude"] = [*names["nodes_to_exclude"], *said["products_with_vectors"]]
-    fused = any(node.domain == onnx_graph.CONTRIB_DOMAIN for node in model.graph.node)
-    if fused and (typed := _type_tensors(model, workdir / "typed.onnx")):
+    if foreign:
+        said["left_to_other_domains"] = [node.name for node in foreign]
+    if activations:
+        said["activations_kept"] = [node.name for node in activations]
+    left_out = [node.name for node in (*vectors, *foreign, *activations)]
+    notes: list[str] = []
+    if quantizer:
+        names, notes = _adapt(model, weights, quantizer, names, left_out, ops or takes, said, per_channel=per_channel)
+    elif left_out:
+        names["nodes_to_exclude"] = [*names["nodes_to_exclude"], *left_out]
+    if tensor_types.has_unknown_operators(model) and (typed := tensor_types.infer(model, workdir / "typed.onnx")):
         said["tensors_typed"] = typed
     # Also where nothing was changed: the quantizers write files beside the model that they read, and send it through
     # onnx's shape inference, for which weights that lie beside it cost nothing.
     path = workdir / "prepared.onnx"
     if written:
-        outlines.save_apart(outlines.Outline(model, apart.weights), path, ir_version=ir_version)
-    return Prepared(model, path, opset, ir_version, said, names, ops)
+        outlines.save_apart(outlines.Outline(model, weights), path, ir_version=ir_version)
+    per_tensor = tuple(node.name for node in batched if node.name not in names["nodes_to_exclude"])
+    if per_tensor:
+        said["weights_per_tensor"] = list(per_tensor)
+    return Prepared(model, path, opset, ir_version, said, names, ops, per_tensor, tuple(notes))
+
+
+def _adapt(
+    model: ModelProto,
+    weights: dict[str, Any],
+    quantizer: quantizer_input.Mode,
+    names: Mapping[str, list[str]],
+    left_out: Sequence[str],
+    op_types: Collection[str],
+    said: dict[str, Any],
+    *,
+    per_channel: bool,
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Work around faults of the quantizer; return the chosen names as they are now, and sentences about it."""
+    names = {**names, "nodes_to_exclude": [*names["nodes_to_exclude"], *left_out]}
+    if renamed := quantizer_input.rename_reserved(model, weights):
+        said["renamed"] = renamed
+        names = {parameter: [renamed.get(name, name) for name in chosen] for parameter, chosen in names.items()}
+    adapter = quantizer_input.Adapter(
+        model,
+        weights,
+        quantizer,
+        per_channel,
+        op_types,
+        excluded=names["nodes_to_exclude"],
+        included=names["nodes_to_include"],
+    )
+    adapter.separate_shared_weights()
+    if shielded := adapter.shield_readers():
+        said["tensors_shielded"] = shielded
+    if not adapter.copies:
+        return names, []
+    said["weights_copied"] = adapter.copies
+    count = sum(map(len, adapter.copies.values()))
+    return names, [
+        f"Several nodes read {_some(list(adapter.copies))} and need different scales or layouts of it. They got "
+        f"{count} quantized {'copy' if count == 1 else 'copies'} of their own, which makes the file larger."
+    ]
 
 
 def _needs_changes(model: ModelProto, least_opset: int) -> bool:
     """Whether a model goes through tools that want it whole: onnx's, or a session that tells its types."""
-    fused = any(node.domain == onnx_graph.CONTRIB_DOMAIN for node in model.graph.node)
     raised = onnx_graph.has_onnx_operators(model) and onnx_graph.opset(model) < least_opset
-    return bool(model.functions) or fused or raised
+    return bool(model.functions) or tensor_types.has_unknown_operators(model) or raised
 
 
 def _products_with_vectors(model: ModelProto) -> list[NodeProto]:
@@ -161,37 +223,18 @@ def _is_half(model: ModelProto) -> bool:
     return TensorProto.FLOAT not in kinds and not kinds.isdisjoint((TensorProto.FLOAT16, TensorProto.BFLOAT16))
 
 
-def _type_tensors(model: ModelProto, scratch: Path) -> int:
-    """Write the types of all tensors of the main graph into it, as a session knows them; return how many were missing.
+def why_classical(model: ModelProto) -> str:
+    """Say that a model is of classical machine learning and has nothing to quantize; ``""`` for any other model.
 
-    onnx's inference stops at ONNX Runtime's own operators, which fused models are full of, and the quantizers leave
-    every tensor behind one as it is, or give up.
+    Sums and products around a tree gain nothing by integers: they are a small part of its time.
     """
-    import onnxruntime
-    from onnx import TensorProto, helper
-
-    outputs = model.graph.output
-    count = len(outputs)
-    known = {value.name for value in (*model.graph.input, *outputs, *model.graph.value_info)}
-    for node in model.graph.node:
-        for name in node.output:
-            if name and name not in known:
-                outputs.add(name=name)
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        model_file.save(model, scratch, ir_version=model.ir_version)
-        found = onnxruntime.InferenceSession(str(scratch), options, providers=["CPUExecutionProvider"]).get_outputs()
-    except Exception:
-        # A model that does not load is said by what follows, in better words.
-        found = []
-    finally:
-        del outputs[count:]
-    tensors = [value for value in found[count:] if value.type.startswith("tensor(")]
-    for value in tensors:
-        kind = TensorProto.DataType.Value(value.type.removeprefix("tensor(").rstrip(")").upper())
-        model.graph.value_info.append(helper.make_tensor_value_info(value.name, kind, value.shape))
-    return len(tensors)
+    classical = sorted({node.op_type for node in onnx_graph.nodes(model) if node.domain == CLASSICAL})
+    if not classical or any(node.op_type in HEAVY_OPS or node.op_type == "Gather" for node in onnx_graph.nodes(model)):
+        return ""
+    return (
+        f"NO-OP: the model computes with operators of ai.onnx.ml ({', '.join(classical)}), which no quantizer takes, "
+        "and has no MatMul, Gemm, Conv, LSTM or Gather."
+    )
 
 
 def unchanged(source: Path, output: Path, warning: str) -> dict[str, Any]:
@@ -201,14 +244,16 @@ def unchanged(source: Path, output: Path, warning: str) -> dict[str, Any]:
     return {"quantized": {}, "bytes_before": bytes_, "bytes_after": bytes_, "warnings": [warning]}
 
 
-def finish(job: PassJob, quantized: ModelProto, prepared: Prepared, *, advice: str) -> dict[str, Any]:
+def finish(job: PassJob, quantized: ModelProto, prepared: Prepared, *, advice: str = "") -> dict[str, Any]:
     """Write the quantizer's model with the input's IR version, check that it loads, and say what changed.
 
-    :param advice: what to try when it does not load.
+    :param advice: what to try when it does not load; empty where the caller finds out what helps.
     :raises NotImplementedError: the cell's EP and the CPU EP behind it have no kernel for an operator of the result.
     :raises RuntimeError: ONNX Runtime does not load what its own quantizer wrote.
     """
     source, output = Path(job.model), Path(job.output)
+    # The quantizer sorts nodes without a look at what branches read.
+    onnx_graph.sort_nodes(quantized)
     model_file.save(quantized, output, ir_version=prepared.ir_version)
     if problem := loading.load_error(output, job):
         if too_new := re.search(r"\b(?:Deq|Q)uantizeLinear\((\d+)\)", problem):
@@ -218,8 +263,12 @@ def finish(job: PassJob, quantized: ModelProto, prepared: Prepared, *, advice: s
                 "dynamically or weights alone."
             )
         if "NOT_IMPLEMENTED" in problem:
-            raise NotImplementedError(f"This runtime has no kernel for what its quantizer wrote: {problem} {advice}")
-        raise RuntimeError(f"ONNX Runtime does not load the model that its quantizer wrote: {problem} {advice}")
+            raise remedies.MissingKernelError(
+                f"This runtime has no kernel for what its quantizer wrote: {problem} {advice}".rstrip()
+            )
+        raise remedies.QuantizerError(
+            f"ONNX Runtime does not load the model that its quantizer wrote: {problem} {advice}".rstrip()
+        )
     before, after = onnx_graph.op_counts(prepared.model), onnx_graph.op_counts(quantized)
     changed = {
         "quantized": onnx_graph.quantized_ops(quantized),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto
 
-__all__ = ["Fused", "fuse", "known_types", "optimized_first"]
+__all__ = ["Fused", "fuse", "fuse_what_works", "known_types", "optimized_first"]
 
 MOST_HINTS: Final = 8
 
@@ -34,16 +34,32 @@ BEFORE_FUSIONS: Final = (
 )
 """Optimizations above level basic that hide attention from the scripts' patterns; optimizer.py leaves them out, too."""
 
+SWITCHES: Final = (
+    "disable_gelu",
+    "disable_bias_gelu",
+    "disable_layer_norm",
+    "disable_skip_layer_norm",
+    "disable_bias_skip_layer_norm",
+    "disable_embed_layer_norm",
+    "disable_rotary_embeddings",
+    "disable_attention",
+)
+"""Options that switch off a fusion: QuickGelu fails on the Sigmoid and Mul that opset 24's Swish becomes (1.32.0)."""
+
 SHARED_CONSTANTS: Final = "ConstantSharing"
 """The one of level basic that does so."""
 
 
 @dataclass(frozen=True)
 class Fused:
-    """A fused model, and what the scripts said of it."""
+    """A fused model, and what the scripts said of it.
+
+    :param left_out: the option that switches off a fusion that fails on this model, and why it fails; empty: none does.
+    """
 
     model: ModelProto
     hints: Sequence[str]
+    left_out: tuple[str, str] | tuple[()] = ()
 
 
 def known_types() -> Mapping[str, Any]:
@@ -80,6 +96,23 @@ def optimized_first(
                 "Leave use_gpu out, or use opt_level = 0."
             ) from problem
         raise RuntimeError(f"ONNX Runtime's own optimizations failed: {why} Use opt_level = 0.") from problem
+
+
+def fuse_what_works(start: Path, settings: Mapping[str, Any], *, num_heads: int, hidden_size: int) -> Fused:
+    """Do what :func:`fuse` does; where it fails, without the one fusion that fails.
+
+    :raises RuntimeError: the scripts fail on this graph without any one of the fusions, too.
+    """
+    try:
+        return fuse(start, settings, num_heads=num_heads, hidden_size=hidden_size)
+    except RuntimeError as failure:
+        for option in SWITCHES:
+            if settings.get(option):
+                continue
+            with contextlib.suppress(RuntimeError):
+                made = fuse(start, {**settings, option: True}, num_heads=num_heads, hidden_size=hidden_size)
+                return Fused(made.model, made.hints, (option, model_file.first_line(failure.__cause__ or failure)))
+        raise
 
 
 def fuse(start: Path, settings: Mapping[str, Any], *, num_heads: int, hidden_size: int) -> Fused:
