@@ -71,7 +71,9 @@ def assess(report: Entry, expectations: Mapping[str, Expected], *, strict: bool 
             if cell["status"] != "pass"
         ]
     else:
-        problems = [*_cell_problems(cells, outcomes), *_shipping_problems(report, outcomes)]
+        problems = list(_cell_problems(cells, outcomes))
+        told = {problem["cell"] for problem in problems}
+        problems += [problem for problem in _shipping_problems(report, outcomes) if problem["cell"] not in told]
     by_outcome = {
         outcome: [name for name, entry in outcomes.items() if entry["outcome"] == outcome]
         for outcome in ("worse", "better", "changed")
