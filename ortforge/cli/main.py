@@ -195,9 +195,12 @@ def main() -> None:
 
         if is_full_disk(error):
             name = getattr(error, "filename", None)
-            place = f"{name} could not be written" if name else "the output could not be written"
+            if name or (isinstance(error, OSError) and error.errno):
+                what = f"{name or 'the output'} could not be written."
+            else:
+                what = str(error)[:300]
             _complain(
-                f"ortforge: The disk is full: {place}.\nFree space and run again; what was finished is kept.",
+                f"ortforge: The disk is full: {what}\nFree space and run again; what was finished is kept.",
                 ExitCode.ENVIRONMENT,
             )
         _complain_of_defect(error)

@@ -62,6 +62,7 @@ class Expectations:
     """What a run is compared with.
 
     :param cells: the expectation of each cell that has one. :param strict: every cell must pass, whatever is expected.
+    :param matrix_cells: ids of all cells of the matrix, of which a run may be a part.
     :param accept: the verdicts of this run become the expectation of all cells that no ``[[expect]]`` matches, unless
         the environment or a build kept the run from being done.
     """
@@ -70,6 +71,7 @@ class Expectations:
     strict: bool = False
     accept: bool = False
     accepted_source: str = ""
+    matrix_cells: frozenset[str] = frozenset()
 
     def accepting(self, cells: Iterable[Mapping[str, Any]]) -> dict[str, Expectation]:
         """Return the expectations with the verdicts of some cells accepted."""
@@ -161,12 +163,13 @@ def _compare_with_expectations(
     report: dict[str, Any], given: Expectations, plan: Plan, settled: Mapping[str, Settled]
 ) -> None:
     """Add ``expectations`` and ``exit_code`` to a report, and to each cell what was expected of it."""
-    found = assess(report, given.cells, strict=given.strict)
+    left_out = given.matrix_cells - {cell["id"] for cell in report["cells"]}
+    found = assess(report, given.cells, strict=given.strict, left_out=left_out)
     not_met = {problem["cell"] for problem in found["problems"]}
     unmet = [cell["id"] for cell in report["cells"] if cell["status"] in BROKEN and cell["id"] in not_met]
     code = obstacle(plan.cells, settled, unmet)
     if given.accept and code is None:
-        found = assess(report, given.accepting(report["cells"]), strict=given.strict)
+        found = assess(report, given.accepting(report["cells"]), strict=given.strict, left_out=left_out)
     by_cell = found.pop("cells")
     problems = {problem["cell"]: problem["what"] for problem in found["problems"]}
     for cell in report["cells"]:

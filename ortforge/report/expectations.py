@@ -6,7 +6,7 @@ cell crashed, hung, ran out of memory or failed. A recipe that was tried and los
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from ortforge.portable.statuses import BROKEN, CORRECT, NOT_RUN, rank
@@ -46,11 +46,15 @@ class Expected(Protocol):
         """Whether it is a verdict that was accepted, rather than a list of statuses that somebody wrote."""
 
 
-def assess(report: Entry, expectations: Mapping[str, Expected], *, strict: bool = False) -> dict[str, Any]:
+def assess(
+    report: Entry, expectations: Mapping[str, Expected], *, strict: bool = False, left_out: Collection[str] = ()
+) -> dict[str, Any]:
     """Compare the verdicts of a report with what is expected of them. Pure.
 
     :param report: needs ``cells`` and ``ships``.
     :param strict: every cell must ``pass``, whatever is expected.
+    :param left_out: ids of cells of the matrix that were not run. Where the unoptimized model is one of them, it is not
+        known whether something ships.
     :returns: JSON::
 
         {"strict": bool, "met": bool, "files": [names of files with expectations],
@@ -71,7 +75,10 @@ def assess(report: Entry, expectations: Mapping[str, Expected], *, strict: bool 
             if cell["status"] != "pass"
         ]
     else:
-        problems = [*_cell_problems(cells, outcomes), *_shipping_problems(report, outcomes)]
+        problems = list(_cell_problems(cells, outcomes))
+        told = {problem["cell"] for problem in problems}
+        shipping = _shipping_problems(report, outcomes, left_out)
+        problems += [problem for problem in shipping if problem["cell"] not in told]
     by_outcome = {
         outcome: [name for name, entry in outcomes.items() if entry["outcome"] == outcome]
         for outcome in ("worse", "better", "changed")
@@ -177,7 +184,9 @@ def _cell_problems(cells: Sequence[Entry], outcomes: Mapping[str, Entry]) -> Ite
             yield {"cell": cell["id"], "what": _with_reason(what, cell)}
 
 
-def _shipping_problems(report: Entry, outcomes: Mapping[str, Entry]) -> Iterator[dict[str, str]]:
+def _shipping_problems(
+    report: Entry, outcomes: Mapping[str, Entry], left_out: Collection[str]
+) -> Iterator[dict[str, str]]:
     """Yield a problem for each model, runtime, EP and device that should have something to ship and has nothing.
 
     Cells that cannot run here, which was known before anything ran, need not ship anything. Neither does a place whose
@@ -196,9 +205,11 @@ def _shipping_problems(report: Entry, outcomes: Mapping[str, Entry]) -> Iterator
         if place in shipping or all(_known_up_front(cell) for cell in cells):
             continue
         deciding = [cell for cell in cells if cell["recipe"] == "none"] or cells
-        if all(cell["id"] in outcomes for cell in deciding):
+        model, target, ep, device = place
+        if all(cell["id"] in outcomes for cell in deciding) or f"{model}/none@{target}:{ep}/{device}" in left_out:
             continue
-        model, target, ep, _ = place
+        if any(cell["status"] in CORRECT for cell in cells):  # a recipe of a matrix without the unoptimized model
+            continue
         what = f"Nothing is shown to be correct for {model} on {target}:{ep}, so nothing ships there"
         yield {"cell": deciding[0]["id"], "what": _with_reason(f"{what}; {_named(deciding[0])}", deciding[0])}
 

@@ -360,7 +360,7 @@ def _why_best(
     if not measured:
         return f"No speed against the matrix's baseline is known, and of {shipping} that ship {because}."
     if measured == 1:
-        return f"The only one of {shipping} that ship whose speed against the baseline is known."
+        return f"The only one of {shipping} that ship whose speed against the baseline was measured undisturbed."
     unknown = f" The speed of {unmeasured} more that ship{'s' * (unmeasured == 1)} is not known." if unmeasured else ""
     if others:
         names = ", ".join(_where(runner.cell) for runner in others)

@@ -93,15 +93,15 @@ def _shipping_sentence(report: Report) -> str:
     ships: Mapping[str, Sequence[Mapping[str, Any]]] = report.get("ships") or {}
     if not ships:
         return ""
-    if report.get("best"):  # the table below says what ships
-        passing = sum(cell["status"] == "pass" for cell in report["cells"])
-        return f"{passing} of {len(report['cells'])} cells pass."
+    passing = sum(cell["status"] == "pass" for cell in report["cells"])
+    counted = f"{passing} of {len(report['cells'])} cells pass."
     without = [model for model, entries in ships.items() if not any(entry["cell"] for entry in entries)]
     if not without:
-        return "Every model has a variant to ship on at least one runtime."
+        return f"{counted} Every model has a variant to ship on at least one runtime."
     if len(without) == len(ships):
-        return "No model has a variant to ship."
-    return f"{len(ships) - len(without)} of {len(ships)} models have a variant to ship; none for {', '.join(without)}."
+        return f"{counted} No model has a variant to ship."
+    shipping = len(ships) - len(without)
+    return f"{counted} {shipping} of {len(ships)} models have a variant to ship; none for {', '.join(without)}."
 
 
 # What ships

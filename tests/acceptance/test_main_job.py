@@ -29,7 +29,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, store: Path) -> tuple[Path, R
 
 def test_every_cell_has_a_verdict(done: tuple[Path, Result]) -> None:
     _, result = done
-    assert result.code == 1, result.err
+    assert result.code == 0, result.report["expectations"]["problems"]  # the matrix states what is expected
     matrix = tomllib.loads((ROOT / "matrix.toml").read_text("utf-8"))
     per_model = len(matrix["targets"]) * (len(matrix["recipes"]) + 1)
     assert len(result.cells) == per_model + 3 * len(matrix["targets"]) + 2

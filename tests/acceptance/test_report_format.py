@@ -34,6 +34,10 @@ eps = ["directml"]
 [recipes.int8]
 passes = [{ use = "quantize-dynamic" }]
 [[matrix]]
+[[expect]]
+cells = "small/none@stock:*"
+status = ["pass"]
+reason = "the baseline"
 """
 TOKEN = re.compile(r'"[^"]*"|[{}\[\],:…]|[A-Z]{2,}(?![a-z])|[^\s{}\[\],:"…]+')
 
@@ -132,6 +136,8 @@ def done(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Result:
 def test_the_sketch_is_read_as_it_is_meant() -> None:
     forms = read_forms()
     assert set(forms) == {"", "CELL", "PARITY", "TIMING"}
+    assert set(forms["CELL"]["expectation"]) == {"status", "reason", "source", "outcome"}
+    assert set(forms[""]["best"]["*"][0]["speed"]) == {"ratio", "low", "high", "outcome", "noise"}
     assert forms[""]["cells"] == ["CELL"]
     assert set(forms[""]["runtimes"]["*"]["packages"][0]) == {"name", "version", "wheel", "sha256", "record"}
     assert forms["CELL"]["artefact"]["changed"] is None

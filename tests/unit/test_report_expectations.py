@@ -72,6 +72,14 @@ def test_what_cannot_run_here_and_was_known_up_front_is_none(status: str) -> Non
     assert verdict(cell("none", "pass"), cell("int8", status, **known))["met"]
 
 
+def test_where_the_unoptimized_model_was_not_run_nothing_is_said_of_what_ships() -> None:
+    report: dict[str, Any] = {"cells": [cell("int8", "inaccurate")]}
+    report["ships"] = what_ships(report)
+    assert not assess(report, {})["met"]  # the matrix has no unoptimized model there
+    assert assess(report, {}, left_out={"m/none@stock:cpu/here"})["met"]
+    assert verdict(cell("int8", "slower"))["met"]
+
+
 def test_strict_requires_pass_everywhere_whatever_is_expected() -> None:
     cells = cell("none", "pass"), cell("int8", "no-gain")
     assert not verdict(*cells, strict=True, int8="no-gain")["met"]
