@@ -136,7 +136,7 @@ def measure(
         if not reader.running:
             raise RuntimeError(
                 f"ONNX Runtime cannot make the model that calibration runs: {model_file.first_sentence(problem)} "
-                "Limit op_types to fewer operators. If the recipe has no preprocess, put it before this pass."
+                "Put preprocess before this pass, or limit op_types."
             ) from problem
         raise RuntimeError(
             f"Calibration stopped at sample {reader.read} of {len(reader)}: {model_file.first_sentence(problem)} "
