@@ -220,8 +220,8 @@ def quantize(job: PassJob, wanted: Parameters) -> dict[str, Any]:
     except RuntimeError as problem:
         if wanted.fix or not absurd:
             raise
-        # What the quantizer stumbles over may be what was found before; nobody has tried it without.
-        raise RuntimeError(f"{problem} Before that, this was found: {warnings[0]}") from problem
+        # What the quantizer stumbles over is in all likelihood what was found before.
+        raise RuntimeError(f"{warnings[0]} ONNX Runtime's quantizer fails at that: {problem}") from problem
     warnings += _repair(model, prepared, wanted)
     if not onnx_graph.quantized_ops(model):
         return quantizing.unchanged(source, output, " ".join([_why_nothing(prepared), *warnings]))

@@ -38,8 +38,9 @@ def against_float(float_model: Path, job: PassJob, feeds: Iterable[Mapping[str, 
     try:
         samples.extend(dict(feed) for feed in itertools.islice(feeds, SAMPLES))
         reference = loading.session_of(float_model, job)
-        # A sequence or a map is left to the cell's own comparison.
-        names = [output.name for output in reference.get_outputs() if output.type.startswith("tensor(float")]
+        # What numpy does not hold as a float is left to the cell's own comparison.
+        kinds = ("tensor(float)", "tensor(float16)", "tensor(double)")
+        names = [output.name for output in reference.get_outputs() if output.type in kinds]
         expected = [reference.run(names or None, feed) for feed in samples]
         del reference
     except Exception as problem:

@@ -16,7 +16,7 @@ import io
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .._models import loading, model_file, onnx_graph
+from .._models import model_file, onnx_graph
 from . import float8_types, histograms
 
 if TYPE_CHECKING:
@@ -140,8 +140,14 @@ def measure(
             ) from problem
         raise RuntimeError(
             f"Calibration stopped at sample {reader.read} of {len(reader)}: {model_file.first_sentence(problem)} "
-            f"{loading.whether_it_runs(model, reader.last)}"
+            f"{_whether_it_runs(model, reader.last)}"
         ) from problem
+
+
+def _whether_it_runs(model: Path, feed: Mapping[str, Any]) -> str:
+    from .._models import loading
+
+    return loading.whether_it_runs(model, feed)
 
 
 @dataclass
