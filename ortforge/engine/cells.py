@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from ortforge.engine.artefacts import settings_of
 from ortforge.engine.walk import Settled
-from ortforge.plan.graph import Cell
+from ortforge.plan.graph import Cell, VersionConflict
 from ortforge.portable.comparison.evidence import summarize_evidence
 from ortforge.portable.comparison.limits import exceeded
 from ortforge.verdict import data_shift
@@ -143,7 +143,8 @@ def _with_tiers(
 def _fate(cell: Cell, steps: Mapping[str, Settled], settled: Mapping[str, Settled]) -> tuple[str, str, str]:
     """Return the status that the steps alone give, its reason and the log that shows it."""
     if cell.unsupported:
-        return "unsupported", cell.unsupported, ""
+        status = "incompatible" if isinstance(cell.unsupported, VersionConflict) else "unsupported"
+        return status, str(cell.unsupported), ""
     for role in _NEEDED:
         if not steps[role].ok:
             return "blocked", _blame(steps[role]), steps[role].log

@@ -103,7 +103,7 @@ def reproduce(
     changed, pinned = _pinned(plan, cell, store, was)
     settled = _walked(plan, cell, store) if pinned is None else _again(plan, cell, store, pinned)
     settled |= _timings(plan, cell, store.ledger, was)
-    entry = _judged(cell, settled, where, report or {})
+    entry = _judged(cell, settled, where, was, report or {})
     if keep is not None:
         _keep(keep, store, plan, cell, settled, entry, say)
     check = settled[cell.steps["check"]]
@@ -124,6 +124,8 @@ def _pinned(
     for role in PINNED:
         step = plan.steps[cell.steps[role]]
         record = store.ledger.done(keys[role])
+        if record is None and store.ledger.last(keys[role]) is not None:
+            return [], None  # it failed in the run, too
         if record is None or (step.kind in OBJECT_KINDS and not store.objects.has(record.identity)):
             gone.append(_WHAT[role])
             continue
@@ -211,9 +213,16 @@ def _timings(plan: Plan, cell: Cell, ledger: Ledger, reported: Mapping[str, Any]
 
 
 def _judged(
-    cell: Cell, settled: Mapping[str, Settled], where: Sequence[str], report: Mapping[str, Any]
+    cell: Cell,
+    settled: Mapping[str, Settled],
+    where: Sequence[str],
+    reported: Mapping[str, Any],
+    report: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Judge a cell as a run does, beside the other cells of its model as the report has them."""
+    """Judge a cell as a run does, beside the other cells of its model as the report has them.
+
+    That a file is damaged was found by asking all runtimes, so the report's reason stands when this one refuses it.
+    """
     entry = judge_cell(cell, settled, where)
     inspected = settled[cell.steps["inspect"]]
     unread, unloaded = (str(inspected.result.get(name, "")) for name in ("unread", "unloaded"))
@@ -222,6 +231,8 @@ def _judged(
     others = [one for one in report.get("cells", ()) if one["model"] == cell.model and one["id"] != cell.id]
     if why and any(one["status"] not in ("damaged", "unsupported") for one in others):
         why = ""  # another runtime read it
+    if why and reported.get("status") == "damaged":
+        why = str(reported["reasons"][0])
     together = reconsidered([entry, *others], {cell.model: why} if why else {}, {cell.model: unread})
     return next((one for one in together if one["id"] == cell.id), entry)
 

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 from ortforge.store.hashing import digest_json
 
-__all__ = ["KIND_VERSIONS", "OBJECT_KINDS", "Cell", "Kind", "Plan", "Step", "key_of", "levels"]
+__all__ = ["KIND_VERSIONS", "OBJECT_KINDS", "Cell", "Kind", "Plan", "Step", "VersionConflict", "key_of", "levels"]
 
 Kind = Literal[
     "source",
@@ -99,12 +99,19 @@ class Step:
         return 1 << 16 if self.kind in GREEDY_KINDS else 1
 
 
+class VersionConflict(str):
+    """Why a cell cannot run anywhere with these versions: its status is ``incompatible``, not ``unsupported``."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Cell:
     """One (runtime, EP + options, session options, device, model, recipe): the unit that gets a verdict.
 
     :param baseline: id of the cell it takes turns with, or ``""`` for the matrix's own baseline.
-    :param unsupported: why it cannot run here, known before anything is installed; such a cell has no steps.
+    :param unsupported: why it cannot run here, known before anything is installed; such a cell has no steps. It is a
+        :class:`VersionConflict` where versions do not go together.
     :param steps: role to step id; the roles are the kinds, and ``transform`` is the last pass of the recipe.
     :param transforms: all passes of the recipe, in order.
     :param facts: what the judge needs besides results: goal, tolerance, kinds of passes, random data.

@@ -9,6 +9,7 @@ from packaging.specifiers import SpecifierSet
 
 from ortforge.api import Device, Pass, PassUse
 from ortforge.matrix import CellSpec, Matrix, SourceTarget, TargetConfig
+from ortforge.plan.graph import VersionConflict
 from ortforge.plan.pass_order import UsedPass, why_not_after
 from ortforge.plugin_manager import Plugins
 from ortforge.runtime import device as devices
@@ -75,7 +76,9 @@ class Refusals:
             return f"target {spec.target} is a C++ library: it is built and proven, and no Python runs models on it"
         version = _version_of(target)
         if backend.versions and version and version not in SpecifierSet(backend.versions, prereleases=True):
-            return f"{backend.ep} needs ONNX Runtime {backend.versions}; target {spec.target} has {version}"
+            return VersionConflict(
+                f"{backend.ep} needs ONNX Runtime {backend.versions}; target {spec.target} has {version}"
+            )
         return published_problem(backend, target.requires) if target.from_ == "package" else ""
 
     def _why_not_passes(self, spec: CellSpec) -> str:

@@ -82,7 +82,7 @@ def reconsidered(
     changed = []
     for cell in cells:
         if cell["model"] in damaged:
-            if cell["status"] != "unsupported":
+            if cell["status"] not in NOT_RUN:
                 changed.append({**cell, "status": "damaged", "reasons": [damaged[cell["model"]]], "notes": []})
             continue
         entry = dict(cell)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ortforge.api import Device
 from ortforge.cli.shared import known
+from ortforge.engine.cells import judge_cell
 from ortforge.matrix import load
 from ortforge.plan.code import code_of, module_digest
 from ortforge.plan.graph import Plan, Step, key_of, levels
@@ -435,3 +436,13 @@ def test_a_graph_out_of_order_is_refused() -> None:
     steps = {"b": Step("b", "check", {}, ("a",)), "a": Step("a", "fetch", {})}
     with pytest.raises(ValueError, match="comes before a"):
         levels(steps)
+
+
+def test_an_ep_that_needs_a_newer_runtime_is_incompatible_and_one_without_a_device_unsupported(
+    tmp_path: Path, plugins: Plugins
+) -> None:
+    plan = planned(tmp_path, plugins, MATRIX.replace('eps = ["cpu", "cuda"]', 'eps = ["cpu", "cuda", "qnn"]'))
+    fates = {cell.ep: judge_cell(cell, {}, ()) for cell in plan.cells if cell.target == "older" and cell.unsupported}
+    assert fates["cuda"]["status"] == "unsupported"
+    assert fates["qnn"]["status"] == "incompatible"
+    assert "needs ONNX Runtime >=1.24.2; target older has 1.21.1" in fates["qnn"]["reasons"][0]

@@ -230,6 +230,20 @@ def test_a_plugin_that_wants_a_newer_api_is_incompatible() -> None:
     assert supervisor._with_log(fine, log).status == "ok"
 
 
+def test_the_self_check_of_a_model_whose_outputs_are_no_tensors_has_nothing_to_say(tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("SplitToSequence", ["x"], ["y"], axis=0)],
+        "g",
+        [value("x", FLOAT, ["n", 2])],
+        [helper.make_tensor_sequence_value_info("y", FLOAT, None)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    feeds = [{"x": np.ones((3, 2), np.float32)}]
+    job = job_for(tmp_path / "pass", model, samples_folder(tmp_path / "cal", feeds), {})
+    onnx.save(model, job.output)
+    assert helper_module("_models.self_check").against_float(job.model, job, feeds) == ({}, "")
+
+
 # What an exception's or a process's words are taken to mean
 
 

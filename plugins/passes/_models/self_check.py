@@ -35,7 +35,6 @@ def against_float(float_model: Path, job: PassJob, feeds: Iterable[Mapping[str, 
     :param job: the pass's, whose ``output`` is the quantized model.
     """
     samples: list[dict[str, Any]] = []
-    worst: dict[str, Any] = {}
     try:
         samples.extend(dict(feed) for feed in itertools.islice(feeds, SAMPLES))
         reference = loading.session_of(float_model, job)
@@ -49,13 +48,15 @@ def against_float(float_model: Path, job: PassJob, feeds: Iterable[Mapping[str, 
         return {}, f"The quantized model was not compared with the float one, which does not run here: {_text(problem)}"
     try:
         candidate = loading.session_of(Path(job.output), job)
-        for number, (feed, wanted) in enumerate(zip(samples, expected, strict=True)):
-            for name, left, right in zip(names, wanted, candidate.run(names, feed), strict=True):
-                measured = _measure(left, right)
-                if measured and measured["cosine"] < worst.get("cosine", 2.0):
-                    worst = {"output": name, "sample": number, **measured}
+        answered = [candidate.run(names or None, feed) for feed in samples]
     except Exception as problem:
         return {}, _why_not(job, samples, _text(problem))
+    worst: dict[str, Any] = {}
+    for number, (wanted, found) in enumerate(zip(expected, answered, strict=True)):
+        for name, left, right in zip(names, wanted, found, strict=False):
+            measured = _measure(left, right)
+            if measured and measured["cosine"] < worst.get("cosine", 2.0):
+                worst = {"output": name, "sample": number, **measured}
     if not worst or worst["cosine"] >= RUINED_COSINE:
         return worst, ""
     return worst, (

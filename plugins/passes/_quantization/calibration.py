@@ -139,8 +139,13 @@ def measure(
             ) from problem
         raise RuntimeError(
             f"Calibration stopped at sample {reader.read} of {len(reader)}: {model_file.first_sentence(problem)} "
-            f"{loading.whether_it_runs(model, reader.last)}"
+            f"{_whether_it_runs(model, reader.last)}"
         ) from problem
+
+
+def _whether_it_runs(model: Path, feed: Mapping[str, Any]) -> str:
+
+    return loading.whether_it_runs(model, feed)
 
 
 @dataclass
