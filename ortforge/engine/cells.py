@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from ortforge.engine.artefacts import settings_of
+from ortforge.engine.evidence import evidence_of, instability
 from ortforge.engine.walk import Settled
 from ortforge.plan.graph import Cell, VersionConflict
-from ortforge.portable.comparison.evidence import summarize_evidence
 from ortforge.portable.comparison.limits import exceeded
 from ortforge.verdict import data_shift
 from ortforge.verdict.causes import Setting, causes
@@ -49,6 +49,7 @@ def judge_cell(cell: Cell, settled: Mapping[str, Settled], where: Sequence[str])
         is_plain=cell.recipe == "none",
         lossy=cell.facts.get("lossy", False),
         no_op=bool(artefact and artefact["no_op"]),
+        unstable=_instability(steps),
         quantized_static=cell.facts.get("quantized_static", False) and not _chose_no_ranges(artefact),
         random_validation=cell.facts.get("random_validation", False) and (status == "ok" or _fails_on_data(steps)),
         random_calibration=cell.facts.get("random_calibration", False),
@@ -78,7 +79,7 @@ def judge_cell(cell: Cell, settled: Mapping[str, Settled], where: Sequence[str])
         "runtime_hash": steps["provision"].identity if "provision" in steps else "",
         "artefact": artefact,
         "parity": compare,
-        "evidence": _evidence(cell, compare, steps),
+        "evidence": evidence_of(cell, compare, steps),
         "tiers": tiers.to_json() if tiers is not None else None,
         "placement": check.get("placement"),
         "timing": timing,
@@ -212,17 +213,10 @@ def _parity(steps: Mapping[str, Settled]) -> dict[str, Any] | None:
     return dict(steps["compare"].result) or None if "compare" in steps else None
 
 
-def _evidence(cell: Cell, parity: Mapping[str, Any] | None, steps: Mapping[str, Settled]) -> dict[str, Any] | None:
-    """Return what the verdict rests on, or ``None`` where nothing was compared."""
-    if parity is None:
-        return None
-    shapes = (steps["dataset"].result.get("shapes") or {}) if "dataset" in steps else {}
-    return {
-        **summarize_evidence(parity),
-        "inputs": "generated" if cell.facts.get("random_validation") else "real",
-        "input_shapes": shapes,
-        "missing": list(parity["missing"]),
-    }
+def _instability(steps: Mapping[str, Settled]) -> str:
+    if "reference" not in steps or "inspect" not in steps:
+        return ""
+    return instability(steps["reference"].result, steps["inspect"].result)
 
 
 WITHOUT_RANGES: Final = ("dynamic", "weights", "float16", "optimized", "none")

@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 from ortforge import __version__
 from ortforge.api import Device, Executor, Task, TaskOutcome
 from ortforge.engine.cells import defective_cell, judge_cell, load_attempt
+from ortforge.engine.evidence import branch_notes, instability
 from ortforge.engine.exit_codes import obstacle
 from ortforge.engine.walk import Events, Settled, WalkOptions, walk
 from ortforge.engine.work import hearing, run_task
@@ -336,9 +337,18 @@ def _models(settled: Mapping[str, Settled]) -> dict[str, Any]:
                 "bytes": step.result["bytes"],
                 "licence": step.result.get("licence") or _licence(seen.get("metadata") or {}),
                 "reference": step.result.get("reference", ""),
+                "notes": _model_notes(settled.get(f"reference:{model}"), seen),
                 **{fact: seen.get(fact) for fact in ("ops", "ir_version", "opsets", "inputs", "outputs", "metadata")},
             }
     return found
+
+
+def _model_notes(reference: Settled | None, inspected: Mapping[str, Any]) -> list[str]:
+    """Return what is true of a model whatever is done with it: said once, and not for each of its cells."""
+    if reference is None or not reference.ok:
+        return []
+    unstable = instability(reference.result, inspected)
+    return [*([unstable] if unstable else []), *branch_notes(reference.result)]
 
 
 def _licence(metadata: Mapping[str, str]) -> str:

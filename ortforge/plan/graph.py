@@ -48,7 +48,7 @@ KIND_VERSIONS: Final[Mapping[str, int]] = {
     "provision": 1,
     "inspect": 2,
     "dataset": 4,
-    "reference": 2,
+    "reference": 3,
     "transform": 4,
     "check": 2,
     "compare": 3,

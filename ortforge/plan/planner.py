@@ -339,7 +339,9 @@ class _Planner:
             "variables": driver_variables(os.environ),
             "worker": self.worker,
         }
-        inputs = (self.fetch(model), self.provision(REFERENCE), self.dataset(model, "validation"))
+        # The tools see which branches the samples take.
+        tools = (self.inspect(model), self.tools(REFERENCE))
+        inputs = (self.fetch(model), self.provision(REFERENCE), self.dataset(model, "validation"), *tools)
         return self.step(name, "reference", parameters, inputs, context={"limits": self.limits("run_s")})
 
     # Recipes

@@ -136,9 +136,9 @@ def _accuracy(facts: Facts) -> Iterator[Finding]:
     if facts.parity is None:
         yield "blocked", "Its outputs were not compared with the reference, so nothing is known of its accuracy."
         return
-    problems = facts.parity["problems"]
     # Two runs of a random model differ by more than any tolerance allows: that is no fault of the recipe.
-    for sentence in problems if facts.unstable else (*problems, *exceeded(facts.parity, facts.tolerance)):
+    broken = () if facts.unstable else (*facts.parity["problems"], *exceeded(facts.parity, facts.tolerance))
+    for sentence in broken:
         yield "inaccurate", sentence
     needed, _ = metric_errors(facts.parity, facts.tolerance)
     for sentence in needed:

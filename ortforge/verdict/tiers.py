@@ -74,6 +74,9 @@ def with_tiers(verdict: Verdict, facts: TierFacts) -> tuple[Verdict, TierKnowled
         return verdict, None
     known = _known(facts)
     if not is_correct(verdict.status):
+        # Of a cell that is wrong or unproven, tiers matter only where it is right on another one.
+        if verdict.status != "inaccurate" or not known.correct:
+            return verdict, None
         return Verdict(verdict.status, verdict.reasons, (*verdict.notes, *known.sentences)), known
     wrong, unknown = _within(known.wrong, facts.required), _within(known.unknown, facts.required)
     status = verdict.status

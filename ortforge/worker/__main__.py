@@ -11,6 +11,7 @@ from .classify import classify
 
 OPS = {
     "apply": "apply",
+    "branches": "branches",
     "differences": "differences",
     "inspect": "inspect_model",
     "materialize": "materialize",

@@ -40,8 +40,8 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
         opened = open_session(ort, path, [["CPUExecutionProvider", {}]], job["session"])
         channel.phase("run")
         types = job["session"].get("inputs") or {}
-        for number, sample in enumerate(samples):
-            feeds = tensors.cast_feeds(sample, types, number)
+        for number in range(len(samples)):
+            feeds = tensors.cast_feeds(samples.feeds(number), types, number)
             asked = [name for name in wanted if name not in inputs]
             answers = dict(zip(asked, opened.session.run(asked, dict(feeds)), strict=True)) if asked else {}
             for name in wanted:
