@@ -296,8 +296,9 @@ def test_a_listed_tier_where_it_is_wrong_makes_it_inaccurate() -> None:
     listed = replace(FACTS, required=("avx2",), explicit=True)
     verdict, _ = with_tiers(PASS, listed)
     assert verdict.status == "inaccurate" and "Correct." in verdict.notes
+    assert verdict.reasons[0].startswith("Wrong on: AVX2 without VNNI")
     verdict, _ = with_tiers(PASS, replace(listed, required=("avx512-vnni", "neon-dotprod")))
-    assert verdict.status == "pass" and verdict.reasons == ("Correct.",)
+    assert verdict.status == "pass" and "Wrong on: AVX2" in " ".join(verdict.reasons)
 
 
 def test_a_listed_tier_that_is_not_known_makes_it_unproven() -> None:
@@ -305,7 +306,7 @@ def test_a_listed_tier_that_is_not_known_makes_it_unproven() -> None:
     facts = replace(FACTS, result=unread, required=("avx2",), explicit=True)
     verdict, known = with_tiers(PASS, facts)
     assert verdict.status == "unproven" and known is not None and "avx2" in known.unknown
-    assert "QAttention" in verdict.reasons[1] and not known.remedies
+    assert "QAttention" in verdict.reasons[0] and not known.remedies
     failed = replace(facts, result={}, problem="the worker was killed", explicit=False)
     verdict, known = with_tiers(PASS, failed)
     assert verdict.status == "pass" and known is not None and known.correct == ("avx512-vnni",)
@@ -317,7 +318,7 @@ def test_tiers_are_stated_where_all_is_well_too() -> None:
     for result in (proven, {**RUN, "parity": RIGHT}):
         verdict, known = with_tiers(PASS, replace(FACTS, result=result))
         assert verdict.status == "pass" and known is not None and set(known.correct) == set(TIERS)
-        assert verdict.reasons == ("Correct.",) and "Known to be correct on: AVX2" in verdict.notes[0]
+        assert verdict.reasons[0] == "Correct." and "Known to be correct on: AVX2" in verdict.reasons[1]
     assert with_tiers(PASS, replace(FACTS, result={"products": 0})) == (PASS, None)
 
 
@@ -328,6 +329,16 @@ def test_measured_on_a_saturating_cpu_the_others_are_computed() -> None:
     assert verdict.status == "inaccurate" and known is not None
     assert known.wrong == ("avx2", "avx512") and "avx512-vnni" in known.correct and "neon" in known.correct
     assert any("AVX-512 VNNI" in note for note in verdict.notes)
+
+
+def test_a_reference_that_saturated_itself_does_not_make_a_pass() -> None:
+    """A model that came quantized, on a CPU without VNNI: equal to its reference, and not to what other CPUs give."""
+    facts = replace(FACTS, here="avx2", is_reference=True, result={**RUN, "emulated": "exact", "parity": WRONG})
+    verdict, known = with_tiers(PASS, facts)
+    assert verdict.status == "inaccurate" and known is not None
+    assert known.wrong == ("avx2", "avx512") and "avx512-vnni" in known.correct
+    verdict, _ = with_tiers(PASS, replace(facts, result={**RUN, "emulated": "exact", "parity": RIGHT}))
+    assert verdict.status == "pass"
 
 
 def test_weights_of_minus_128_are_not_known_on_old_arm() -> None:
