@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pydantic import ValidationError
 
 from ortforge.api.wording import marks
-from ortforge.engine.steps.tiers import has_integer_operators
+from ortforge.engine.steps.tiers import integer_operators
 from ortforge.matrix.config import ModelConfig
 from ortforge.plan import stamp
 from ortforge.portable.cpu_tiers import DEFAULT, EXACT, TIERS, tier_of
@@ -243,10 +243,19 @@ def test_operators_whose_kernels_do_not_saturate() -> None:
 
 
 def test_a_float_model_is_answered_from_its_bytes(tmp_path: Path) -> None:
-    onnx.save(mlp(), tmp_path / "float.onnx")
-    assert not has_integer_operators(tmp_path / "float.onnx")
-    for scheme in ("dynamic", "QDQ", "QOperator"):
-        assert has_integer_operators(quantized(mlp(), tmp_path / f"{scheme}.onnx", scheme))
+    """Names that contain an operator's name are not operators."""
+    model = mlp()
+    model.graph.node[0].name = "QuantizeLinear"
+    model.graph.doc_string = "MatMulInteger QLinearConv"
+    onnx.save(model, tmp_path / "float.onnx")
+    assert integer_operators(tmp_path / "float.onnx") == set()
+    expected = {
+        "dynamic": {"DynamicQuantizeLinear", "MatMulInteger"},
+        "QDQ": {"QuantizeLinear", "DequantizeLinear"},
+        "QOperator": {"QuantizeLinear", "QLinearMatMul", "DequantizeLinear"},
+    }
+    for scheme, operators in expected.items():
+        assert operators <= integer_operators(quantized(mlp(), tmp_path / f"{scheme}.onnx", scheme))
 
 
 QEMU = os.environ.get("ORTFORGE_QEMU") or shutil.which("qemu-x86_64")
