@@ -136,6 +136,7 @@ def _with_tiers(
         required=tuple(cell.facts["tiers"]),
         explicit=cell.facts["tiers_listed"],
         tolerance=facts.tolerance,
+        is_reference=not cell.transforms,
         problem="" if step.ok else step.reason or "the step did not run",
     )
     return with_tiers(verdict, known)

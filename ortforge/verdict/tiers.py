@@ -8,7 +8,7 @@ computed the outputs with the other arithmetic; those are judged by the limits t
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from ortforge.portable.comparison.limits import exceeded, metric_errors
@@ -29,6 +29,7 @@ class TierFacts:
     :param result: of the ``tiers`` step (docs/formats.md), or ``{}`` where it failed; ``problem`` says why.
     :param here: this machine's tier, ``""`` where it is not known.
     :param correct_here: whether the outputs that the cell measured are within the limits.
+    :param is_reference: the artifact is the model as it came, which gave the reference on this machine, too.
     :param required: the model's ``tiers``. :param explicit: whether the matrix file lists them.
     """
 
@@ -39,6 +40,7 @@ class TierFacts:
     explicit: bool
     tolerance: Tolerance
     problem: str = ""
+    is_reference: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,10 @@ def with_tiers(verdict: Verdict, facts: TierFacts) -> tuple[Verdict, TierKnowled
     """
     if not facts.result.get("products") and not facts.problem:
         return verdict, None
-    known = _known(facts)
+    if _misled(facts):
+        known = _known(replace(facts, correct_here=False, result={**facts.result, "parity": None}), [])
+        return Verdict("inaccurate", (*known.sentences, *known.remedies), (*verdict.reasons, *verdict.notes)), known
+    known = _known(facts, _errors(facts))
     if not is_correct(verdict.status):
         # Of a cell that is wrong or unproven, tiers matter only where it is right on another one.
         if verdict.status != "inaccurate" or not known.correct:
@@ -85,18 +90,31 @@ def with_tiers(verdict: Verdict, facts: TierFacts) -> tuple[Verdict, TierKnowled
     elif facts.explicit and unknown:
         status = "unproven"
     if status != verdict.status:
-        return Verdict(status, (*known.sentences, *known.remedies), (*verdict.reasons, *verdict.notes)), known
+        worst_first = sorted(known.sentences, key=lambda text: not text.startswith(("Wrong on", "Not known on")))
+        return Verdict(status, (*worst_first, *known.remedies), (*verdict.reasons, *verdict.notes)), known
     if wrong or unknown:
         return Verdict(status, (*verdict.reasons, *known.sentences, *known.remedies), verdict.notes), known
+    if status == "pass":
+        return Verdict(status, (*verdict.reasons, *known.sentences), verdict.notes), known
     return Verdict(status, verdict.reasons, (*verdict.notes, *known.sentences)), known
+
+
+def _misled(facts: TierFacts) -> bool:
+    """Return whether the reference itself saturated: a model that came quantized, on a CPU whose kernels do that.
+
+    It equals its reference then, and the outputs computed exactly do not.
+    """
+    host = TIERS.get(facts.here)
+    saturates = host is not None and host.arithmetic == SATURATING
+    exactly = facts.result.get("emulated") == EXACT
+    return facts.is_reference and saturates and exactly and facts.correct_here and bool(_errors(facts))
 
 
 def _within(names: Sequence[str], required: Collection[str]) -> list[str]:
     return [name for name in names if name in required]
 
 
-def _known(facts: TierFacts) -> TierKnowledge:
-    errors = _errors(facts)
+def _known(facts: TierFacts, errors: list[str] | None) -> TierKnowledge:
     found = {name: _of(name, facts, errors) for name in TIERS}
     groups = {answer: tuple(name for name, it in found.items() if it is answer) for answer in (True, False, None)}
     sentences = []

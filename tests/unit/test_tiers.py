@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pydantic import ValidationError
 
 from ortforge.api.wording import marks
-from ortforge.engine.steps.tiers import has_integer_operators
+from ortforge.engine.steps.tiers import integer_operators
 from ortforge.matrix.config import ModelConfig
 from ortforge.plan import stamp
 from ortforge.portable.comparison.parity import compare
@@ -243,10 +243,19 @@ def test_operators_whose_kernels_do_not_saturate() -> None:
 
 
 def test_a_float_model_is_answered_from_its_bytes(tmp_path: Path) -> None:
-    onnx.save(mlp(), tmp_path / "float.onnx")
-    assert not has_integer_operators(tmp_path / "float.onnx")
-    for scheme in ("dynamic", "QDQ", "QOperator"):
-        assert has_integer_operators(quantized(mlp(), tmp_path / f"{scheme}.onnx", scheme))
+    """Names that contain an operator's name are not operators."""
+    model = mlp()
+    model.graph.node[0].name = "QuantizeLinear"
+    model.graph.doc_string = "MatMulInteger QLinearConv"
+    onnx.save(model, tmp_path / "float.onnx")
+    assert integer_operators(tmp_path / "float.onnx") == set()
+    expected = {
+        "dynamic": {"DynamicQuantizeLinear", "MatMulInteger"},
+        "QDQ": {"QuantizeLinear", "DequantizeLinear"},
+        "QOperator": {"QuantizeLinear", "QLinearMatMul", "DequantizeLinear"},
+    }
+    for scheme, operators in expected.items():
+        assert operators <= integer_operators(quantized(mlp(), tmp_path / f"{scheme}.onnx", scheme))
 
 
 QEMU = os.environ.get("ORTFORGE_QEMU") or shutil.which("qemu-x86_64")
@@ -296,8 +305,9 @@ def test_a_listed_tier_where_it_is_wrong_makes_it_inaccurate() -> None:
     listed = replace(FACTS, required=("avx2",), explicit=True)
     verdict, _ = with_tiers(PASS, listed)
     assert verdict.status == "inaccurate" and "Correct." in verdict.notes
+    assert verdict.reasons[0].startswith("Wrong on: AVX2 without VNNI")
     verdict, _ = with_tiers(PASS, replace(listed, required=("avx512-vnni", "neon-dotprod")))
-    assert verdict.status == "pass" and verdict.reasons == ("Correct.",)
+    assert verdict.status == "pass" and "Wrong on: AVX2" in " ".join(verdict.reasons)
 
 
 def test_a_listed_tier_that_is_not_known_makes_it_unproven() -> None:
@@ -305,7 +315,7 @@ def test_a_listed_tier_that_is_not_known_makes_it_unproven() -> None:
     facts = replace(FACTS, result=unread, required=("avx2",), explicit=True)
     verdict, known = with_tiers(PASS, facts)
     assert verdict.status == "unproven" and known is not None and "avx2" in known.unknown
-    assert "QAttention" in verdict.reasons[1] and not known.remedies
+    assert "QAttention" in verdict.reasons[0] and not known.remedies
     failed = replace(facts, result={}, problem="the worker was killed", explicit=False)
     verdict, known = with_tiers(PASS, failed)
     assert verdict.status == "pass" and known is not None and known.correct == ("avx512-vnni",)
@@ -317,7 +327,7 @@ def test_tiers_are_stated_where_all_is_well_too() -> None:
     for result in (proven, {**RUN, "parity": RIGHT}):
         verdict, known = with_tiers(PASS, replace(FACTS, result=result))
         assert verdict.status == "pass" and known is not None and set(known.correct) == set(TIERS)
-        assert verdict.reasons == ("Correct.",) and "Known to be correct on: AVX2" in verdict.notes[0]
+        assert verdict.reasons[0] == "Correct." and "Known to be correct on: AVX2" in verdict.reasons[1]
     assert with_tiers(PASS, replace(FACTS, result={"products": 0})) == (PASS, None)
 
 
@@ -328,6 +338,16 @@ def test_measured_on_a_saturating_cpu_the_others_are_computed() -> None:
     assert verdict.status == "inaccurate" and known is not None
     assert known.wrong == ("avx2", "avx512") and "avx512-vnni" in known.correct and "neon" in known.correct
     assert any("AVX-512 VNNI" in note for note in verdict.notes)
+
+
+def test_a_reference_that_saturated_itself_does_not_make_a_pass() -> None:
+    """A model that came quantized, on a CPU without VNNI: equal to its reference, and not to what other CPUs give."""
+    facts = replace(FACTS, here="avx2", is_reference=True, result={**RUN, "emulated": "exact", "parity": WRONG})
+    verdict, known = with_tiers(PASS, facts)
+    assert verdict.status == "inaccurate" and known is not None
+    assert known.wrong == ("avx2", "avx512") and "avx512-vnni" in known.correct
+    verdict, _ = with_tiers(PASS, replace(facts, result={**RUN, "emulated": "exact", "parity": RIGHT}))
+    assert verdict.status == "pass"
 
 
 def test_weights_of_minus_128_are_not_known_on_old_arm() -> None:

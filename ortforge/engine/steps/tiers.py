@@ -18,19 +18,32 @@ from ortforge.portable.cpu_tiers import EXACT, SATURATING, TIERS
 from ortforge.runtime.supervisor import run_job
 from ortforge.store.hashing import digest_json
 
-__all__ = ["MARKERS", "has_integer_operators", "run"]
+__all__ = ["OPERATORS", "integer_operators", "run"]
 
-MARKERS: Final = (b"uantizeLinear", b"Integer", b"QLinear", b"QGemm", b"QAttention", b"DynamicQuantize", b"QMoE",
-                  b"QOrdered", b"MatMulNBits")  # fmt: skip
-"""Parts of the names of all operators from which 8-bit products come; a model file holds operators' names as text."""
+OPERATORS: Final = frozenset(
+    {
+        "ConvInteger", "DequantizeLinear", "DynamicQuantizeLSTM", "DynamicQuantizeLinear", "DynamicQuantizeMatMul",
+        "MatMulInteger", "MatMulIntegerToFloat", "MatMulNBits", "QAttention", "QGemm", "QLinearConv", "QLinearMatMul",
+        "QMoE", "QOrderedAttention", "QOrderedLongformerAttention", "QOrderedMatMul", "QuantizeLinear",
+    }
+)  # fmt: skip
+"""All operators from which 8-bit integer products come, those that ORT fuses into products included."""
+
+WEIGHTS_ALONE: Final = frozenset({"DequantizeLinear", "MatMulNBits"})
+"""Operators that quantize weights alone: by themselves they make no product of 8-bit activations."""
+
+OP_TYPE: Final = b"\x22"
+"""How ``NodeProto.op_type`` begins in a file: field 4, length-delimited (onnx.proto, protobuf's wire format)."""
 
 
-def has_integer_operators(model: Path) -> bool:
-    """Return whether a model file may hold 8-bit integer products; ``False`` is certain."""
+def integer_operators(model: Path) -> set[str]:
+    """Return the operators of :data:`OPERATORS` that a model file has; in the ORT format, those that it may have."""
     if not model.stat().st_size:
-        return False
+        return set()
+    framed = model.suffix != ".ort"
+    patterns = {name: (OP_TYPE + bytes([len(name)]) if framed else b"") + name.encode() for name in OPERATORS}
     with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return any(content.find(marker) >= 0 for marker in MARKERS)
+        return {name for name, pattern in patterns.items() if content.find(pattern) >= 0}
 
 
 def run(task: Task, work: Work) -> TaskOutcome:
@@ -38,7 +51,8 @@ def run(task: Task, work: Work) -> TaskOutcome:
     (_, model, artefact), (_, _, tools), (_, data, _), (_, reference, _) = task.inputs
     objects, how = work.store.objects, task.parameters
     path = model_file(objects.get(model))
-    if not has_integer_operators(path):
+    operators = integer_operators(path)
+    if not operators or (not how["cpu_ep"] and operators <= WEIGHTS_ALONE):
         return _done({"products": 0})
     if not how["cpu_ep"]:
         return _done({"products": 1, "unsafe": 1, "unknown": [], "cpu_ep": False})
