@@ -327,6 +327,36 @@ def looked_up_recurrent_state() -> tuple[onnx.ModelProto, list[Feed]]:
     return _model(nodes, {"x": (5, 2, 8), "ids": (1,)}, ["y"], weights, integers=("ids",)), feeds
 
 
+def computed_operand_of_where() -> tuple[onnx.ModelProto, list[Feed]]:
+    """A Where chooses between what a MatMul makes and a constant."""
+    nodes = [
+        node("MatMul", ["x", "w"], ["h"], name="first"),
+        node("Where", ["mask", "h", "low"], ["m"], name="where"),
+        node("MatMul", ["m", "v"], ["y"], name="second"),
+    ]
+    weights = [
+        *_weights(30, w=(16, 16), v=(16, 8)),
+        numpy_helper.from_array(np.arange(16) % 3 > 0, "mask"),
+        numpy_helper.from_array(np.float32(-0.5), "low"),
+    ]
+    return _model(nodes, {"x": (4, 16)}, ["y"], weights), _feeds(x=(4, 16))
+
+
+def padded_with_a_large_value() -> tuple[onnx.ModelProto, list[Feed]]:
+    """A Pad has a value beyond the range of what it pads."""
+    nodes = [
+        node("Conv", ["x", "w"], ["h"], name="conv"),
+        node("Pad", ["h", "pads", "value"], ["p"], name="pad"),
+        node("Conv", ["p", "v"], ["y"], name="second"),
+    ]
+    weights = [
+        *_weights(31, w=(4, 4, 1, 1), v=(4, 4, 1, 1)),
+        numpy_helper.from_array(np.int64([0, 0, 1, 1, 0, 0, 1, 1]), "pads"),
+        numpy_helper.from_array(np.float32(20), "value"),
+    ]
+    return _model(nodes, {"x": (1, 4, 8, 8)}, ["y"], weights), _feeds(x=(1, 4, 8, 8))
+
+
 def output_before_an_activation() -> tuple[onnx.ModelProto, list[Feed]]:
     """An output of the model is the input of a Relu, too."""
     nodes = [
@@ -451,6 +481,10 @@ REPRODUCERS: dict[str, Reproducer] = {
     "read-by-branch": Reproducer(tensor_read_by_a_branch, True, QDQ),
     "lookup-read-by-branch": Reproducer(looked_up_tensor_read_by_a_branch, False),
     "looked-up-state": Reproducer(looked_up_recurrent_state, False),
+    "where": Reproducer(computed_operand_of_where, True, QDQ),
+    "where-qoperator": Reproducer(computed_operand_of_where, True, QOPERATOR),
+    "pad": Reproducer(padded_with_a_large_value, True, QDQ),
+    "pad-qoperator": Reproducer(padded_with_a_large_value, True, QOPERATOR),
     "output-before-relu": Reproducer(output_before_an_activation, True, QDQ),
     "output-before-relu-qoperator": Reproducer(output_before_an_activation, True, QOPERATOR),
     "residual-relu": Reproducer(tensor_before_and_beside_an_activation, True, QDQ),

@@ -100,11 +100,19 @@ FAULTS: Final[dict[str, QuantizerFault]] = {
         "Branches read such a tensor through an Identity in the main graph.",
         ("read-by-branch-qoperator", "lookup-read-by-branch", "branch-before-relu", "branch-before-relu-qoperator"),
     ),
-    "recurrent-state": QuantizerFault(
-        "Dynamic: a state of an LSTM that is looked up in a table is not made float again; the quantizer gives up.",
+    "forgotten-input": QuantizerFault(
+        "Dynamic: a state of an LSTM that is looked up in a table is not made float again. QOperator: neither is "
+        "what a Where reads. The quantizer gives up.",
         "",
-        "The LSTM reads it through an Identity.",
-        ("looked-up-state",),
+        "Such a node reads the tensor through an Identity.",
+        ("looked-up-state", "where-qoperator"),
+    ),
+    "clipped-pad": QuantizerFault(
+        "Static QOperator: the value of a Pad gets the scale of its input, and is cut off beyond its range. The "
+        "result is wrong without an error.",
+        "",
+        "A Pad with another value than zero stays in float.",
+        ("pad-qoperator",),
     ),
     "output-before-relu": QuantizerFault(
         "Static: an output of the model that a Relu or Clip reads, too, gets the range behind it: negative values "

@@ -20,12 +20,20 @@ if TYPE_CHECKING:
 
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-__all__ = ["Adapter", "Mode", "batched_products", "lossy_activations", "nodes_of_other_domains", "rename_reserved"]
+__all__ = [
+    "Adapter",
+    "Mode",
+    "batched_products",
+    "clipped_pads",
+    "lossy_activations",
+    "nodes_of_other_domains",
+    "rename_reserved",
+]
 
 Mode = Literal["dynamic", "QDQ", "QOperator"]
 
 RESERVED: Final = re.compile(
-    r"_(?:quant(?:ized)?(?:_|$|:)|scale(?:_|$|s_)|zero_point|QuantizeLinear|DequantizeLinear|output_quantized"
+    r"quantized$|_(?:quant(?:ized)?(?:_|$|:)|scale(?:_|$|s_)|zero_point|QuantizeLinear|DequantizeLinear|output_quantized"
     r"|output_scale|MatMul(?:_|$)|Add(?:_|$)|cast)"
 )
 """What the quantizer appends to names of tensors and nodes (its quant_utils.py, base_quantizer.py and operators/)."""
@@ -52,6 +60,10 @@ OWN_RANGE: Final = frozenset(
     }
 )
 """Operators whose outputs the QOperator format gives a scale of their own; others keep that of their input."""
+
+FORGOTTEN_INPUTS: Final = {("dynamic", "Attention"): 3, ("dynamic", "LSTM"): 4, ("QOperator", "Where"): 1}
+"""From which input on the quantizers forget to make a tensor float again (its operators/attention.py, lstm.py and
+where.py)."""
 
 FLOAT: Final = "float"
 """Key of uses that are not quantized: they go with any other."""
@@ -175,17 +187,17 @@ class Adapter:
         return _tensor_names(self.model)
 
     def shield_readers(self) -> int:
-        """Let branches, and recurrent layers their states, read tensors through an Identity; return how many tensors.
+        """Let branches and inputs that the quantizer forgets read tensors through an Identity; return how many tensors.
 
-        The integer quantizers make a tensor float again for inputs of nodes in the main graph alone, and not for the
-        states of an LSTM. Every form of the quantizer takes the range of a tensor for that of the Relu behind it if no
-        other node of the main graph reads it.
+        The integer quantizers make a tensor float again for inputs of nodes in the main graph alone, and not for all
+        of those (:data:`FORGOTTEN_INPUTS`). Every form of the quantizer gives a tensor the range of the Relu behind it
+        if no other node of the main graph reads it.
         """
         from onnx import helper
 
         graph = self.model.graph
         read = {name for node in graph.node for inner in _inner_graphs(node) for name in _reads(inner)}
-        read |= {name for node in graph.node for name in _states(node)}
+        read |= {name for node in graph.node for name in self._forgotten(node)}
         taken, shielded = _tensor_names(self.model), dict[str, str]()
         kept = []
         for node in graph.node:
@@ -200,11 +212,16 @@ class Adapter:
                 for inner in _inner_graphs(node):
                     _rename_in(inner, shielded)
                 for position, name in enumerate(node.input):
-                    if name in shielded and name in _states(node):
+                    if name in shielded and name in self._forgotten(node):
                         node.input[position] = shielded[name]
             del graph.node[:]
             graph.node.extend(kept)
         return len(shielded)
+
+    def _forgotten(self, node: NodeProto) -> list[str]:
+        """Return the inputs of a node that the quantizer in this mode does not make float again."""
+        first = FORGOTTEN_INPUTS.get((self.mode, node.op_type))
+        return [name for name in node.input[first:] if name] if first else []
 
 
 def lossy_activations(model: ModelProto, mode: Mode) -> list[NodeProto]:
@@ -232,6 +249,29 @@ def lossy_activations(model: ModelProto, mode: Mode) -> list[NodeProto]:
         if name in outside or (mode == "QOperator" and not own_range):
             found.append(node)
     return found
+
+
+def clipped_pads(model: ModelProto) -> list[NodeProto]:
+    """Return the Pad whose value is not zero: QOperator gives it the scale of the input, which may not reach so far."""
+    import numpy as np
+    from onnx import numpy_helper
+
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+
+    def is_zero(node: NodeProto) -> bool:
+        if len(node.input) < 3 or not node.input[2]:
+            return True
+        value = constants.get(node.input[2])
+        return value is not None and not np.any(numpy_helper.to_array(value))
+
+    constant_mode = (b"", b"constant")
+    return [
+        node
+        for node in model.graph.node
+        if node.op_type == "Pad"
+        and next((part.s for part in node.attribute if part.name == "mode"), b"") in constant_mode
+        and not is_zero(node)
+    ]
 
 
 def nodes_of_other_domains(model: ModelProto, op_types: Collection[str]) -> list[NodeProto]:
@@ -345,11 +385,6 @@ def _inner_graphs(node: NodeProto) -> Iterator[GraphProto]:
         if attribute.HasField("g"):
             yield attribute.g
         yield from attribute.graphs
-
-
-def _states(node: NodeProto) -> list[str]:
-    """Return the inputs of an LSTM that the dynamic quantizer does not make float: lengths, states and peepholes."""
-    return [name for name in node.input[4:] if name] if node.op_type == "LSTM" else []
 
 
 def _reads(graph: GraphProto) -> set[str]:

@@ -137,7 +137,8 @@ def prepare(
     foreign = quantizer_input.nodes_of_other_domains(model, takes) if quantizer else []
     static = quantizer in ("QDQ", "QOperator")
     activations = quantizer_input.lossy_activations(model, quantizer) if quantizer and static else []
-    unnamed = name_nodes or vectors or batched or foreign or activations
+    pads = quantizer_input.clipped_pads(model) if quantizer == "QOperator" else []
+    unnamed = name_nodes or vectors or batched or foreign or activations or pads
     if unnamed and (named_now := onnx_graph.name_nodes(model)):
         said["nodes_named"] = named_now
     if vectors:
@@ -146,7 +147,7 @@ def prepare(
         said["left_to_other_domains"] = [node.name for node in foreign]
     if activations:
         said["activations_kept"] = [node.name for node in activations]
-    left_out = [node.name for node in (*vectors, *foreign, *activations)]
+    left_out = [node.name for node in (*vectors, *foreign, *activations, *pads)]
     notes: list[str] = []
     if quantizer:
         names, notes = _adapt(model, weights, quantizer, names, left_out, ops or takes, said, per_channel=per_channel)
