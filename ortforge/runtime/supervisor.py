@@ -113,7 +113,8 @@ class JobOutcome:
         (``flaky: …``, ``crashed at exit …``), or ``""``.
     :param peak_rss: most resident bytes seen, over the process and its children. :param seconds: wall time of the last
         attempt; :param cpu_s: its processor time. :param attempts: how often the job was started.
-    :param kind: the protocol's kind of an error that the worker put into words (``input``, ``model`` …), or ``""``.
+    :param kind: the protocol's kind of an error that the worker put into words (``input``, ``model`` …), or ``""``;
+        :param phase: the phase that such an error happened in, or ``""``.
     """
 
     status: str
@@ -126,6 +127,7 @@ class JobOutcome:
     cpu_s: float = 0.0
     attempts: int = 1
     kind: str = ""
+    phase: str = ""
 
 
 class WorkerDied(Exception):  # noqa: N818 - says what happened; the outcome says why
@@ -249,7 +251,7 @@ def _reported(process: WorkerProcess, message: Mapping[str, Any]) -> JobOutcome:
     process.finish(_AFTER_ERROR_S)
     kind = str(message.get("kind", "failed"))
     reason = str(message.get("message", "")) or "the worker reported an error without words"
-    return JobOutcome(_STATUS_OF_KIND.get(kind, "failed"), reason, kind=kind)
+    return JobOutcome(_STATUS_OF_KIND.get(kind, "failed"), reason, kind=kind, phase=str(message.get("phase", "")))
 
 
 def _with_usage(outcome: JobOutcome, process: WorkerProcess, started: float) -> JobOutcome:
