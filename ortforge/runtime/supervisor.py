@@ -115,7 +115,7 @@ class JobOutcome:
     :param peak_rss: most resident bytes seen, over the process and its children. :param seconds: wall time of the last
         attempt; :param cpu_s: its processor time. :param attempts: how often the job was started.
     :param kind: the protocol's kind of an error that the worker put into words (``input``, ``model`` …), or ``""``;
-        :param phase: the phase that it was in then.
+        :param phase: the phase that such an error happened in, or ``""``.
     """
 
     status: str

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 
 from ortforge.api import Task, TaskOutcome
 from ortforge.engine.artefacts import model_file, providers_for, session_for
 from ortforge.engine.work import Work, failed_job, limits_of
 from ortforge.plan.stamp import broken, read
 from ortforge.runtime.supervisor import run_job
+
+_GENERATED: Final = (
+    "The inputs are generated from the model's shapes (random:), and this model does not accept them. Give it real "
+    "data, or set sizes, shapes and ranges in the options of random:."
+)
 
 
 def run(task: Task, work: Work) -> TaskOutcome:
@@ -35,10 +41,12 @@ def run_model(
     *,
     placement: bool,
     repeat: int = 0,
+    generated: bool = False,
 ) -> TaskOutcome:
     """Run a model over samples in a supervised worker and keep its outputs.
 
     :param repeat: how many samples to answer twice more, to see whether the model differs from itself.
+    :param generated: the samples are generated, and a model that refuses them while it runs may be right to do so.
     """
     objects, how = work.store.objects, task.parameters
     with objects.scratch() as scratch:
@@ -59,6 +67,8 @@ def run_model(
         interpreter = work.interpreter(runtime["environment"], how.get("environment"))
         outcome = run_job(interpreter, job, limits=limits_of(task.context), workdir=jobdir, cancel=work.cancel)
         if outcome.status != "ok":
+            if generated and outcome.phase == "run" and outcome.kind == "failed":
+                outcome = replace(outcome, reason=f"{outcome.reason.rstrip('.')}. {_GENERATED}")
             return failed_job(outcome)
         facts = {**outcome.result, "note": outcome.note}
         return TaskOutcome("ok", objects.put(output), facts, log=outcome.log)

@@ -13,7 +13,7 @@ from ortforge.engine.work import Work, limits_of
 from ortforge.runtime.supervisor import run_job
 
 REPEATED_SAMPLES: Final = 8
-"""Maximum number of samples that are answered twice more: once in the same session, once in a fresh one."""
+"""Maximum number of samples that a fresh session answers twice more."""
 
 
 def run(task: Task, work: Work) -> TaskOutcome:
@@ -21,8 +21,11 @@ def run(task: Task, work: Work) -> TaskOutcome:
 
     The result also says which branches the samples take (``branches``), for a model that has any.
     """
-    (_, model, artefact), (_, _, runtime), (_, data, _), (_, _, inspected), (_, _, tools) = task.inputs
-    outcome = run_model(task, work, model, artefact, runtime, data, placement=False, repeat=REPEATED_SAMPLES)
+    (_, model, artefact), (_, _, runtime), (_, data, made), (_, _, inspected), (_, _, tools) = task.inputs
+    generated = bool(made.get("random"))
+    outcome = run_model(
+        task, work, model, artefact, runtime, data, placement=False, repeat=REPEATED_SAMPLES, generated=generated
+    )
     if outcome.status != "ok" or "If" not in (inspected.get("ops") or {}):
         return outcome
     return replace(outcome, result={**outcome.result, "branches": _branches(task, work, model, artefact, tools, data)})
