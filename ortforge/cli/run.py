@@ -109,6 +109,9 @@ def run(
             listener=listener,
             options=WalkOptions(fresh=fresh, fresh_kinds=EXCLUSIVE_KINDS if retime else frozenset(), retry=retry),
         )
+    for note in report["notes"]:
+        if note not in prepared.plan.notes:  # known only after the run
+            typer.echo(f"note: {note}", err=True)
     written, problem = write_reports(report, prepared.plugins, output or Path("ortforge-report"))
     if as_json:
         echo_json(report)
