@@ -33,6 +33,7 @@ def diff(
     exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with 1 unless they compute the same.")] = False,
 ) -> None:
     """Compare two models: operators, fusions, types, sizes, opsets, quantization, weights, nodes by name."""
+    from ortforge.errors import UsageError
     from ortforge.report import model_diff_text
     from ortforge.report.model_diff import compare
     from ortforge.report.onnx_weights import external_sizes
@@ -46,7 +47,13 @@ def diff(
         notes += problems
         sides.append(_side(model, sum(sizes.values())))
     _announce(a, b)
-    found = compare(a, b, _digests(a, notes), _digests(b, notes))
+    try:
+        found = compare(a, b, _digests(a, notes), _digests(b, notes))
+    except ValueError as error:
+        raise UsageError(
+            f"{model_a} or {model_b} is not a valid ONNX model; it may be truncated or corrupted: {error}.",
+            todo="Fetch or export it again.",
+        ) from error
     if lost := found["weights"]["not_compared"]:
         notes.append(f"The values of {len(lost)} weights could not be compared; everything else was.")
     found = {

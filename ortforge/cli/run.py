@@ -134,6 +134,9 @@ def run(
             options=WalkOptions(fresh=fresh, fresh_kinds=EXCLUSIVE_KINDS if retime else frozenset(), retry=retry),
             expectations=expectations,
         )
+    for note in report["notes"]:
+        if note not in prepared.plan.notes:  # known only after the run
+            typer.echo(f"note: {note}", err=True)
     written, problem = write_reports(report, prepared.plugins, output or Path("ortforge-report"))
     if as_json:
         echo_json(report)

@@ -147,7 +147,7 @@ def execute(
         "builds": _builds(settled),
         "models": _models(settled),
         "noise": _noise(settled),
-        "notes": [*plan.notes, *unrepeatable_datasets(settled)],
+        "notes": [*plan.notes, *dataset_notes(settled)],
         "summary": dict(tally),
         "cells": cells,
     }
@@ -264,17 +264,25 @@ class _Desk(Events):
         self.plugins.notify("ortforge_cell_judged", run_id=self.run_id, cell=entry)
 
 
-def unrepeatable_datasets(settled: Mapping[str, Settled]) -> list[str]:
-    """Return a sentence for each dataset whose code gives other samples each time that it is called."""
+def dataset_notes(settled: Mapping[str, Settled]) -> list[str]:
+    """Return sentences about datasets whose code gives other samples each time, or reads files that nobody sees."""
     notes = []
     for name, step in settled.items():
-        if step.step.kind == "dataset" and step.ok and step.result.get("repeated"):
-            model, _, split = name.partition(":")[2].rpartition("/")
-            scheme, reference = step.step.parameters["scheme"], step.step.context["reference"]
+        if step.step.kind != "dataset" or not step.ok:
+            continue
+        model, _, split = name.partition(":")[2].rpartition("/")
+        source = f"{step.step.parameters['scheme']}:{step.step.context['reference']}"
+        if step.result.get("repeated"):
             notes.append(
-                f"The {split} dataset of {model} gives other samples each time ({scheme}:{reference}): "
+                f"The {split} dataset of {model} gives other samples each time ({source}): "
                 f"{step.result['repeated']}. Results on another machine or in a new store will differ. "
                 "Seed its random numbers, for example with the argument 'seed' that the function may take."
+            )
+        if step.result.get("unseen"):
+            notes.append(
+                f"The {split} dataset of {model} ({source}) uses {', '.join(step.result['unseen'])}, which may read "
+                "files that ortforge does not see; a change of such a file is not noticed. Open it once with Python's "
+                "open(), or list its folder, so that it is."
             )
     return notes
 

@@ -31,7 +31,7 @@ def why_outdated(step: Step, result: Mapping[str, Any]) -> str:
     if step.kind not in CHECKED_KINDS:
         return ""
     path = changed_file(result, Path(step.context.get("base", ".")))
-    made = "samples were made from it" if step.kind == "dataset" else "it was installed"
+    made = "samples were made from it" if step.kind == "dataset" else "the environment was made"
     return f"{path} has changed since {made}" if path else ""
 
 

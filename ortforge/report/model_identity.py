@@ -33,7 +33,16 @@ RANDOM_OPERATORS: Final = frozenset(
 """Operators whose two nodes give two results, although they are written alike."""
 
 _FLOAT, _INT, _STRING = 1, 2, 3
-_CONSTANTS: Final = frozenset({"value_float", "value_floats", "value_int", "value_ints", "value_string"})
+_CONSTANT_TYPES: Final[Mapping[str, int]] = {
+    "value_float": _FLOAT,
+    "value_floats": 6,
+    "value_int": _INT,
+    "value_ints": 7,
+    "value_string": _STRING,
+    "value": 4,
+    "sparse_value": 11,
+}
+"""Attributes that hold the value of a Constant node, with the ``AttributeProto.AttributeType`` of each."""
 
 
 @dataclass(slots=True)
@@ -278,11 +287,13 @@ class _Identifier:
         for part in node.parts[5]:
             parts = self._split([part], "AttributeProto", _ATTRIBUTE_FIELDS)
             name = self._text(parts, 1)
+            if not parts[20] or parts[20][-1].value != _CONSTANT_TYPES.get(name):
+                continue
             if name == "value" and parts[5] and not parts[21]:
                 return self._tensor(parts[5])[1]
             if name == "sparse_value" and parts[22] and not parts[21]:
                 return self._sparse(parts[22])[1]
-            if name in _CONSTANTS and not parts[21]:
+            if not parts[21]:
                 return self._constant_numbers(parts, name)
         return ""
 

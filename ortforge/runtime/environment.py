@@ -32,7 +32,7 @@ from ortforge.runtime.distributions import (
     read_lock,
     wheel_of,
 )
-from ortforge.runtime.index_settings import index_digest
+from ortforge.runtime.index_settings import index_digest, project_settings
 from ortforge.runtime.interpreter import Interpreter, ask
 from ortforge.runtime.resolution import LOCK, EnvironmentRequest, overwriting, refuse_variants, resolve
 from ortforge.store.atomic import disk_errors, remove, write_json
@@ -199,7 +199,7 @@ def provision(
         uv_errors.check_requirement(text)
     wheels = [(path, _check_wheel(path)) for path in request.wheels]
     place = place or _Here()
-    key = _request_key(request, [digest for _, digest in wheels], place.image)
+    key = _request_key(request, [digest for _, digest in wheels], place.image, envs)
     folder = envs.absolute() / key[:24]
     with disk_errors(envs):
         envs.mkdir(parents=True, exist_ok=True)
@@ -263,14 +263,16 @@ def _shown(path: str) -> str:
     return path.rpartition("site-packages/")[2]
 
 
-def _request_key(request: EnvironmentRequest, wheel_digests: Sequence[str], image: str) -> str:
+def _request_key(request: EnvironmentRequest, wheel_digests: Sequence[str], image: str, envs: Path) -> str:
     index = index_digest(os.environ)
+    project = {path: sha256 for path, sha256 in project_settings(envs).items() if sha256}
     # Without a wish for a Python the result depends on the one that ortforge runs on.
     here = "" if request.python or image else f"{os.path.realpath(sys.executable)} {sys.version}"
     return digest_json(
         {
             **({"image": image} if image else {}),
             **({"index": index} if index else {}),
+            **({"project": project} if project else {}),
             **({"locked": [asdict(pin) for pin in request.locked]} if request.locked else {}),
             "schema": SCHEMA,
             "requires": list(request.requires),

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from ortforge.store.hashing import digest_json
+from ortforge.store.hashing import digest_json, sha256_file
 
-__all__ = ["index_digest", "index_settings"]
+__all__ = ["index_digest", "index_settings", "project_settings"]
 
 _VARIABLES: Final = re.compile(
     r"UV_(DEFAULT_INDEX|INDEX|INDEX_URL|EXTRA_INDEX_URL|FIND_LINKS|NO_INDEX|INDEX_STRATEGY|EXCLUDE_NEWER"
@@ -33,8 +33,8 @@ _KEYS: Final = frozenset(
 def index_settings(environ: Mapping[str, str]) -> dict[str, Any]:
     """Return the settings by which uv chooses packages, without credentials; empty where everything is default.
 
-    Read are uv's environment variables and its configuration files of the user and the system. uv does not read
-    pip's configuration.
+    Read are uv's environment variables and its configuration files of the user and the system; for those of a project
+    see :func:`project_settings`. uv does not read pip's configuration.
     """
     variables = {
         name: _USERINFO.sub("", value)
@@ -49,6 +49,21 @@ def index_digest(environ: Mapping[str, str]) -> str:
     """Return a digest of :func:`index_settings`, or ``""`` where everything is default."""
     settings = index_settings(environ)
     return digest_json(settings) if settings else ""
+
+
+def project_settings(folder: Path) -> dict[str, str]:
+    """Return the configuration files that uv finds above a folder it runs in, with the sha256 of each.
+
+    ``uv.toml`` of every folder above counts, with ``""`` where there is none; ``pyproject.toml`` where it has a
+    ``tool.uv`` table.
+    """
+    found = {}
+    for parent in folder.absolute().parents:
+        file, project = parent / "uv.toml", parent / "pyproject.toml"
+        found[str(file)] = sha256_file(file) if file.is_file() else ""
+        if project.is_file() and "tool.uv" in project.read_text(encoding="utf-8", errors="replace"):
+            found[str(project)] = sha256_file(project)
+    return found
 
 
 def _configured(environ: Mapping[str, str]) -> dict[str, Any]:

@@ -98,5 +98,5 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     writer.close(random=random, source=str(details.get("source", job["reference"])))
     facts: dict[str, Any] = {"count": writer.count, "random": random, "labels": writer.labelled}
     if opened:
-        facts["files"] = opened.result()
+        facts |= {"files": opened.result(), "unseen": opened.unseen_readers()}
     channel.finish({**facts, "inputs": summary.result()})

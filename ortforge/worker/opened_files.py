@@ -1,8 +1,9 @@
 """Records the files that a dataset's code reads, so that a later run notices when one of them changed.
 
 An audit hook (PEP 578) sees every ``open`` and every listing of a folder by Python code. Files of the environment, of
-the standard library and of the worker itself are left out, and so are files that the process writes. Reads by native
-code that does not call Python's ``open`` (OpenCV's ``imread``, for example) are not seen.
+the standard library and of the worker itself are left out, and so are files that the process writes. Native code and
+child processes read without Python's ``open``. Of a folder that was listed, changes of such files show in sizes and
+times; otherwise they are not seen, and :meth:`OpenedFiles.unseen_readers` names who may read them.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class OpenedFiles:
     """
 
     def __init__(self, base: Path, ignored: Sequence[Path]) -> None:
-        self.base = os.path.realpath(base)
+        self.base = os.path.abspath(base)  # noqa: PTH100 - links are kept: one may come to lead elsewhere
+        self._has_child = False
         self._read: dict[str, tuple[int, int] | None] = {}
         self._listed: set[str] = set()
         self._written: set[str] = set()
@@ -62,6 +64,8 @@ class OpenedFiles:
         self._active = False
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "subprocess.Popen":
+            self._has_child |= self._active
         if not self._active or event not in _EVENTS or getattr(self._local, "busy", False):
             return
         self._local.busy = True
@@ -78,12 +82,12 @@ class OpenedFiles:
             name = "."
         if not isinstance(name, (str, bytes, os.PathLike)):
             return  # a descriptor: its file was opened under a name before
-        path = os.path.realpath(os.fsdecode(name))
+        path = os.path.abspath(os.fsdecode(name))  # noqa: PTH100
         if event in ("os.listdir", "os.scandir"):
             if not any(part in caller for part in _IMPORTERS):
                 self._listed.add(path)
         elif event == "open" and _writes(arguments):
-            self._written.add(path)
+            self._written.add(os.path.realpath(path))
         elif path not in self._read:
             self._read[path] = _signature(path)
 
@@ -98,11 +102,12 @@ class OpenedFiles:
         for module in list(sys.modules.values()):
             file = getattr(module, "__file__", None)
             if isinstance(file, str):
-                self._read.setdefault(os.path.realpath(file), None)
+                self._read.setdefault(os.path.abspath(file), None)  # noqa: PTH100
         found = []
         for path, before in self._read.items():
             now = _signature(path)
-            if path in self._written or path.endswith(".pyc") or Path(path).is_dir() or not self._counts(path, now):
+            is_product = os.path.realpath(path) in self._written or path.endswith(".pyc")
+            if is_product or Path(path).is_dir() or not self._counts(path, now):
                 continue
             if before is not None and now != before:
                 raise JobError(
@@ -115,20 +120,44 @@ class OpenedFiles:
         found += [{"path": self._name(path), "kind": "folder", "sha256": folder_digest(path)} for path in folders]
         return sorted(found, key=lambda entry: (entry["path"], entry["kind"]))
 
+    def unseen_readers(self) -> list[str]:
+        """Return who may have read files that are not recorded: native libraries, and ``child processes``."""
+        libraries = sorted(_NATIVE_READERS & sys.modules.keys())
+        return [*libraries, *(["child processes"] if self._has_child else [])]
+
     def _counts(self, path: str, now: tuple[int, int] | None) -> bool:
         """Say whether a path is data or code of the user: the longest known folder that holds it decides."""
-        excluded = max((len(folder) for folder in self._excluded if _is_below(path, folder)), default=-1)
-        if _is_below(path, self.base) and len(self.base) >= excluded:
+        real, real_base = os.path.realpath(path), os.path.realpath(self.base)
+        excluded = max((len(folder) for folder in self._excluded if _is_below(real, folder)), default=-1)
+        if _is_below(real, real_base) and len(real_base) >= excluded:
             return True
         if excluded >= 0:
             return False
         # Libraries unpack things into the temporary folder; what lay there before the job is data.
         is_new = now is None or now[1] >= self._started * 1e9
-        return not (_is_below(path, self._temporary) and is_new)
+        return not (_is_below(real, self._temporary) and is_new)
 
     def _name(self, path: str) -> str:
         return os.path.relpath(path, self.base) if _is_below(path, self.base) else path
 
+
+_NATIVE_READERS = frozenset(
+    {
+        "av",
+        "cv2",
+        "datasets",
+        "decord",
+        "h5py",
+        "imageio_ffmpeg",
+        "netCDF4",
+        "osgeo",
+        "pyarrow",
+        "rasterio",
+        "soundfile",
+    }
+    | {"tables", "tensorflow", "tokenizers", "torchaudio", "torchcodec", "zarr"}
+)
+"""Modules whose native code opens files itself."""
 
 _EVENTS = frozenset({"open", "os.listdir", "os.scandir", "sqlite3.connect"})
 
@@ -166,9 +195,13 @@ def file_digest(path: str | Path) -> str:
 
 
 def folder_digest(path: str | Path) -> str:
-    """Return the sha256 of the names in a folder, without Python's caches, or ``""`` when it cannot be listed."""
+    """Return a sha256 of the names in a folder, with sizes and times of the files, without Python's caches.
+
+    It is ``""`` when the folder cannot be listed.
+    """
     try:
-        names = sorted(entry.name for entry in Path(path).iterdir() if entry.name != "__pycache__")
+        entries = [entry for entry in Path(path).iterdir() if entry.name != "__pycache__"]
+        states = [f"{entry.name}\0{_signature(str(entry)) if entry.is_file() else ''}" for entry in entries]
     except (OSError, ValueError):
         return ""
-    return hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256("\0".join(sorted(states)).encode("utf-8", "surrogateescape")).hexdigest()

@@ -117,6 +117,7 @@ def test_a_dataset_without_a_seed_is_named(project: Path, store: Path) -> None:
     assert "python:inputs.py:unseeded" in note
     assert "sample 0 differs" in note
     assert "Seed" in note
+    assert note in done.err
 
 
 def test_a_lock_is_followed_and_a_false_one_is_refused(project: Path, store: Path) -> None:

@@ -385,7 +385,7 @@ def test_files_that_a_function_reads_are_recorded(supervise: Supervise, reader: 
         (lambda folder: (folder / "new.py").write_text("2\n"), ""),
         (lambda folder: (folder / "cache.json").write_text("[]"), ""),
         (lambda folder: (folder / "scale_helper.py").write_text("FACTOR = 3\n"), "scale_helper.py"),
-        (lambda folder: np.save(folder / "inputs/1.npy", np.zeros((1, 3, 4, 4), np.float32)), "inputs/1.npy"),
+        (lambda folder: np.save(folder / "inputs/1.npy", np.zeros((1, 3, 4, 4), np.float32)), "inputs"),
         (lambda folder: np.save(folder / "inputs/9.npy", np.ones((1, 3, 4, 4), np.float32)), "inputs"),
         (lambda folder: (folder / "inputs/2.npy").unlink(), "inputs"),
         (lambda folder: (folder / "missing.txt").write_text("here now"), "missing.txt"),
@@ -398,6 +398,33 @@ def test_a_changed_file_is_noticed(
     assert changed_file(result, reader) == ""
     change(reader)
     assert changed_file(result, reader) == expected
+
+
+def test_files_behind_links_and_native_readers_are_known(supervise: Supervise, reader: Path) -> None:
+    for name in ("one", "two"):
+        (reader.parent / name).write_text(name)
+    (reader / "chosen").symlink_to(reader.parent / "one")
+    (reader / "images").mkdir()
+    (reader / "images" / "a.raw").write_bytes(b"1234")
+    code = """
+import os, subprocess, sys
+def linked():
+    (HERE / "chosen").read_text()
+    names = os.listdir(HERE / "images")
+    subprocess.run(["cat", HERE / "images" / names[0]], stdout=subprocess.DEVNULL)
+    yield {"x": np.zeros((1, 3, 4, 4), np.float32)}
+"""
+    (reader / "reader.py").write_text(READER + code)
+    result = recorded(supervise, reader, "linked").result
+    assert {"chosen", "images"} < {entry["path"] for entry in result["files"]}
+    assert result["unseen"] == ["child processes"]
+    (reader / "images" / "a.raw").write_bytes(b"12345")
+    assert changed_file(result, reader) == "images"
+    result = recorded(supervise, reader, "linked").result
+    assert changed_file(result, reader) == ""
+    (reader / "chosen").unlink()
+    (reader / "chosen").symlink_to(reader.parent / "two")
+    assert changed_file(result, reader) == "chosen"
 
 
 def test_data_that_changes_while_it_is_read_is_refused(supervise: Supervise, reader: Path) -> None:

@@ -134,6 +134,7 @@ DIFFERENT: dict[str, Change] = {
     "captured value": lambda m: branch(m, "else_branch").node[0].input.__setitem__(0, "m"),
     "default of a function's attribute": lambda m: setattr(m.functions[0].attribute_proto[0], "f", 0.25),
     "constant in a function": lambda m: setattr(m.functions[0].node[0].attribute[0], "f", 3.0),
+    "type of a constant's attribute": lambda m: m.functions[0].node[0].attribute[0].ClearField("type"),
     "referenced attribute": lambda m: setattr(m.functions[0].node[2].attribute[0], "ref_attr_name", "beta"),
     "attribute overrides a default": lambda m: m.graph.node[4].attribute.append(helper.make_attribute("alpha", 0.1)),
     "type of an attribute": lambda m: inner_gemm(m).attribute[1].CopyFrom(helper.make_attribute("transB", 1.0)),

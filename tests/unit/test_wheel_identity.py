@@ -20,7 +20,7 @@ from ortforge.plan.recorded_files import why_outdated
 from ortforge.plugin_manager import Plugins
 from ortforge.runtime.driver_variables import driver_variables
 from ortforge.runtime.environment import EnvironmentRequest, local_wheels, provision
-from ortforge.runtime.index_settings import index_digest, index_settings
+from ortforge.runtime.index_settings import index_digest, index_settings, project_settings
 from ortforge.runtime.resolution import LockedPin
 from ortforge.runtime.wheel_lock import WheelLock, environment_key, read_wheel_lock
 from ortforge.store import open_store
@@ -71,7 +71,7 @@ def test_a_wheel_that_is_replaced_under_its_name_is_noticed(tmp_path: Path, fold
     assert why_outdated(step, result) == ""
     path.write_bytes(only_wheel(folders[1]).read_bytes())
     os.utime(path, ns=(1, 1))
-    assert "changed since it was installed" in why_outdated(step, result)
+    assert "changed since the environment was made" in why_outdated(step, result)
     said: list[str] = []
     second = provision(REQUEST, tmp_path / "envs", say=said.append)
     assert "was replaced" in said[0]
@@ -104,6 +104,17 @@ def test_settings_of_indexes_are_known_without_their_passwords(tmp_path: Path) -
     config.write_text('[[index]]\nurl = "https://other.example.org/simple"\n')
     assert len({"", one, index_digest(home)}) == 3
     assert index_digest({**home, "UV_NO_CONFIG": "1"}) not in ("", one)
+
+
+def test_settings_of_a_project_around_the_store_are_known(tmp_path: Path, folders: tuple[Path, Path]) -> None:
+    envs = tmp_path / "project" / "store" / "envs"
+    first = provision(REQUEST, envs)
+    assert set(project_settings(envs).values()) == {""}
+    (tmp_path / "project" / "pyproject.toml").write_text("[project]\nname = 'a'\n")
+    assert provision(REQUEST, envs) == first
+    (tmp_path / "project" / "uv.toml").write_text(f"find-links = ['{folders[1]}']\n")
+    assert provision(REQUEST, envs).folder != first.folder
+    assert len([sha256 for sha256 in project_settings(envs).values() if sha256]) == 1
 
 
 def test_variables_are_known_with_the_files_that_they_name(tmp_path: Path) -> None:

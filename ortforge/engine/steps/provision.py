@@ -30,6 +30,7 @@ from ortforge.runtime.environment import (
     same_runtime,
     tools_request,
 )
+from ortforge.runtime.index_settings import project_settings
 from ortforge.runtime.resolution import LockedPin
 from ortforge.runtime.supervisor import JobOutcome, Limits, run_job
 from ortforge.store.hashing import digest_json, sha256_file
@@ -135,6 +136,8 @@ def _probed(made: _Made, preload: str, work: Work, given_wheels: frozenset[str])
     found = local_wheels(made.environment)
     files = {str(path): sha256 for path, sha256 in found.items() if path.name not in given_wheels}
     result["files"] = [{"path": path, "kind": "wheel", "sha256": sha256} for path, sha256 in sorted(files.items())]
+    settings = project_settings(work.store.envs)
+    result["files"] += [{"path": path, "kind": "file", "sha256": sha256} for path, sha256 in settings.items()]
     return TaskOutcome("ok", identity, result)
 
 
