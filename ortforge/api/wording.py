@@ -351,7 +351,7 @@ def best_text(answer: Mapping[str, Any], cell: Mapping[str, Any] | None) -> str:
     elif said == "baseline":
         said = "the baseline itself"
     else:
-        said += " against the baseline"
+        said = f"{said} against the baseline" if TIMES in said else f"speed against the baseline: {said}"
     return ", ".join(filter(None, (said, size((cell or {}).get("bytes")))))
 
 

@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from ortforge.api.wording import speed
 from ortforge.portable.statuses import CORRECT
-from ortforge.verdict.ratios import MINIMUM_FLOOR, outcome
+from ortforge.verdict.ratios import MINIMUM_FLOOR, is_measurable, outcome
 
 __all__ = ["best_per_model", "what_ships"]
 
@@ -278,7 +278,8 @@ def best_per_model(report: Entry) -> dict[str, list[dict[str, Any]]]:
     :param report: needs ``cells``; ``ships`` is made when it is not there.
     :returns: ``{model: [{"device", "cell", "target", "ep", "recipe", "speed", "why", "equals"}, …]}``. ``cell`` is
         ``None`` when nothing ships on the device, and so are target, EP and recipe. ``speed`` is the ratio to the
-        matrix's baseline, ``{"ratio", "low", "high", "outcome", "noise"}``, or ``None`` when it is not known.
+        matrix's baseline, ``{"ratio", "low", "high", "outcome", "noise", "measurable"}``, or ``None`` when it is not
+        known.
         ``equals`` lists ids of what ships elsewhere and cannot be told from it in speed. Pure.
     """
     by_id = {cell["id"]: cell for cell in report["cells"]}
@@ -337,7 +338,7 @@ def _speed_figure(runner: _Runner, by_id: Mapping[str, Entry]) -> dict[str, Any]
     floor = max((part.get("noise") or MINIMUM_FLOOR) for part in (timing, base.get("timing") or {}))
     numbers = {"ratio": runner.ratio, "low": runner.low, "high": runner.high}
     told = "baseline" if _outcome(runner.cell) == "baseline" else outcome(numbers, floor)
-    return {**numbers, "outcome": told, "noise": floor}
+    return {**numbers, "outcome": told, "noise": floor, "measurable": is_measurable(numbers)}
 
 
 def _where(cell: Entry) -> str:

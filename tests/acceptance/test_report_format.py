@@ -137,7 +137,7 @@ def test_the_sketch_is_read_as_it_is_meant() -> None:
     forms = read_forms()
     assert set(forms) == {"", "CELL", "PARITY", "TIMING"}
     assert set(forms["CELL"]["expectation"]) == {"status", "reason", "source", "outcome"}
-    assert set(forms[""]["best"]["*"][0]["speed"]) == {"ratio", "low", "high", "outcome", "noise"}
+    assert set(forms[""]["best"]["*"][0]["speed"]) == {"ratio", "low", "high", "outcome", "noise", "measurable"}
     assert forms[""]["cells"] == ["CELL"]
     assert set(forms[""]["runtimes"]["*"]["packages"][0]) == {"name", "version", "wheel", "sha256", "record"}
     assert forms["CELL"]["artefact"]["changed"] is None

@@ -83,9 +83,9 @@ def test_a_cell_that_vanished_is_a_regression_and_a_new_one_is_none(
 @pytest.mark.parametrize(
     ("old", "new", "change"),
     [
-        ("pass", "no-gain", "can't tell"),
-        ("pass", "undecided", "can't tell"),
-        ("slower", "undecided", "can't tell"),
+        ("pass", "no-gain", "undecided"),
+        ("pass", "undecided", "undecided"),
+        ("slower", "undecided", "undecided"),
         ("pass", "unproven", "regression"),
         ("inaccurate", "unproven", "improvement"),
         ("failed", "damaged", "other"),
