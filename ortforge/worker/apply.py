@@ -52,6 +52,7 @@ class PassJob:
     providers: Sequence[Sequence[Any]] = (("CPUExecutionProvider", {}),)
     session: Mapping[str, Any] = field(default_factory=dict)
     say: Callable[[str], None] = _to_nobody
+    _waiting: list[Any] = field(default_factory=list, repr=False, compare=False)
 
     def feeds(self) -> Iterator[dict[str, Array]]:
         """Read the calibration samples one at a time, as dicts from input name to array, in the model's own types.
@@ -101,10 +102,28 @@ class PassJob:
         if self.folder is None:
             raise ValueError("There are no samples to try a model on. Give the model a calibration dataset.")
         job = job_for(model, self.folder, samples, providers, laid_over(own, session or {}))
+        self.expect_trials(1)
+        return Trial(job, self._waiting.pop(0), timeout_s)
+
+    def expect_trials(self, count: int) -> None:
+        """Start processes for the next trials now, so that they import ONNX Runtime while the pass makes models.
+
+        A process that no trial needs ends with the pass. Nothing should be timed before the trials have begun.
+
+        :param count: how many processes should wait for a trial; those that wait already count.
+        """
+        from .trials import TrialProcess
+
         number = len(list(self.workdir.glob("trial-*")))
-        while (folder := self.workdir / f"trial-{number}").exists():
-            number += 1
-        return Trial(job, folder, timeout_s)
+        while len(self._waiting) < count:
+            while (folder := self.workdir / f"trial-{number}").exists():
+                number += 1
+            self._waiting.append(TrialProcess(folder))
+
+    def close(self) -> None:
+        """End the processes that still wait for a trial."""
+        while self._waiting:
+            self._waiting.pop().close()
 
 
 def run(job: Mapping[str, Any], channel: Channel) -> None:
@@ -143,8 +162,11 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
 
         nvidia.preload(onnxruntime, [(pass_job.ep_name, {})])
     channel.phase("apply")
-    with blame.on_the_model(pass_job.model, pass_job.ep_name):
-        details = module.apply(pass_job)
+    try:
+        with blame.on_the_model(pass_job.model, pass_job.ep_name):
+            details = module.apply(pass_job)
+    finally:
+        pass_job.close()
     if not isinstance(details, Mapping):
         raise JobError("failed", f"apply(job) must return a dict, and returned {type(details).__name__}")
     made = output.parent / str(details.get("file", output.name))
