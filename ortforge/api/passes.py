@@ -165,6 +165,15 @@ class PassJob(Protocol):
         """
         ...
 
+    def expect_trials(self, count: int) -> None:
+        """Start processes for the next trials now, so that they import ONNX Runtime while the pass makes models.
+
+        A process that no trial needs ends with the pass. Nothing should be timed before the trials have begun.
+
+        :param count: how many processes should wait for a trial; those that wait already count.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class PassUse:

@@ -43,6 +43,9 @@ def main() -> int:
 
 def _do(channel: protocol.Channel) -> None:
     job = channel.read()
+    if job.get("op") == "prepare":  # a process that is started before its job is known imports what all jobs need
+        importlib.import_module("onnxruntime")
+        job = channel.read()
     process = job.get("process") or {}
     if process.get("result"):
         from pathlib import Path

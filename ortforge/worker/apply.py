@@ -54,6 +54,7 @@ class PassJob:
     session: Mapping[str, Any] = field(default_factory=dict)
     say: Callable[[str], None] = _to_nobody
     other_arithmetic: str = ""
+    _waiting: list[Any] = field(default_factory=list, repr=False, compare=False)
 
     def feeds(self) -> Iterator[dict[str, Array]]:
         """Read the calibration samples one at a time, as dicts from input name to array, in the model's own types.
@@ -113,10 +114,28 @@ class PassJob:
         if self.folder is None:
             raise ValueError("There are no samples to try a model on. Give the model a calibration dataset.")
         job = job_for(model, self.folder, samples, providers, laid_over(own, session or {}))
+        self.expect_trials(1)
+        return Trial(job, self._waiting.pop(0), timeout_s)
+
+    def expect_trials(self, count: int) -> None:
+        """Start processes for the next trials now, so that they import ONNX Runtime while the pass makes models.
+
+        A process that no trial needs ends with the pass. Nothing should be timed before the trials have begun.
+
+        :param count: how many processes should wait for a trial; those that wait already count.
+        """
+        from .trials import TrialProcess
+
         number = len(list(self.workdir.glob("trial-*")))
-        while (folder := self.workdir / f"trial-{number}").exists():
-            number += 1
-        return Trial(job, folder, timeout_s)
+        while len(self._waiting) < count:
+            while (folder := self.workdir / f"trial-{number}").exists():
+                number += 1
+            self._waiting.append(TrialProcess(folder))
+
+    def close(self) -> None:
+        """End the processes that still wait for a trial."""
+        while self._waiting:
+            self._waiting.pop().close()
 
     def elsewhere(self, model: Path, samples: Sequence[int]) -> tuple[list[int], list[dict[str, Any]]] | None:
         """Return what a model answers on required CPU tiers that add 8-bit products in another way than this CPU.
@@ -180,8 +199,11 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     channel.phase("apply")
     if bomb := function_nesting.too_large(pass_job.model):
         raise JobError("model", f"{bomb}. No pass is tried on it: export the model without nested functions.")
-    with blame.on_the_model(pass_job.model, pass_job.ep_name):
-        details = module.apply(pass_job)
+    try:
+        with blame.on_the_model(pass_job.model, pass_job.ep_name):
+            details = module.apply(pass_job)
+    finally:
+        pass_job.close()
     if not isinstance(details, Mapping):
         raise JobError("failed", f"apply(job) must return a dict, and returned {type(details).__name__}")
     made = output.parent / str(details.get("file", output.name))

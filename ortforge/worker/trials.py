@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-__all__ = ["REFERENCE", "Trial", "TrialError", "job_for"]
+__all__ = ["REFERENCE", "Trial", "TrialError", "TrialProcess", "job_for"]
 
 REFERENCE: dict[str, Any] = {
     "providers": [["CPUExecutionProvider", {}]],
@@ -35,24 +35,20 @@ class TrialError(RuntimeError):
     """A trial's process crashed, hung, or refused the model; the text says which."""
 
 
-class Trial:
-    """One model, loaded as the cell loads it, in a process that lives until :meth:`close`.
+class TrialProcess:
+    """A process that waits for its trial, and imports ONNX Runtime meanwhile.
 
-    :param job: the ``trial`` job, without its place. :param folder: made here, for the process's files.
-    :param timeout_s: longest wait for any one answer, loading included.
-    :raises TrialError: the model does not load or does not run.
+    :param folder: made here, for the process's files.
     """
 
-    def __init__(self, job: Mapping[str, Any], folder: Path, timeout_s: float) -> None:
+    def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
-        self._folder = folder
-        self._timeout_s = timeout_s
-        self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._given = 0
-        self._log = folder / "log"
-        with self._log.open("wb") as log:
+        self.folder = folder
+        self.log = folder / "log"
+        self.answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+        with self.log.open("wb") as log:
             # The process group is the worker's: what ends that ends its trials.
-            self._process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 [sys.executable, "-m", str(__package__)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -62,6 +58,49 @@ class Trial:
                 encoding="utf-8",
             )
         threading.Thread(target=self._listen, name="ortforge-trial", daemon=True).start()
+        if self.process.stdin is not None:
+            with contextlib.suppress(OSError):  # it is gone: the trial says how
+                self.process.stdin.write(json.dumps({"op": "prepare"}) + "\n")
+                self.process.stdin.flush()
+
+    def close(self) -> None:
+        """End the process and remove its files; for one that was never used."""
+        _end(self.process, self.folder)
+
+    def _listen(self) -> None:
+        try:
+            for line in self.process.stdout or ():
+                self.answers.put(line)
+        except ValueError:  # closed while reading
+            pass
+        self.answers.put("")
+
+
+def _end(process: subprocess.Popen[str], folder: Path) -> None:
+    process.kill()
+    process.wait()
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            with contextlib.suppress(OSError):  # a command that it did not live to read
+                stream.close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+class Trial:
+    """One model, loaded as the cell loads it, in a process that lives until :meth:`close`.
+
+    :param job: the ``trial`` job, without its place. :param process: its process, which has no job yet.
+    :param timeout_s: longest wait for any one answer, loading included.
+    :raises TrialError: the model does not load or does not run.
+    """
+
+    def __init__(self, job: Mapping[str, Any], process: TrialProcess, timeout_s: float) -> None:
+        self._folder = process.folder
+        self._timeout_s = timeout_s
+        self._answers = process.answers
+        self._given = 0
+        self._log = process.log
+        self._process = process.process
         try:
             ready = self._ask({**job, "op": "trial"})
         except BaseException:
@@ -103,13 +142,7 @@ class Trial:
 
     def close(self) -> None:
         """End the process, if it has not ended by itself, and remove its files."""
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):  # a command that it did not live to read
-                    stream.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        _end(self._process, self._folder)
 
     def __enter__(self) -> Trial:
         """Return itself: leaving the context closes it."""
@@ -120,15 +153,6 @@ class Trial:
     ) -> None:
         """Close."""
         self.close()
-
-    def _listen(self) -> None:
-        stdout = self._process.stdout
-        try:
-            for line in stdout or ():
-                self._answers.put(line)
-        except ValueError:  # closed while reading
-            pass
-        self._answers.put("")
 
     def _ask(self, command: Mapping[str, Any]) -> dict[str, Any]:
         try:

@@ -34,7 +34,11 @@ __all__ = ["Search", "is_worth_refining"]
 
 GLANCE_S: Final = 0.6
 """Time that a candidate takes turns with the float model when it is first seen."""
+GLANCE_PRECISE: Final = 0.05
+"""Width of the interval, as a share of the ratio, at which a glance ends: as far as :data:`PROMISING` is from 1."""
 FINAL_S: Final = 1.5
+FINAL_PRECISE: Final = pair_timing.FLOOR / 2.0
+"""The same in the final, where half the margin of a verdict is precise enough to choose by."""
 FINAL_LOADS_S: Final = 0.6
 FINAL_ROUNDS: Final = 2
 """The final is timed so many times in fresh processes: where memory lies moves a process's latency by some percent."""
@@ -93,6 +97,7 @@ class Search:
         self._excluded, self._most = tuple(excluded), most_candidates
         self._began = time.monotonic()
         self._deadline = float("inf")
+        job.expect_trials(2)
         with job.trial(Path(job.model), judged_on, reference=True) as trial:
             self._reference = trial.answers()
         began = time.monotonic()
@@ -194,6 +199,7 @@ class Search:
         found = Candidate(name, scheme, kept, kept_as, loads_faster=scheme == OPTIMIZED)
         self._job.say(self._so_far(f"candidate {len(self.candidates) + 1}, {name}"))
         began = time.monotonic()
+        self._job.expect_trials(1)
         try:
             found = self._measured(found, make(), only_if_close=only_if_close)
         except Exception as problem:
@@ -228,7 +234,9 @@ class Search:
             fails += elsewhere
             ratio = None
             if not (fails and only_if_close):
-                (ratio,), self.run_s = pair_timing.against_first([self._float, trial], GLANCE_S)
+                (ratio,), self.run_s = pair_timing.against_first(
+                    [self._float, trial], GLANCE_S, precise=GLANCE_PRECISE, hopeless=FAR_TOO_SLOW
+                )
         return replace(
             candidate,
             path=path,
@@ -361,8 +369,9 @@ class Search:
         for _ in range(FINAL_ROUNDS):
             with ExitStack() as stack:
                 paths = [Path(self._job.model), *(c.path for c in able if c.path is not None)]
+                self._job.expect_trials(len(paths))
                 trials: list[Trial] = [stack.enter_context(self._job.trial(path, self._judged_on)) for path in paths]
-                ratios, self.run_s = pair_timing.against_first(trials, FINAL_S)
+                ratios, self.run_s = pair_timing.against_first(trials, FINAL_S, precise=FINAL_PRECISE)
                 rounds.append(ratios)
                 loads.append(pair_timing.loads_against_first(trials, FINAL_LOADS_S))
         return [

@@ -26,6 +26,9 @@ TURN_NS: Final = 10_000_000
 
 FEWEST_TURNS: Final = 5
 
+MIN_PRECISE_TURNS: Final = 10
+"""Turns before which an interval is not trusted to be narrow: of fewer, it reaches over all but one of them."""
+
 UNRESTFUL: Final = 0.2
 """Width of an interval, as a share of the ratio, from which on more turns are worth their time …"""
 PATIENCE: Final = 2.5
@@ -59,10 +62,15 @@ class Ratio:
         return self.high < 1.0 and self.ratio < 1.0 / (1.0 + FLOOR)
 
 
-def against_first(trials: Sequence[Trial], budget_s: float) -> tuple[list[Ratio], float]:
+def against_first(
+    trials: Sequence[Trial], budget_s: float, *, precise: float = 0.0, hopeless: float = 0.0
+) -> tuple[list[Ratio], float]:
     """Let models take turns until the time is over; return each but the first's ratio, and the first's seconds a run.
 
     All run the same samples in the same order, and who begins changes from turn to turn.
+
+    :param precise: stop before the time is over when every interval is at most this share of its ratio wide …
+    :param hopeless: … or ends below this ratio.
 
     :raises RuntimeError: one of them crashed or hung.
     """
@@ -72,7 +80,9 @@ def against_first(trials: Sequence[Trial], budget_s: float) -> tuple[list[Ratio]
     taken: list[list[float]] = [[] for _ in trials]
     started = time.monotonic()
     number = 0
-    while number < FEWEST_TURNS or time.monotonic() < started + budget_s * _patience(taken):
+    while number < FEWEST_TURNS or (
+        time.monotonic() < started + budget_s * _patience(taken) and not _suffices(taken, precise, hopeless)
+    ):
         order = range(len(trials)) if number % 2 == 0 else range(len(trials) - 1, -1, -1)
         for place in order:
             taken[place].append(median(trials[place].turn(length, start=number * length, discard=discard)))
@@ -118,6 +128,15 @@ def _patience(taken: Sequence[Sequence[float]]) -> float:
         return 1.0
     ratios = [_ratio(taken[0], other) for other in taken[1:]]
     return PATIENCE if any(ratio.high - ratio.low > UNRESTFUL * ratio.ratio for ratio in ratios) else 1.0
+
+
+def _suffices(taken: Sequence[Sequence[float]], precise: float, hopeless: float) -> bool:
+    """Return whether more turns would not change what a search does next."""
+    ratios = [_ratio(taken[0], other) for other in taken[1:]]
+    enough = len(taken[0]) >= MIN_PRECISE_TURNS
+    return all(
+        ratio.high < hopeless or (enough and ratio.high - ratio.low <= precise * ratio.ratio) for ratio in ratios
+    )
 
 
 def _quick(times: Sequence[float]) -> float:
