@@ -108,7 +108,7 @@ def runs_on_the_cpu(
     :param optimized: with all graph optimizations, instead of none.
     :returns: whether it ran (``None``: not known), and why not.
     """
-    from .trials import Trial, TrialError, job_for
+    from .trials import Trial, TrialError, TrialProcess, job_for
 
     if limits.MEMORY and 2 * limits.peak_rss() > limits.MEMORY[-1]:
         return None, "Whether the CPU EP runs it was not tried: the memory limit leaves no room for a second session"
@@ -120,7 +120,7 @@ def runs_on_the_cpu(
     place = next(path for path in (folder.with_name(f"cpu-ep-{n}") for n in range(1000)) if not path.exists())
     job = job_for(Path(model), Path(samples), [number], [[CPU, {}]], options)
     try:
-        with Trial(job, place, PATIENCE_S):
+        with Trial(job, TrialProcess(place), PATIENCE_S):
             return True, ""
     except (TrialError, OSError) as problem:
         if isinstance(problem, OSError) or "did not answer" in str(problem):
