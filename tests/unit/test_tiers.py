@@ -301,6 +301,13 @@ def test_without_listed_tiers_it_stays_a_pass_that_names_its_tiers() -> None:
     assert "reduce_range" in text
 
 
+def test_samples_are_named_by_their_own_numbers() -> None:
+    bad = [{"y": sample["y"] * (-1 if number == 3 else 1)} for number, sample in enumerate(SAMPLES)]
+    facts = replace(FACTS, result={**RUN, "numbers": [0, 2, 4, 6], "parity": compare(SAMPLES, bad)})
+    verdict, _ = with_tiers(PASS, facts)
+    assert "sample 6" in " ".join(verdict.reasons) and "sample 3" not in " ".join(verdict.reasons)
+
+
 def test_a_listed_tier_where_it_is_wrong_makes_it_inaccurate() -> None:
     listed = replace(FACTS, required=("avx2",), explicit=True)
     verdict, _ = with_tiers(PASS, listed)
