@@ -127,12 +127,14 @@ def _with_tiers(
 ) -> tuple[Verdict, TierKnowledge | None]:
     """State the CPU tiers of a cell that gave outputs; a failure to compute them is a note, never the cell's fate."""
     step, parity = steps.get("tiers"), facts.parity
-    if step is None or facts.status != "ok" or parity is None:
+    if step is None or facts.status != "ok" or parity is None or verdict.status == "unproven":
         return verdict, None
     known = TierFacts(
         result=step.result if step.ok else {},
         here=cell.facts["here"],
-        correct_here=not parity["problems"] and not exceeded(parity, facts.tolerance),
+        correct_here=(
+            verdict.status != "inaccurate" and not parity["problems"] and not exceeded(parity, facts.tolerance)
+        ),
         required=tuple(cell.facts["tiers"]),
         explicit=cell.facts["tiers_listed"],
         tolerance=facts.tolerance,

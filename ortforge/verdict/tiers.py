@@ -7,6 +7,7 @@ computed the outputs with the other arithmetic; those are judged by the limits t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -137,7 +138,15 @@ def _errors(facts: TierFacts) -> list[str] | None:
     if not parity:
         return None
     needed, _ = metric_errors(parity, facts.tolerance)
-    return [*parity["problems"], *exceeded(parity, facts.tolerance), *needed]
+    sentences = [*parity["problems"], *exceeded(parity, facts.tolerance), *needed]
+    numbers = facts.result.get("numbers") or ()
+
+    def original(match: re.Match[str]) -> str:
+        place = int(match[1])
+        return f"sample {numbers[place] if place < len(numbers) else place}"
+
+    # The sentences count the samples that were computed; the reader counts all of them.
+    return [re.sub(r"\bsample (\d+)\b", original, text) for text in sentences]
 
 
 def _of(name: str, facts: TierFacts, errors: list[str] | None) -> bool | None:

@@ -43,13 +43,13 @@ OPS: Final[Mapping[str, Operands]] = {
     "DynamicQuantizeMatMul": Operands("matmul", 0, 1, -1, 3, a_is_float=True),
     "QLinearMatMul": Operands("matmul", 0, 3, 2, 5),
     "QGemm": Operands("matmul", 0, 3, 2, 5),
+    "QAttention": Operands("matmul", 0, 1, 6, 7),
     "QLinearConv": Operands("conv", 0, 3, 2, 5),
     "ConvInteger": Operands("conv-integer", 0, 1, 2, 3),
 }
 """Operators whose 8-bit products are modelled."""
 
 OPAQUE: Final[Mapping[str, tuple[int, ...]]] = {
-    "QAttention": (1,),
     "DynamicQuantizeLSTM": (1, 2),
     "QOrderedMatMul": (2,),
     "QOrderedAttention": (),

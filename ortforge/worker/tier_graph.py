@@ -134,6 +134,7 @@ class _Maker:
             "DynamicQuantizeMatMul": self._to_float,
             "QLinearMatMul": self._qlinear_matmul,
             "QGemm": self._qgemm,
+            "QAttention": self._qattention,
             "QLinearConv": self._qlinear_conv,
             "ConvInteger": self._conv_integer,
         }[node.op_type](product)
@@ -221,6 +222,23 @@ class _Maker:
             self.op("Mul", [self.op("Cast", [acc], to=FLOAT), self.const(scale.astype(np.float32))], node.output[0])
         else:
             self._requantize(acc, scale / step, self.known(node, 8, np.zeros((), np.uint8)), node.output[0])
+
+    def _qattention(self, product: Product) -> None:
+        """Project in integers; the attention itself is done by ORT's float operator, which projects by the identity."""
+        node = product.node
+        if product.weights is None:
+            raise UnsupportedError("the weights of QAttention are not constant")
+        width = product.weights.shape[-1]
+        acc = self._less_excess(product, "MatMulInteger", node.input[0], self._zero_of(node, 6, node.input[0]))
+        scale = self.known(node, 3) * self.known(node, 4)
+        real = self.op("Mul", [self.op("Cast", [acc], to=FLOAT), self.const(scale.astype(np.float32))])
+        projected = self.op("Add", [real, node.input[2]])
+        same, none = self.const(np.eye(width, dtype=np.float32)), self.const(np.zeros(width, np.float32))
+        more = [node.input[place] if place < len(node.input) else "" for place in (5, 8)]
+        inputs = [projected, same, none, *more]
+        made = self.helper.make_node("Attention", inputs, list(node.output), domain="com.microsoft")
+        made.attribute.extend(node.attribute)
+        self.nodes.append(made)
 
     def _qlinear_conv(self, product: Product) -> None:
         node, x, output = product.node, product.node.input[0], product.node.output[0]

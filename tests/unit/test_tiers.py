@@ -301,6 +301,13 @@ def test_without_listed_tiers_it_stays_a_pass_that_names_its_tiers() -> None:
     assert "reduce_range" in text
 
 
+def test_samples_are_named_by_their_own_numbers() -> None:
+    bad = [{"y": sample["y"] * (-1 if number == 3 else 1)} for number, sample in enumerate(SAMPLES)]
+    facts = replace(FACTS, result={**RUN, "numbers": [0, 2, 4, 6], "parity": compare(SAMPLES, bad)})
+    verdict, _ = with_tiers(PASS, facts)
+    assert "sample 6" in " ".join(verdict.reasons) and "sample 3" not in " ".join(verdict.reasons)
+
+
 def test_a_listed_tier_where_it_is_wrong_makes_it_inaccurate() -> None:
     listed = replace(FACTS, required=("avx2",), explicit=True)
     verdict, _ = with_tiers(PASS, listed)
@@ -460,3 +467,76 @@ def test_a_search_tries_seven_bits_where_a_required_tier_saturates(tmp_path: Pat
             assert not auto_search.is_worth_refining(found["dynamic-channel"])
         else:
             assert "saturate" in search.skipped["dynamic-channel-7"]
+
+
+@needs_vnni
+def test_a_model_saved_with_channels_last_is_computed_as_well(tmp_path: Path, supervise: Supervise) -> None:
+    """ORT's optimizations up to the last level turn QLinearConv into its own operator with channels last."""
+    model = MODELS["cnn"]()
+    source = quantized(model, tmp_path / "q.onnx", "QDQ", per_channel=True)
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "saved.onnx")
+    ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    convs = [one for one in onnx.load(tmp_path / "saved.onnx").graph.node if one.op_type == "QLinearConv"]
+    assert any(one.domain == "com.microsoft" for one in convs)
+    for emulate in ("exact", "saturating-pairs"):
+        found, outputs = computed(tmp_path, supervise, source, feeds(model), emulate)
+        session = {"graph_optimization_level": "disable"}
+        again, others = computed(tmp_path, supervise, tmp_path / "saved.onnx", feeds(model), emulate, **session)
+        assert found["saturated"] == again["saturated"] > 0
+        assert all(np.array_equal(one, other) for one, other in zip(outputs, others, strict=True))
+
+
+def test_a_convolution_with_signed_activations_and_unsigned_weights(tmp_path: Path, supervise: Supervise) -> None:
+    """ConvInteger's weights are the left side, so its pairs are (channel, kernel position) of one output channel."""
+    rng = np.random.default_rng(0)
+    weights = rng.integers(120, 256, (4, 3, 2, 2)).astype(np.uint8)
+    model = build(
+        [
+            node("Cast", ["x"], ["a"], to=TensorProto.INT8),
+            node("ConvInteger", ["a", "w", "az"], ["p"]),
+            node("Cast", ["p"], ["y"], to=TensorProto.FLOAT),
+        ],
+        {"x": (1, 3, 2, 3), "y": (1, 4, 1, 2)},
+        {"w": weights, "az": np.array(2, np.int8)},
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    x = rng.integers(90, 128, (1, 3, 2, 3)).astype(np.int8)
+    samples = [{"x": x.astype(F)}]
+    found, (output,) = computed(tmp_path, supervise, tmp_path / "m.onnx", samples)
+    columns = np.stack([x[0, :, :, j : j + 2].reshape(-1) for j in range(2)], axis=1)
+    rows = weights.reshape(4, -1)
+    expected = saturating_matmul(rows, columns) - 2 * rows.astype(np.int32).sum(axis=1, keepdims=True)
+    assert np.array_equal(output.reshape(4, 2), expected.astype(F)) and found["saturated"]
+    _, (output,) = computed(tmp_path, supervise, tmp_path / "m.onnx", samples, "exact")
+    assert np.array_equal(output.reshape(4, 2), (rows.astype(np.int32) @ (columns.astype(np.int32) - 2)).astype(F))
+
+
+@needs_vnni
+@pytest.mark.parametrize("masked", [False, True])
+def test_an_attention_with_an_integer_projection(tmp_path: Path, supervise: Supervise, masked: bool) -> None:
+    rng = np.random.default_rng(0)
+    inputs = ["a", "w", "bias", "as", "ws", "mask" if masked else "", "az", "wz"]
+    model = build(
+        [
+            node("Cast", ["x"], ["a"], to=TensorProto.UINT8),
+            node("QAttention", inputs, ["y"], domain="com.microsoft", num_heads=2),
+        ],
+        {"x": (2, 5, 16), "y": (2, 5, 16)},
+        {
+            "w": rng.integers(-128, 128, (16, 48)).astype(np.int8),
+            "bias": rng.normal(0, 0.1, 48).astype(F),
+            "as": np.array(0.004, F),
+            "ws": np.array(0.01, F),
+            "mask": np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], np.int32),
+            "az": np.array(7, np.uint8),
+            "wz": np.array(0, np.int8),
+        },
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    samples = [{"x": rng.integers(150, 256, (2, 5, 16)).astype(F)}]
+    found, (output,) = computed(tmp_path, supervise, tmp_path / "m.onnx", samples, "exact")
+    (expected,) = answers(tmp_path / "m.onnx", samples)
+    assert np.allclose(output, expected, atol=1e-6) and found["saturated"]
+    _, (other,) = computed(tmp_path, supervise, tmp_path / "m.onnx", samples)
+    assert np.abs(other - expected).max() > 0.01 * np.ptp(expected)
