@@ -19,7 +19,9 @@ from current_models import (
     sparse_weights,
     swish,
     two_layers,
+    weight,
 )
+from current_models import model as made_of
 from onnx import helper, numpy_helper
 from pass_jobs import helper_module, module, run_pass
 from quantizer_reproducers import REPRODUCERS, answers, largest_error, tensor_read_by_a_branch
@@ -168,6 +170,21 @@ def test_weights_of_four_bits_raise_an_old_opset_and_keep_the_answers(tmp_path: 
     assert written.ir_version >= 10
     assert {one.data_type for one in written.graph.initializer} & {onnx.TensorProto.UINT4, onnx.TensorProto.INT4}
     assert largest_error(answers(model, feeds, optimize=False), answers(path, feeds)) < 0.15
+
+
+def test_an_opset_that_onnx_raises_wrongly_is_said_with_the_way_round(tmp_path: Path) -> None:
+    # onnx 1.23 raises GroupNormalization from 18 to 21 into nodes that ONNX Runtime does not load.
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], name="first"),
+        helper.make_node("GroupNormalization", ["h", "s", "b"], ["g"], name="norm", num_groups=2),
+        helper.make_node("MatMul", ["g", "v"], ["y"], name="second"),
+    ]
+    weights = [weight("w", 32, 32), weight("s", 2), weight("b", 2), weight("v", 32, 16)]
+    model = made_of(nodes, {"x": (1, 4, 4, 32)}, ["y"], weights, opset=18)
+    with pytest.raises(RuntimeError, match=r"raised the opset from 18 to 21 .* Use format = 'QOperator'"):
+        run_pass(tmp_path, "quantize-weights", model, bits=4, format="QDQ")
+    result, _ = run_pass(tmp_path, "quantize-weights", model, bits=4)
+    assert result["quantized"] == {"MatMulNBits": 2}
 
 
 # The search
