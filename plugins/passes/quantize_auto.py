@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ._auto import auto_search, candidate_choice, scheme_table, trial_bench
-from ._models import loading, model_file, ort_graph
+from ._models import loading, model_file, ort_graph, outlines
+from ._quantization import quantizing
 
 if TYPE_CHECKING:
     from ortforge.api import Pass, PassJob, PassUse
@@ -126,6 +127,8 @@ def apply(job: PassJob) -> dict[str, Any]:
         raise ValueError("There are no calibration samples. Give the model a calibration dataset with real inputs.")
     began = time.monotonic()
     source, output, workdir = Path(job.model), Path(job.output), Path(job.workdir)
+    if reason := quantizing.why_classical(outlines.outline_of(source)):
+        return quantizing.unchanged(source, output, reason)
     calibrated_on, judged_on = _split(len(job.samples))
     feeds = list(job.feeds())
     bench = trial_bench.ready(source, [feeds[number] for number in calibrated_on], workdir)

@@ -199,7 +199,7 @@ def apply(job: PassJob) -> dict[str, Any]:
         job,
         model,
         replace(prepared, model=before),
-        advice="Use bits = 4 and format = 'QOperator', which the most versions have.",
+        advice=_advice(wanted, prepared, model),
     )
     warnings = quantizing.said_of_dropped(result, job)
     if job.samples:
@@ -214,6 +214,19 @@ def apply(job: PassJob) -> dict[str, Any]:
         "weight_sqnr_db": {"least": dict(worst), "mean": round(sum(errors.values()) / len(errors), 2)},
         "warnings": warnings,
     }
+
+
+def _advice(wanted: Parameters, prepared: quantizing.Prepared, model: ModelProto) -> str:
+    """Return what may help where the result does not load; nothing that the recipe has already."""
+    raised = onnx_graph.opset(model)
+    if wanted.format == "QDQ" and raised != prepared.opset:
+        return (
+            f"onnx's converter raised the opset from {prepared.opset} to {raised} for the QDQ format. "
+            "Use format = 'QOperator', which needs no other opset."
+        )
+    better = [] if wanted.bits == 4 else ["bits = 4"]
+    better += [] if wanted.format == "QOperator" else ["format = 'QOperator'"]
+    return f"More versions have {' and '.join(better)}." if better else ""
 
 
 def _chosen(prepared: quantizing.Prepared, wanted: Parameters) -> list[block_nodes.Target]:

@@ -19,13 +19,17 @@ from current_models import (
     sparse_weights,
     swish,
     two_layers,
+    weight,
 )
+from current_models import model as made_of
 from onnx import helper, numpy_helper
 from pass_jobs import helper_module, module, run_pass
-from quantizer_reproducers import answers, largest_error, tensor_read_by_a_branch
+from quantizer_reproducers import REPRODUCERS, answers, largest_error, tensor_read_by_a_branch
 
 normalization = helper_module("_models.normalization")
 remedies = helper_module("_quantization.remedies")
+scheme_table = helper_module("_auto.scheme_table")
+trial_bench = helper_module("_auto.trial_bench")
 
 PASSES: dict[str, tuple[str, dict[str, Any], bool]] = {
     "dynamic": ("quantize-dynamic", {"per_channel": True, "subgraphs": True}, False),
@@ -166,6 +170,50 @@ def test_weights_of_four_bits_raise_an_old_opset_and_keep_the_answers(tmp_path: 
     assert written.ir_version >= 10
     assert {one.data_type for one in written.graph.initializer} & {onnx.TensorProto.UINT4, onnx.TensorProto.INT4}
     assert largest_error(answers(model, feeds, optimize=False), answers(path, feeds)) < 0.15
+
+
+def test_an_opset_that_onnx_raises_wrongly_is_said_with_the_way_round(tmp_path: Path) -> None:
+    # onnx 1.23 raises GroupNormalization from 18 to 21 into nodes that ONNX Runtime does not load.
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], name="first"),
+        helper.make_node("GroupNormalization", ["h", "s", "b"], ["g"], name="norm", num_groups=2),
+        helper.make_node("MatMul", ["g", "v"], ["y"], name="second"),
+    ]
+    weights = [weight("w", 32, 32), weight("s", 2), weight("b", 2), weight("v", 32, 16)]
+    model = made_of(nodes, {"x": (1, 4, 4, 32)}, ["y"], weights, opset=18)
+    with pytest.raises(RuntimeError, match=r"raised the opset from 18 to 21 .* Use format = 'QOperator'"):
+        run_pass(tmp_path, "quantize-weights", model, bits=4, format="QDQ")
+    result, _ = run_pass(tmp_path, "quantize-weights", model, bits=4)
+    assert result["quantized"] == {"MatMulNBits": 2}
+
+
+# The search
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["two-gemms", "gather-and-gemm", "batched", "vector", "attention", "name-of-activation", "output-before-relu"],
+)
+def test_every_scheme_of_the_search_is_right(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model, feeds = REPRODUCERS[name].build()
+    onnx.save(model, tmp_path / "model.onnx")
+    bench = trial_bench.ready(tmp_path / "model.onnx", feeds, tmp_path)
+    expected = answers(model, feeds, optimize=False)
+    schemes = [scheme for scheme in scheme_table.SCHEMES.values() if scheme.name.startswith(("static", "dynamic"))]
+    for scheme in schemes:
+        if not scheme.unfit(bench):
+            made = scheme.make(bench, [])
+            made.ir_version = 11
+            onnx.save(made, tmp_path / "made.onnx")
+            assert largest_error(expected, answers(tmp_path / "made.onnx", feeds)) < 0.05, scheme.name
+
+
+def test_the_search_leaves_trees_as_they_are(tmp_path: Path) -> None:
+    model, feeds = TREES["scaled_tree"]()
+    result, path = run_pass(tmp_path, "quantize-auto", model, feeds)
+    assert result["warnings"][0].startswith("NO-OP: the model computes with operators of ai.onnx.ml (")
+    assert path.read_bytes() == model.SerializeToString()
 
 
 # Advice

@@ -48,7 +48,7 @@ def results(python: Path, *arguments: str) -> dict[str, str]:
         capture_output=True,
         text=True,
         env=environment,
-        timeout=240,
+        timeout=500,
         check=True,
     )
     found: dict[str, str] = json.loads(done.stdout)
@@ -63,6 +63,7 @@ def runtimes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {onnxruntime.__version__: Path(sys.executable), BEFORE: provision(request, folder / "envs").python}
 
 
+@pytest.mark.timeout(900)
 def test_the_quantizer_is_wrong_in_the_versions_of_the_table_and_right_in_the_others(
     runtimes: dict[str, Path],
 ) -> None:
@@ -73,6 +74,7 @@ def test_the_quantizer_is_wrong_in_the_versions_of_the_table_and_right_in_the_ot
             assert bool(wrong) == has_it, (version, name, wrong)
 
 
+@pytest.mark.timeout(900)
 def test_our_passes_are_right_in_every_version(runtimes: dict[str, Path]) -> None:
     for version, python in runtimes.items():
         wrong = {name: text for name, text in results(python, "--passes").items() if text}
@@ -85,6 +87,15 @@ def test_each_fault_has_reproducers_and_says_what_is_done() -> None:
         assert fault.reproducers
         assert fault.what.endswith(".")
         assert fault.remedy.endswith(".")
+
+
+def test_the_page_of_the_docs_lists_every_fault_as_the_table_has_it() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "quantizer-faults.md").read_text("utf-8")
+    rows = [
+        f"| `{name}` | {fault.what} | {fault.fixed_in or 'not in 1.32.0'} | {fault.remedy} |"
+        for name, fault in FAULTS.items()
+    ]
+    assert [line for line in page.splitlines() if line.startswith("| `")] == rows
 
 
 def test_copies_of_a_weight_are_reported_and_only_made_where_they_are_needed(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .. import optimize, to_float16
 from .._models import model_file, onnx_graph
-from . import node_noise, smoothing, weight_blocks
+from . import node_noise, quantizer_guards, smoothing, weight_blocks
 from .trial_bench import HEAVY_OPS, Bench
 
 if TYPE_CHECKING:
@@ -106,9 +106,19 @@ def _qdq(
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
     activation = QuantType.QUInt16 if wide else QuantType.QUInt8
+    left, guards = quantizer_guards.guard(model, kept, ops, "QDQ", per_channel)
     with _quiet():
         quantizer = QDQQuantizer(
-            model, per_channel, seven_bits, QuantType.QInt8, activation, ranges, [], list(kept), ops, options
+            model,
+            per_channel,
+            seven_bits,
+            QuantType.QInt8,
+            activation,
+            ranges,
+            [],
+            left,
+            ops,
+            {**options, **guards},
         )
         quantizer.quantize_model()
     made: ModelProto = quantizer.model.model
@@ -153,6 +163,7 @@ def _dynamic(
     options = {"MatMulConstBOnly": True, "DefaultTensorType": TensorProto.FLOAT}
     weight_type = QuantType.QInt8 if signed else QuantType.QUInt8
     mode, ops = QuantizationMode.IntegerOps, list(IntegerOpsRegistry)
+    kept, _ = quantizer_guards.guard(model, kept, ops, "dynamic", per_channel)
     with _quiet():
         quantizer = ONNXQuantizer(
             model, per_channel, seven_bits, mode, False, weight_type, QuantType.QUInt8, None, [], kept, ops, options

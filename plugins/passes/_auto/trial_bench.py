@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from .._models import choosing, model_file, onnx_graph, ort_graph
+from .._models import choosing, model_file, onnx_graph, ort_graph, tensor_types
+from .._quantization import quantizer_input, quantizing
 from . import smoothing
 
 if TYPE_CHECKING:
@@ -166,13 +167,18 @@ def ready(source: Path, feeds: Sequence[Mapping[str, Any]], workdir: Path) -> Be
     ir_version = model.ir_version
     split = model_file.has_external_data(source) or model_file.needs_external_data(model)
     model = _simplified(source, workdir, split=split) or model
+    if model.functions:
+        model = onnx_graph.without_functions(model)
     onnx_graph.constants_to_initializers(model)
     onnx_graph.name_nodes(model)
-    if onnx_graph.has_onnx_operators(model):
+    quantizer_input.rename_reserved(model, {})
+    if onnx_graph.has_onnx_operators(model) and not quantizing.why_classical(model):
         model = onnx_graph.raise_opset(model, LEAST_OPSET, "quantization per channel")
     _flatten_biases(model)
     onnx_graph.fit_imports(model)
     model = _typed(model)
+    if tensor_types.has_unknown_operators(model):
+        tensor_types.infer(model, workdir / "typed.onnx")
     add_infer_metadata(model)
     path = workdir / "ready.onnx"
     model_file.save(model, path, ir_version=max(ir_version, model_file.OLDEST_IR))

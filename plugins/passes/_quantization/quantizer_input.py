@@ -27,6 +27,7 @@ __all__ = [
     "clipped_pads",
     "lossy_activations",
     "nodes_of_other_domains",
+    "products_with_vectors",
     "rename_reserved",
 ]
 
@@ -285,6 +286,12 @@ def nodes_of_other_domains(model: ModelProto, op_types: Collection[str]) -> list
         if node.op_type in op_types
         and (node.domain == onnx_graph.CONTRIB_DOMAIN) != (node.op_type in CONTRIB_OPERATORS)
     ]
+
+
+def products_with_vectors(model: ModelProto) -> list[NodeProto]:
+    """Return the MatMul of the main graph whose constant is a vector: per channel, their kernels refuse to run."""
+    flat = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 1}
+    return [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in flat]
 
 
 def batched_products(model: ModelProto) -> list[NodeProto]:

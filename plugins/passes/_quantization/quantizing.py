@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
-    from onnx import ModelProto, NodeProto
+    from onnx import ModelProto
 
     from ortforge.api import PassJob
 
@@ -132,7 +132,7 @@ def prepare(
     weights = dict(apart.weights)
     if constants and (folded := transposes.fold(model, weights)):
         said["transposes_folded"] = folded
-    vectors = _products_with_vectors(model) if per_channel else []
+    vectors = quantizer_input.products_with_vectors(model) if per_channel else []
     batched = quantizer_input.batched_products(model) if per_channel and quantizer else []
     foreign = quantizer_input.nodes_of_other_domains(model, takes) if quantizer else []
     static = quantizer in ("QDQ", "QOperator")
@@ -208,12 +208,6 @@ def _needs_changes(model: ModelProto, least_opset: int) -> bool:
     """Whether a model goes through tools that want it whole: onnx's, or a session that tells its types."""
     raised = onnx_graph.has_onnx_operators(model) and onnx_graph.opset(model) < least_opset
     return bool(model.functions) or tensor_types.has_unknown_operators(model) or raised
-
-
-def _products_with_vectors(model: ModelProto) -> list[NodeProto]:
-    """Return the products of the main graph whose constant is a vector: per channel, their kernels refuse to run."""
-    flat = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 1}
-    return [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in flat]
 
 
 def _is_half(model: ModelProto) -> bool:
