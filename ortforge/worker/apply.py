@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,7 +167,9 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     if folder is not None:
         from .samples import Samples
 
-        paths = tuple(Samples(folder).paths)
+        samples = Samples(folder)
+        paths = tuple(samples.paths)
+        _accept_types(samples.types.values())
     module = load_module(job["module"], "apply")
     output = Path(job["output"])
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -210,6 +212,18 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
     if not made.is_file():
         raise JobError("failed", f"the pass said it was done and wrote no {made.name}")
     channel.finish({"details": dict(details)})
+
+
+def _accept_types(kinds: Iterable[str]) -> None:
+    """Make the sessions that the pass opens take the samples as they are, where numpy lacks an input's type."""
+    from .narrow_types import NARROW
+
+    if any(kind in NARROW for kind in kinds):
+        import onnxruntime
+
+        from .pass_sessions import accept_narrow_types
+
+        accept_narrow_types(onnxruntime)
 
 
 def _ort_version() -> str:

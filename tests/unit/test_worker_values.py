@@ -19,6 +19,7 @@ from ortforge.worker.narrow_types import NARROW, decode, encode, to_nearest
 from ortforge.worker.samples import Samples, SampleWriter
 from ortforge.worker.structure import type_name
 
+from .pass_jobs import FOLDER
 from .test_worker_run import Run, Supervise, run, save, value
 
 __all__ = ["run"]  # the fixture
@@ -389,3 +390,37 @@ def test_random_operators_are_named_wherever_they_are(supervise: Supervise, tmp_
     found = supervise({"op": "inspect", "model": str(tmp_path / "m.onnx"), "root": str(tmp_path)}).result
     assert found["random_ops"] == [{"name": "inner", "op": "RandomUniform"}, {"name": "in_function", "op": "Dropout"}]
     assert [entry["dtype"] for entry in found["outputs"]] == ["float32"] * 3
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float8e4m3fn"])
+def test_a_model_with_narrow_inputs_and_outputs_is_quantized_on_its_samples(
+    supervise: Supervise, tmp_path: Path, name: str
+) -> None:
+    kind = NARROW[name].onnx
+    rng = np.random.default_rng(1)
+    nodes = [
+        helper.make_node("Cast", ["x"], ["f"], name="in", to=FLOAT),
+        helper.make_node("MatMul", ["f", "W"], ["y"], name="product"),
+        helper.make_node("Cast", ["y"], ["z"], name="out", to=kind),
+    ]
+    weight = onnx.numpy_helper.from_array(rng.standard_normal((16, 8)).astype(np.float32), "W")
+    outputs = [value("y", FLOAT, ["N", 8]), value("z", kind, ["N", 8])]
+    model = save(
+        tmp_path / "m.onnx", nodes, [value("x", kind, ["N", 16])], outputs, opset=19, ir=9, initializers=[weight]
+    )
+    feeds = [{"x": to_nearest(rng.standard_normal((4, 16)).astype(np.float32), name)} for _ in range(4)]
+    job = {
+        "op": "apply",
+        "module": str(FOLDER / "quantize_static.py"),
+        "model": str(model),
+        "output": str(tmp_path / "made" / "model.onnx"),
+        "parameters": {},
+        "samples": str(typed_feeds(tmp_path / "calibration", model, feeds)),
+        "ep": "cpu",
+        "ep_name": "CPUExecutionProvider",
+    }
+    outcome = supervise(job)
+    assert outcome.status == "ok", outcome.reason
+    made = onnx.load(str(tmp_path / "made" / "model.onnx"))
+    assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in made.graph.node}
+    assert not [text for text in outcome.result["details"].get("warnings", ()) if "does not run" in text]
