@@ -37,6 +37,7 @@ __all__ = [
     "spread",
     "summary_text",
     "task_drop",
+    "telling_reasons",
     "tuning_facts",
 ]
 
@@ -279,6 +280,20 @@ def _tier_marks(cell: Mapping[str, Any]) -> list[str]:
     wrong = [name for name in tiers["wrong"] if name in required]
     unknown = [name for name in tiers["unknown"] if name in required]
     return [f"not on {', '.join(wrong)}"] * bool(wrong) + [f"unknown on {', '.join(unknown)}"] * bool(unknown)
+
+
+def telling_reasons(cell: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a cell's reasons, the one that tells its status from ``pass`` first.
+
+    A correct cell's reasons begin with what was found good; why it does not pass follows.
+
+    >>> telling_reasons({"status": "slower", "reasons": ["Correct over 12 samples.", "It runs at 0.6 times …"]})[0]
+    'It runs at 0.6 times …'
+    """
+    reasons = tuple(map(str, cell.get("reasons") or ()))
+    if is_correct(cell["status"]) and cell["status"] != "pass":
+        return (*reasons[1:], *reasons[:1])
+    return reasons
 
 
 def device_text(device: Mapping[str, Any] | None) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ortforge.api.wording import telling_reasons
 from ortforge.portable.statuses import CORRECT, rank
 from ortforge.report.comparison import show
 from ortforge.report.expectations import level
@@ -172,7 +173,7 @@ def _same_device(a: Facts, b: Facts) -> bool:
 
 def _status(before: Facts, after: Facts, outcomes: Mapping[str, str]) -> dict[str, Any]:
     old, new = before["status"], after["status"]
-    why = next(iter(after.get("reasons", ())), "")
+    why = next(iter(telling_reasons(after)), "")
     change = "regression" if rank(new) > rank(old) else "improvement"
     if level(old) == level(new):
         if new not in CORRECT:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
+from ortforge.api.wording import telling_reasons
 from ortforge.portable.statuses import BROKEN, CORRECT, NOT_RUN, rank
 from ortforge.verdict.ratios import MINIMUM_FLOOR
 
@@ -225,5 +226,5 @@ def _known_up_front(cell: Entry) -> bool:
 
 
 def _with_reason(what: str, cell: Entry) -> str:
-    first = next((reason.strip().partition("\n")[0] for reason in cell.get("reasons", ()) if reason.strip()), "")
+    first = next((reason.strip().partition("\n")[0] for reason in telling_reasons(cell) if reason.strip()), "")
     return f"{what}: {first}" if first else f"{what}."

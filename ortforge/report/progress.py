@@ -20,7 +20,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ortforge.api.wording import STATUSES, duration, marks, parity_text, speed
+from ortforge.api.wording import STATUSES, duration, marks, parity_text, speed, telling_reasons
 from ortforge.report.screen import Screen
 
 __all__ = ["LineProgress", "LiveProgress", "Progress", "SilentProgress", "make_progress"]
@@ -177,7 +177,7 @@ def _step_line(screen: Screen, step_id: str, status: str, seconds: float, reason
 
 
 def _cell_line(screen: Screen, cell: Mapping[str, Any]) -> tuple[object, ...]:
-    reasons = [reason.strip().partition("\n")[0].rstrip(".") for reason in cell.get("reasons", ())[:1]]
+    reasons = [reason.strip().partition("\n")[0].rstrip(".") for reason in telling_reasons(cell)[:1]]
     found = reasons if cell["status"] != "pass" else [speed(cell.get("timing")), parity_text(cell.get("parity"))]
     parts = [part for part in (*found, *marks(cell)) if part]
     return screen.text("verdict ", "bold"), cell["id"], "  ", screen.status(cell["status"]), "  ", "; ".join(parts)

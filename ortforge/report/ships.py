@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ortforge.api.wording import speed
+from ortforge.api.wording import speed, telling_reasons
 from ortforge.portable.statuses import CORRECT
 from ortforge.verdict.ratios import MINIMUM_FLOOR, is_measurable, outcome
 
@@ -248,7 +248,7 @@ def _why_plain(cells: Sequence[Entry], passing: Sequence[Entry]) -> str:
 
 def _why_nothing(cells: Sequence[Entry]) -> str:
     statuses = {cell["status"] for cell in cells}
-    reasons = {reason for cell in cells for reason in cell.get("reasons", ())[:1]}
+    reasons = {reason for cell in cells for reason in telling_reasons(cell)[:1]}
     if len(statuses) == 1 and len(reasons) == 1:
         return f"{statuses.pop().capitalize()}. {reasons.pop().partition(chr(10))[0]}"
     return f"No variant {'passes' if statuses & CORRECT else 'is correct'} here: {_tally(cells)}."

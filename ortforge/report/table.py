@@ -32,6 +32,7 @@ from ortforge.api.wording import (
     spread,
     summary_text,
     task_drop,
+    telling_reasons,
 )
 from ortforge.report.answers import show_expectations, show_ships
 from ortforge.report.cell import show_cell
@@ -268,7 +269,7 @@ def _show_reasons(screen: Screen, cells: Iterable[Cell]) -> None:
     alike: dict[tuple[str, tuple[str, ...], str], list[str]] = {}
     for cell in cells:
         if cell["status"] != "pass":
-            what = (cell["status"], tuple(cell.get("reasons", ())), _caught(cell))
+            what = (cell["status"], telling_reasons(cell), _caught(cell))
             alike.setdefault(what, []).append(cell["id"])
     if not alike:
         return
