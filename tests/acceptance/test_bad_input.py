@@ -81,7 +81,7 @@ def test_truncated_model(folder: Path, store: Path, keep: int) -> None:
     done = run(folder, store, '[models.bad]\npath = "path:bad.onnx"\nvalidation = "path:data"\n[[matrix]]\n')
     status, reason = verdict(done, "bad")
     assert done.code == 1
-    assert status in {"failed", "blocked", "unsupported"}
+    assert status in {"damaged", "blocked"}
     assert reason
 
 
@@ -95,9 +95,9 @@ def test_unknown_operator_and_opset(folder: Path, store: Path) -> None:
         f'[models.{name}]\npath = "path:{name}.onnx"\nvalidation = "path:data"\n' for name in ("op", "opset")
     )
     done = run(folder, store, models + "[[matrix]]\n")
-    for name, hint in (("op", "Frobnicate"), ("opset", "99")):
+    for name, wanted, hint in (("op", "unsupported", "Frobnicate"), ("opset", "incompatible", "99")):
         status, reason = verdict(done, name)
-        assert status in {"failed", "blocked", "unsupported"}
+        assert status == wanted
         assert hint in reason
 
 
