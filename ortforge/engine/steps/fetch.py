@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ortforge.api import Task, TaskOutcome
 from ortforge.engine.work import Work
+from ortforge.errors import DamagedModelError
 from ortforge.runtime.fetch import Fetcher, fetch_model
 
 
@@ -17,6 +18,9 @@ def run(task: Task, work: Work) -> TaskOutcome:
         workdir.mkdir()
         fetcher = Fetcher(workdir=workdir, base=Path(task.context["base"]), sha256=task.parameters["sha256"])
         artefact = scratch / "artefact"
-        facts = fetch_model(resolver, task.context["reference"], fetcher, artefact)
+        try:
+            facts = fetch_model(resolver, task.context["reference"], fetcher, artefact)
+        except DamagedModelError as error:
+            return TaskOutcome("failed", reason=str(error), result={"damaged": True})
         facts["reference"] = f"{resolver.scheme}:{task.context['reference']}"
         return TaskOutcome("ok", work.store.objects.put(artefact), facts)
