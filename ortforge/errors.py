@@ -126,6 +126,10 @@ class FetchError(EnvironmentLacksError):
     """A model or dataset could not be brought here, or is not what its digest says."""
 
 
+class DamagedModelError(FetchError):
+    """What was brought is not a whole model: empty, a pointer, a web page, or without all of its external data."""
+
+
 class StoreError(EnvironmentLacksError):
     """The store cannot be read or written."""
 

@@ -14,7 +14,7 @@ from io import FileIO
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Final
 
-from ortforge.errors import FetchError, nearest
+from ortforge.errors import DamagedModelError, FetchError, nearest
 
 __all__ = ["ExternalFile", "external_files", "locate_external"]
 
@@ -84,7 +84,7 @@ def locate_external(model: Path, root: Path, location: str) -> Path:
     except OSError:
         beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         close = nearest(path.name, beside)
-        raise FetchError(
+        raise DamagedModelError(
             f"{model.name} needs the external data file {location!r}, and it is not there.",
             meant=f"Perhaps {close!r} was renamed: the name inside the model must stay the same." if close else "",
             todo="Bring the file beside the model; it is part of it.",

@@ -149,6 +149,8 @@ def _fate(cell: Cell, steps: Mapping[str, Settled], settled: Mapping[str, Settle
     if cell.unsupported:
         status = "incompatible" if isinstance(cell.unsupported, VersionConflict) else "unsupported"
         return status, str(cell.unsupported), ""
+    if steps["fetch"].result.get("damaged"):
+        return "damaged", f"The model file is damaged: {steps['fetch'].reason}", steps["fetch"].log
     for role in _NEEDED:
         if not steps[role].ok:
             return "blocked", _blame(steps[role]), steps[role].log

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from ortforge.api import Fetched, external_files, locate_external
-from ortforge.errors import FetchError
+from ortforge.errors import DamagedModelError, FetchError
 from ortforge.store.hashing import sha256_file
 
 __all__ = ["ingest"]
@@ -71,14 +71,16 @@ def _check_is_model(path: Path) -> None:
         head = file.read(512)
     text = head.lstrip().lower()
     if not head:
-        raise FetchError(f"{path.name} is empty.", todo="Bring the file again: a download was probably cut short.")
+        raise DamagedModelError(
+            f"{path.name} is empty.", todo="Bring the file again: a download was probably cut short."
+        )
     if head.startswith(b"version https://git-lfs"):
-        raise FetchError(
+        raise DamagedModelError(
             f"{path.name} is a Git LFS pointer, not the model itself.",
             todo="Run `git lfs pull` where the file is from.",
         )
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise FetchError(
+        raise DamagedModelError(
             f"{path.name} is a web page, not a model.", todo="Give the address of the file itself, not of its page."
         )
 
@@ -92,7 +94,7 @@ def _external_locations(model: Path, root: Path) -> list[str]:
             raise FetchError(f"{model.name} keeps external data in a file called {file.location!r}, which is taken.")
         size = path.stat().st_size
         if size < file.end:
-            raise FetchError(
+            raise DamagedModelError(
                 f"{file.location!r}, external data of {model.name}, is cut short: "
                 f"{file.end:,} bytes are needed, {size:,} are there.",
                 todo="Bring the file again.",

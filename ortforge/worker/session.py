@@ -86,7 +86,7 @@ def open_session(
     if optimized:
         options.optimized_model_filepath = optimized
     if session.get("library") or session.get("module"):
-        return _open_on_plugin(ort, model, providers, session, options)
+        return _open_on_plugin(ort, model, providers, session, options, samples)
     # An artefact's own files, such as a calibration table, lie beside the model, wherever that is.
     beside = os.path.dirname(os.path.abspath(model))  # noqa: PTH100, PTH120
     wanted = [
@@ -185,7 +185,12 @@ def register_plugin(ort: Any, session: Mapping[str, Any]) -> str:
 
 
 def _open_on_plugin(
-    ort: Any, model: str, providers: Sequence[Sequence[Any]], session: Mapping[str, Any], options: Any
+    ort: Any,
+    model: str,
+    providers: Sequence[Sequence[Any]],
+    session: Mapping[str, Any],
+    options: Any,
+    samples: str | None,
 ) -> Opened:
     registration = register_plugin(ort, session)
     wanted, given = str(providers[0][0]), dict(providers[0][1] or {})
@@ -199,10 +204,15 @@ def _open_on_plugin(
             f"the plugin EP {wanted} is registered and offers no device here (EPs with devices: {others})",
         )
     options.add_provider_for_devices(devices[:1], {str(key): str(value) for key, value in given.items()})
-    made = ort.InferenceSession(model, options, enable_fallback=0)
     name = str(devices[0].ep_name)
+    try:
+        made = ort.InferenceSession(model, options, enable_fallback=0)
+    except Exception as error:
+        if failure := blame.of_the_ep(model, name, error, samples, session):
+            raise failure from error
+        raise
     if name not in made.get_providers():
-        raise JobError("unsupported", f"{name} fell away when the session was made: see the log")
+        raise JobError("unsupported", f"{name} fell away when the session was made. The log may say why.")
     return Opened(made, name)
 
 

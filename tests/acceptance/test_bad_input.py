@@ -81,8 +81,8 @@ def test_truncated_model(folder: Path, store: Path, keep: int) -> None:
     done = run(folder, store, '[models.bad]\npath = "path:bad.onnx"\nvalidation = "path:data"\n[[matrix]]\n')
     status, reason = verdict(done, "bad")
     assert done.code == 1
-    assert status in {"failed", "blocked", "unsupported"}
-    assert reason
+    assert status == "damaged"
+    assert reason.startswith("The model file is damaged: ")
 
 
 def test_unknown_operator_and_opset(folder: Path, store: Path) -> None:
@@ -95,9 +95,9 @@ def test_unknown_operator_and_opset(folder: Path, store: Path) -> None:
         f'[models.{name}]\npath = "path:{name}.onnx"\nvalidation = "path:data"\n' for name in ("op", "opset")
     )
     done = run(folder, store, models + "[[matrix]]\n")
-    for name, hint in (("op", "Frobnicate"), ("opset", "99")):
+    for name, wanted, hint in (("op", "unsupported", "Frobnicate"), ("opset", "incompatible", "99")):
         status, reason = verdict(done, name)
-        assert status in {"failed", "blocked", "unsupported"}
+        assert status == wanted
         assert hint in reason
 
 
@@ -121,9 +121,10 @@ def test_external_data(folder: Path, store: Path) -> None:
     done = run(folder, store, text + "[[matrix]]\n")
     assert done.code == 1
     assert verdict(done, "ext")[0] == "pass"
-    for name, hint in (("escape", "'../outside.bin', which is refused"), ("gone", "nowhere.bin")):
+    refused = ("escape", "blocked", "'../outside.bin', which is refused")
+    for name, wanted, hint in (refused, ("gone", "damaged", "nowhere.bin")):
         status, reason = verdict(done, name)
-        assert status == "blocked"
+        assert status == wanted
         assert hint in reason
 
 

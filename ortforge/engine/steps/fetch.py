@@ -8,6 +8,7 @@ from ortforge.api import Task, TaskOutcome
 from ortforge.engine.artefacts import add_custom_ops
 from ortforge.engine.unchanged import refuse_changed
 from ortforge.engine.work import Work
+from ortforge.errors import DamagedModelError
 from ortforge.runtime.fetch import Fetcher, fetch_model
 
 
@@ -19,7 +20,10 @@ def run(task: Task, work: Work) -> TaskOutcome:
         workdir.mkdir()
         fetcher = Fetcher(workdir=workdir, base=Path(task.context["base"]), sha256=task.parameters["sha256"])
         artefact = scratch / "artefact"
-        facts = fetch_model(resolver, task.context["reference"], fetcher, artefact)
+        try:
+            facts = fetch_model(resolver, task.context["reference"], fetcher, artefact)
+        except DamagedModelError as error:
+            return TaskOutcome("failed", reason=str(error), result={"damaged": True})
         if task.parameters["fingerprint"]:
             base, reference = Path(task.context["base"]), task.context["reference"]
             files = [base / Path(reference).parent / name for name in (Path(reference).name, *facts["external"])]
