@@ -420,7 +420,11 @@ class LimitsConfig(Table):
     timing_s: float = Field(
         default=4.0, strict=True, ge=0, description="Time to spend on timing one cell; 0 turns timing off."
     )
-    rounds: Count = Field(default=3, description="Fresh pairs of processes among which a cell's timing is divided.")
+    rounds: Count = Field(
+        default=5,
+        description="Maximum number of fresh pairs of processes among which a cell's timing is divided. "
+        "It stops earlier when the comparison is decided.",
+    )
     cores: Count | None = Field(default=None, description="Cores to use. Default: all that this process may use.")
     samples: Count = Field(default=64, description="Most samples of a dataset that sets no limit of its own.")
     retries: int = Field(

@@ -23,10 +23,12 @@ from ._quantization import quantizing
 if TYPE_CHECKING:
     from ortforge.api import Pass, PassJob, PassUse
 
-LEAST_BUDGET_S: Final = 30.0
-"""What a search may take at least when its time is chosen for it: process starts alone take most of a small one's."""
+LEAST_BUDGET_S: Final = 16.0
+"""What a search may take at least when its time is chosen for it: process starts alone take most of a small one's.
 
-BUDGET: Final = 8.0
+Half of what it was while each candidate waited for its process to start, and took turns for the whole glance."""
+
+BUDGET: Final = 5.0
 """How many static quantizations of the model a search may take otherwise."""
 
 FEWEST_SAMPLES: Final = 4
@@ -52,7 +54,7 @@ class Parameters:
         default=(), metadata={"doc": "schemes to try, by name or glob (static*, dynamic-smooth); empty: all that fit"}
     )
     budget_s: float = field(
-        default=0.0, metadata={"doc": "seconds to search; 0: eight static quantizations of the model, at least 30 s"}
+        default=0.0, metadata={"doc": "seconds to search; 0: five static quantizations of the model, at least 16 s"}
     )
     max_candidates: int = field(default=40, metadata={"doc": "models to build and try at most"})
     margin: float = field(

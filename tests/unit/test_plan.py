@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -169,15 +170,42 @@ eps = [
   "dnnl",
   { name = "dnnl", label = "one", session = { intra_op_threads = 1 } },
   { name = "dnnl", label = "own", options = { num_of_threads = "7" } },
+  { name = "xnnpack", session = { intra_op_threads = 3 } },
 ]
+[targets.openvino]
+from = "package"
+requires = ["onnxruntime-openvino==1.24.1"]
+eps = ["openvino", { name = "openvino", label = "single", session = { intra_op_threads = 1 } }]
 [[matrix]]
 """
     plan = planned(tmp_path, plugins, target)
     asked = {}
     for cell in plan.cells:
-        providers = plan.steps[cell.steps["check"]].parameters["providers"]
-        asked[cell.ep] = providers[0][1]["num_of_threads"]
-    assert asked == {"dnnl": str(DEVICE.cores), "one": "1", "own": "7"}
+        (_, options), *_ = plan.steps[cell.steps["check"]].parameters["providers"]
+        asked[cell.ep] = options.get("num_of_threads") or options["intra_op_num_threads"]
+    cores = str(DEVICE.cores)
+    assert asked == {"dnnl": cores, "one": "1", "own": "7", "xnnpack": "3", "openvino": cores, "single": "1"}
+
+
+def test_an_emulator_is_checked_and_not_timed(tmp_path: Path, plugins: Plugins) -> None:
+    target = """
+[models.m]
+path = "path:small.onnx"
+validation = "random:"
+[targets.stock]
+from = "package"
+requires = ["onnxruntime==1.32.0"]
+[targets.qnn]
+from = "package"
+requires = ["onnxruntime==1.32.0", "onnxruntime-qnn==2.7.0"]
+eps = ["qnn"]
+[[matrix]]
+"""
+    here = replace(DEVICE, system="linux", machine="x86_64")
+    stock, emulated = planned(tmp_path, plugins, target, here).cells
+    assert "noise" in stock.steps and stock.facts["untimed"] == ""
+    assert "check" in emulated.steps and "time" not in emulated.steps
+    assert "emulator" in emulated.facts["untimed"]
 
 
 def test_what_cannot_run_here_is_said_before_anything_is_installed(tmp_path: Path, plugins: Plugins) -> None:

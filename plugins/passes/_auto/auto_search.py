@@ -36,10 +36,12 @@ GLANCE_S: Final = 0.6
 """Time that a candidate takes turns with the float model when it is first seen."""
 GLANCE_PRECISE: Final = 0.05
 """Width of the interval, as a share of the ratio, at which a glance ends: as far as :data:`PROMISING` is from 1."""
-FINAL_S: Final = 1.5
+FINAL_S: Final = 1.0
 FINAL_PRECISE: Final = pair_timing.FLOOR / 2.0
 """The same in the final, where half the margin of a verdict is precise enough to choose by."""
-FINAL_LOADS_S: Final = 0.6
+FINAL_LOADS_S: Final = 0.4
+MIN_START_S: Final = 0.2
+"""What starting a process of the final takes at least: they import ONNX Runtime all at once, on all cores."""
 FINAL_ROUNDS: Final = 2
 """The final is timed so many times in fresh processes: where memory lies moves a process's latency by some percent."""
 
@@ -116,7 +118,9 @@ class Search:
         What the final takes is kept for it, though no more than half: without candidates it has nothing to time.
         """
         turns_s = (pair_timing.FEWEST_TURNS + 2) * self._float.first_run_s
-        final_s = FINAL_ROUNDS * (FINAL_S + FINAL_LOADS_S + (FINALISTS + 1) * (self._start_s + turns_s))
+        final_s = FINAL_ROUNDS * (
+            FINAL_S + FINAL_LOADS_S + (FINALISTS + 1) * (max(MIN_START_S, self._start_s) + turns_s)
+        )
         self._deadline = self._began + seconds - min(final_s, seconds / 2.0)
 
     @property
