@@ -6,8 +6,17 @@ import plant_detectors
 import plant_encoders
 import plant_pictures
 import plant_quantization
+import plant_variants
 from planting import FAULTS, HARMLESS, Fault, Harmless
 
 __all__ = ["FAULTS", "HARMLESS", "Fault", "Harmless"]
 
-FAMILIES = (plant_detectors, plant_classifiers, plant_encoders, plant_pictures, plant_quantization, harmless_changes)
+FAMILIES = (
+    plant_detectors,
+    plant_classifiers,
+    plant_encoders,
+    plant_pictures,
+    plant_quantization,
+    plant_variants,
+    harmless_changes,
+)

@@ -131,7 +131,13 @@ class Builder:
 
 
 def build(
-    folder: Path, *, hidden_value: float = -1e4, tokens: bool = True, scores: bool = False, layer_sequence: bool = False
+    folder: Path,
+    *,
+    hidden_value: float = -1e4,
+    tokens: bool = True,
+    scores: bool = False,
+    layer_sequence: bool = False,
+    logits: bool = False,
 ) -> onnx.ModelProto:
     """Return the model with outputs ``token_embeddings`` [1, tokens, 384] and ``sentence_embedding`` [1, 384].
 
@@ -139,6 +145,7 @@ def build(
     :param tokens: output ``token_embeddings``; without it only ``sentence_embedding``, which is what the model is for.
     :param scores: also output ``attention_scores`` of the first layer, [1, 12, tokens, tokens], with the mask added.
     :param layer_sequence: output a sequence ``layers`` with the sentence embedding after each layer instead.
+    :param logits: output ``logits`` [1, tokens, vocabulary] instead, by the transposed word embeddings.
     """
     build = Builder(read_safetensors(folder / "model.safetensors"))
     hidden, bias = build.embeddings(), build.bias(hidden_value)
@@ -155,6 +162,10 @@ def build(
     if layer_sequence:
         build.op("SequenceConstruct", layers, "layers")
         outputs.append(helper.make_tensor_sequence_value_info("layers", TensorProto.FLOAT, None))
+    elif logits:
+        words = build.weight("embeddings.word_embeddings.weight")
+        build.op("MatMul", [hidden, build.op("Transpose", [words], "words_t", perm=[1, 0])], "logits")
+        outputs.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, "tokens", "words"]))
     else:
         if tokens:
             build.op("Identity", [hidden], "token_embeddings")

@@ -24,6 +24,7 @@ from plant_classifiers import CLS, MAGIKA
 from plant_detectors import HEAD
 from plant_encoders import SENTENCE
 from plant_pictures import IMAGE, MAP
+from plant_variants import SOUND
 from planting import CORRECT, Array, Candidate, Outputs, Subject, harmless, in_array, in_model, in_outputs, options, run
 from subjects import install
 
@@ -265,6 +266,17 @@ def _flush(limit: float) -> Callable[[Array], None]:
     return change
 
 
+def _sixteen_bits(array: Array) -> Array:
+    return (np.round(array * 32768) / 32768).astype(np.float32)
+
+
+def _eight_bits(model: onnx.ModelProto) -> None:
+    for name in float_weights(model, minimum=1024):
+        array = values(model, name)
+        axis = 0 if array.ndim == 4 or "embeddings" in name else array.ndim - 1
+        put(model, name, rounded(array, 8, axis))
+
+
 def _silent_rows(array: Array) -> None:
     # Scores that stand for nothing are other numbers that stand for nothing.
     draw = np.random.default_rng(6)
@@ -315,6 +327,14 @@ harmless("minilm-inf", "optimized", "all graph optimizations; NaN and -Inf stay"
 harmless("minilm-inf", "bfloat16-noise", "each number is off by up to 0.4 %", _noise(2**-8), statuses=WITH_NAN)
 
 
+for _subject in ("minilm-logits", "low-pass"):
+    harmless(_subject, "optimized", "all graph optimizations", _with(options))
+    harmless(_subject, "bfloat16-noise", "each number is off by up to 0.4 %", _noise(2**-8))
+harmless("low-pass", "sixteen-bits", "the sound is rounded to 16 bits", in_array(SOUND, _sixteen_bits))
+harmless("low-pass", "float16", "the pass float16", _passes(("to-float16", {})))
+harmless("minilm-logits", "weights-8-bit", "weights in 8 bits with a scale for each channel", in_model(_eight_bits))
+
+
 # Ties, and pictures that differ by one
 
 
@@ -337,13 +357,6 @@ harmless("sharpen", "truncated", "pixels are truncated instead of rounded", in_m
 
 
 # Quantization that works
-
-
-def _eight_bits(model: onnx.ModelProto) -> None:
-    for name in float_weights(model, minimum=1024):
-        array = values(model, name)
-        axis = 0 if array.ndim == 4 or "embeddings" in name else array.ndim - 1
-        put(model, name, rounded(array, 8, axis))
 
 
 for _subject in ("minilm-sentence", "minilm-twins", "magika", "yolo", "yolo-pair"):

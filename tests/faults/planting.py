@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+from expected_reasons import expected
 
 from ortforge.portable.comparison.parity import compare
 from ortforge.portable.statuses import CORRECT
@@ -90,7 +91,6 @@ class Fault:
     :param subject: the model that it is planted in. :param name: unique together with the subject.
     :param description: what is wrong, for the table in the documentation.
     :param output: the output that a reason must name; empty where no single output is at fault.
-    :param reason: a regular expression that one of the reasons has to match.
     :param candidate: returns the defective outputs.
     :param statuses: the statuses that count as detected.
     """
@@ -99,7 +99,6 @@ class Fault:
     name: str
     description: str
     output: str
-    reason: str
     candidate: Candidate
     family: str
     statuses: frozenset[str] = frozenset({"inaccurate"})
@@ -110,9 +109,10 @@ class Fault:
         return f"{self.subject}-{self.name}"
 
     def is_named(self, verdict: Verdict) -> bool:
-        """Say whether one reason names the output and matches the expected kind of reason."""
+        """Say whether one reason names the output, and says what ``expected_reasons.py`` has for this fault."""
+        reason = expected(self.id)
         return any(
-            (not self.output or f'"{self.output}"' in sentence) and re.search(self.reason, sentence, re.IGNORECASE)
+            (not self.output or f'"{self.output}"' in sentence) and re.search(reason, sentence, re.IGNORECASE)
             for sentence in verdict.reasons
         )
 
@@ -200,12 +200,11 @@ def fault(
     candidate: Candidate,
     *,
     output: str = "",
-    reason: str = "",
     family: str = "outputs",
     statuses: Sequence[str] = ("inaccurate",),
 ) -> None:
     """Add a fault to the catalogue."""
-    FAULTS.append(Fault(subject, name, description, output, reason, candidate, family, frozenset(statuses)))
+    FAULTS.append(Fault(subject, name, description, output, candidate, family, frozenset(statuses)))
 
 
 def harmless(

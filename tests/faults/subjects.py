@@ -169,6 +169,27 @@ def _det_blank(subjects: Subjects) -> tuple[onnx.ModelProto, list[Sample]]:
     return subjects["det"].model, [{"x": page.astype(np.float32)} for page in pages]
 
 
+def _minilm_logits(subjects: Subjects) -> tuple[onnx.ModelProto, list[Sample]]:
+    """The encoder with its word embeddings as output layer, as language models have it."""
+    return encoder_model.build(subjects.minilm, logits=True), subjects.sentences(4)
+
+
+def _low_pass(subjects: Subjects) -> tuple[onnx.ModelProto, list[Sample]]:
+    """A filter for sound on spoken letters and digits: ``sound`` [1, 1, 2048] at 8 kHz."""
+    taps = (np.sinc(np.arange(-15, 16) / 4) * np.hanning(31) / 4).astype(np.float32).reshape(1, 1, 31)
+    nodes = [helper.make_node("Conv", ["recording", "taps"], ["sound"], name="sound", pads=[15, 15])]
+    graph = helper.make_graph(
+        nodes,
+        "low-pass",
+        [helper.make_tensor_value_info("recording", TensorProto.FLOAT, [1, 1, 2048])],
+        [helper.make_tensor_value_info("sound", TensorProto.FLOAT, [1, 1, 2048])],
+        [numpy_helper.from_array(taps, "taps")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    spoken = [sound for sound in subjects.inputs("default")._recordings() if len(sound) >= 3072][:8]
+    return model, [{"recording": sound[1024:3072].astype(np.float32).reshape(1, 1, 2048)} for sound in spoken]
+
+
 def _sharpen(subjects: Subjects) -> tuple[onnx.ModelProto, list[Sample]]:
     """A filter that sharpens pictures: ``image`` [1, 160, 240, 3], uint8 in and out."""
     kernel = np.full((3, 1, 3, 3), -0.15, np.float32)
@@ -218,6 +239,8 @@ MAKERS: dict[str, Maker] = {
     "yolo-nms": lambda _: (detector_model.detections(), detector_model.pictures()),
     "yolo-nms-blank": lambda _: (detector_model.detections(), detector_model.blank_pictures()),
     "yolo-ranked": lambda _: (detector_model.ranked(), detector_model.pictures()),
+    "minilm-logits": _minilm_logits,
+    "low-pass": _low_pass,
     "sharpen": _sharpen,
 }
 
@@ -232,6 +255,7 @@ MODELS = {
     "minilm-layers": "the same with a sequence of six sentence embeddings, one per layer",
     "minilm-sentence": "all-MiniLM-L6-v2 with `sentence_embedding` `[1, 384]` alone",
     "minilm-twins": "the same on near duplicates of four sentences",
+    "minilm-logits": "the same encoder with its word embeddings as output layer, `logits` `[1, tokens, 30522]`",
     "det-blank": "PP-OCRv4's text detector on pages without text",
     "yolo": "a detector's head in one tensor, `[1, 4 + classes, anchors]` = `[1, 8, 144]`",
     "yolo-blank": "the same on pictures without objects",
@@ -240,6 +264,7 @@ MODELS = {
     "yolo-nms": "the same detector after non-maximum suppression, `[n, 4]`, `[n]`, `[n]`",
     "yolo-nms-blank": "the same on pictures without objects: no detection in any sample",
     "yolo-ranked": "the same detector with scores of one decimal: many ties in `top_scores`, `top_anchors`, `labels`",
+    "low-pass": "a filter for sound, `sound` `[1, 1, 2048]`",
     "sharpen": "an image filter, `image` `[1, 160, 240, 3]` of uint8",
 }
 
