@@ -508,7 +508,9 @@ class _Planner:
         return {"candidate": candidate, "baseline": baseline, "budget_s": limits.timing_s, "rounds": limits.rounds}
 
     def untimed(self, spec: CellSpec) -> str:
-        """Return why times of a cell, or of its baseline, would not be those of hardware, or ``""``."""
+        """Return why a cell is not timed: timing is off, or times would not be those of hardware; or ``""``."""
+        if self.matrix.limits.timing_s <= 0:
+            return "timing is off (limits.timing_s = 0)."
         if reason := self.plugins.backends[spec.ep.name].software(self.device):
             return f"{reason}."
         base = spec if spec.recipe != "none" else self.baseline_spec(spec)
