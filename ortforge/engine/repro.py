@@ -6,7 +6,7 @@ what the matrix would use now is compared with them: data or code that changed s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -102,7 +102,8 @@ def reproduce(
         return Reproduced(judge_cell(cell, {}, where), was)
     changed, pinned = _pinned(plan, cell, store, was)
     settled = _walked(plan, cell, store) if pinned is None else _again(plan, cell, store, pinned)
-    settled |= _timings(plan, cell, store.ledger, was)
+    done_here = {*PINNED, "check", "compare"} if pinned is not None else {*cell.steps} - {"time", "noise"}
+    settled |= _recorded(plan, cell, store.ledger, was, [role for role in cell.steps if role not in done_here])
     entry = _judged(cell, settled, where, was, report or {})
     if keep is not None:
         _keep(keep, store, plan, cell, settled, entry, say)
@@ -154,7 +155,7 @@ def _pinned(
 def _again(plan: Plan, cell: Cell, store: Store, pinned: Mapping[str, Settled]) -> dict[str, Settled]:
     """Run the check and the comparison on given inputs, in the foreground."""
     settled = dict(pinned)
-    for name in (*cell.transforms, *(plan.steps[name].id for name in cell.steps.values())):
+    for name in cell.transforms:
         settled.setdefault(name, Settled(plan.steps[name], "ok", cached=True))
     for role in ("check", "compare"):
         step = plan.steps[cell.steps[role]]
@@ -187,27 +188,27 @@ def _walked(plan: Plan, cell: Cell, store: Store) -> dict[str, Settled]:
     return settled
 
 
-def _timings(plan: Plan, cell: Cell, ledger: Ledger, reported: Mapping[str, Any]) -> dict[str, Settled]:
-    """Return the report's own timings: a verdict is reproduced with them, for a time is never the same twice."""
+def _recorded(
+    plan: Plan, cell: Cell, ledger: Ledger, reported: Mapping[str, Any], roles: Iterable[str]
+) -> dict[str, Settled]:
+    """Return what the report's own steps gave: a verdict is reproduced with the run's timings, for no two are equal."""
+    keys: Mapping[str, str] = reported.get("keys") or {}
     found = {}
-    for role in ("time", "noise"):
-        if role in cell.steps:
-            step = plan.steps[cell.steps[role]]
-            record = ledger.last(str((reported.get("keys") or {}).get(role, "")))
-            found[step.id] = (
-                Settled(step, "blocked", reason="Nothing is timed here.")
-                if record is None
-                else Settled(
-                    step,
-                    record.status,
-                    record.key,
-                    record.identity,
-                    record.result,
-                    record.reason,
-                    record.log,
-                    0.0,
-                    True,
-                )
+    for role in roles:
+        step = plan.steps[cell.steps[role]]
+        record = ledger.last(keys[role]) if role in keys else None
+        if record is None:
+            found[step.id] = Settled(step, "blocked", reason="The run has no result of it, and it is not done here.")
+        else:
+            found[step.id] = Settled(
+                step,
+                record.status,
+                record.key,
+                record.identity,
+                record.result,
+                record.reason,
+                record.log,
+                cached=True,
             )
     return found
 
