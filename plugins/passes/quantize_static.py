@@ -18,6 +18,7 @@ from ._quantization import (
     quantizing,
     range_guards,
     remedies,
+    scale_lint,
     type_support,
 )
 
@@ -231,7 +232,7 @@ def _quantize_model(job: PassJob, wanted: Parameters) -> dict[str, Any]:
         reader,
         scratch=workdir / "augmented.onnx",
     )
-    masks = quantizing.mask_constants(prepared.model)
+    masks = scale_lint.mask_constants(prepared.model)
     absurd = range_guards.absurd_ranges(
         prepared.model,
         ranges,
@@ -255,7 +256,7 @@ def _quantize_model(job: PassJob, wanted: Parameters) -> dict[str, Any]:
     checked, ruined = self_check.against_float(prepared.path, job, reader)
     named = {one.tensor for one in absurd}
     warnings += [*quantizing.said_of_dropped(result, job), *([ruined] if ruined else [])]
-    warnings += quantizing.lint_scales(model, masks=masks, known=named)
+    warnings += scale_lint.lint_scales(model, masks=masks, known=named)
     random = data_guards.declared_random(job.samples)
     warnings += [random, *(text for text in watch.complaints() if not (random and text.startswith("RANDOM")))]
     if job.ep in ("", "cpu"):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ._blocks import block_kernels, block_nodes, gptq, rounding
 from ._models import model_file, onnx_graph, self_check
-from ._quantization import calibration, quantizing
+from ._quantization import calibration, quantizer_input, quantizing
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -308,7 +308,7 @@ def _replace(
     """Put the new nodes in the old ones' places; return the SQNR of each weight in dB, by node."""
     made: dict[str, list[NodeProto]] = {}
     errors: dict[str, float] = {}
-    taken = {tensor.name for graph in onnx_graph.graphs(model) for tensor in graph.initializer}
+    taken = quantizer_input.tensor_names(model)
     main, named = model.graph, dict[tuple[int, int], str]()
     for target, blocks in rounded:
         # A session fuses a DequantizeLinear with what stands in the same graph alone: a branch has its own.
@@ -346,9 +346,14 @@ def _made_by(node: NodeProto) -> str:
 
 
 def _unused(target: block_nodes.Target, bits: int, taken: set[str]) -> str:
-    """Return the weight's name, or the node's where another node's codes have that already."""
+    """Return the weight's name, or one with the node's where names that are made of it are taken already."""
+    made = (f"_Q{bits}", "_scales", "_zero_points", "_DequantizeLinear_Output")
+
+    def is_free(name: str) -> bool:
+        return taken.isdisjoint(name + suffix for suffix in made)
+
     names = [target.weight.name, f"{target.weight.name}_{target.node.name}"]
-    return next((name for name in names if f"{name}_Q{bits}" not in taken), f"{names[1]}_{len(taken)}")
+    return next((name for name in names if is_free(name)), f"{names[1]}_{len(taken)}")
 
 
 def _why_nothing(model: ModelProto, wanted: Parameters) -> str:

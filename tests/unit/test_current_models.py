@@ -21,6 +21,7 @@ from current_models import (
     two_layers,
     weight,
 )
+from current_models import feeds as feeds_of
 from current_models import model as made_of
 from onnx import helper, numpy_helper
 from pass_jobs import helper_module, module, run_pass
@@ -170,6 +171,33 @@ def test_weights_of_four_bits_raise_an_old_opset_and_keep_the_answers(tmp_path: 
     assert written.ir_version >= 10
     assert {one.data_type for one in written.graph.initializer} & {onnx.TensorProto.UINT4, onnx.TensorProto.INT4}
     assert largest_error(answers(model, feeds, optimize=False), answers(path, feeds)) < 0.15
+
+
+@pytest.mark.parametrize("parameters", [{}, {"format": "QDQ"}])
+def test_weights_in_blocks_take_no_name_that_the_model_has(tmp_path: Path, parameters: dict[str, Any]) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["w_scales"], name="first"),
+        helper.make_node("MatMul", ["w_scales", "v"], ["w_DequantizeLinear_Output"], name="second"),
+        helper.make_node("Relu", ["w_DequantizeLinear_Output"], ["v_zero_points"], name="relu"),
+    ]
+    model = made_of(nodes, {"x": (4, 32)}, ["v_zero_points"], [weight("w", 32, 32), weight("v", 32, 16)])
+    samples = feeds_of(x=(4, 32))
+    _, path = run_pass(tmp_path, "quantize-weights", model, bits=4, **parameters)
+    assert largest_error(answers(model, samples, optimize=False), answers(path, samples)) < 0.15
+
+
+@pytest.mark.parametrize("keep_io_types", [True, False])
+def test_float16_takes_no_name_that_the_model_has(tmp_path: Path, keep_io_types: bool) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["graph_input_cast_0"], name="graph_input_cast0"),
+        helper.make_node("Relu", ["graph_input_cast_0"], ["graph_output_cast_0"], name="graph_output_cast0"),
+        helper.make_node("MatMul", ["graph_output_cast_0", "v"], ["y"], name="y_Cast"),
+    ]
+    model = made_of(nodes, {"x": (4, 32)}, ["y"], [weight("w", 32, 32), weight("v", 32, 16)])
+    samples = feeds_of(x=(4, 32))
+    _, path = run_pass(tmp_path, "to_float16", model, keep_io_types=keep_io_types)
+    given = samples if keep_io_types else [{"x": one["x"].astype(np.float16)} for one in samples]
+    assert largest_error(answers(model, samples, optimize=False), answers(path, given)) < 0.01
 
 
 def test_an_opset_that_onnx_raises_wrongly_is_said_with_the_way_round(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "nodes_of_other_domains",
     "products_with_vectors",
     "rename_reserved",
+    "tensor_names",
 ]
 
 Mode = Literal["dynamic", "QDQ", "QOperator"]
@@ -185,7 +186,7 @@ class Adapter:
         return name
 
     def _names(self) -> set[str]:
-        return _tensor_names(self.model)
+        return tensor_names(self.model)
 
     def shield_readers(self) -> int:
         """Let branches and inputs that the quantizer forgets read tensors through an Identity; return how many tensors.
@@ -199,7 +200,7 @@ class Adapter:
         graph = self.model.graph
         read = {name for node in graph.node for inner in _inner_graphs(node) for name in _reads(inner)}
         read |= {name for node in graph.node for name in self._forgotten(node)}
-        taken, shielded = _tensor_names(self.model), dict[str, str]()
+        taken, shielded = tensor_names(self.model), dict[str, str]()
         kept = []
         for node in graph.node:
             kept.append(node)
@@ -309,7 +310,7 @@ def rename_reserved(model: ModelProto, weights: MutableMapping[str, Any]) -> dic
     :param weights: as for :class:`Adapter`.
     """
     graph = model.graph
-    tensors = _tensor_names(model)
+    tensors = tensor_names(model)
     node_names = {node.name for node in onnx_graph.nodes(model) if node.name}
     interface = {value.name for value in (*graph.input, *graph.output)}
     renamed: dict[str, str] = {}
@@ -376,7 +377,8 @@ def unused_name(wanted: str, taken: Collection[str]) -> str:
     return name
 
 
-def _tensor_names(model: ModelProto) -> set[str]:
+def tensor_names(model: ModelProto) -> set[str]:
+    """Return the names of all tensors, at any depth."""
     found: set[str] = set()
     for graph in onnx_graph.graphs(model):
         found.update(tensor.name for tensor in graph.initializer)

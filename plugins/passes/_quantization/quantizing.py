@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from .._models import loading, model_file, onnx_graph, outlines, tensor_types
-from . import quantizer_input, remedies, transposes, type_support
+from . import quantizer_input, remedies, scale_lint, transposes, type_support
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
     from onnx import ModelProto
 
     from ortforge.api import PassJob
@@ -28,21 +26,12 @@ __all__ = [
     "Prepared",
     "dropped_nodes",
     "finish",
-    "lint_scales",
-    "mask_constants",
     "prepare",
     "said_of_dropped",
     "unchanged",
     "why_classical",
 ]
 
-HUGE_SCALE: Final = 1e6
-"""A step of a million between two neighbouring values: no trained activation is spread like that."""
-
-ABSURD_SCALE: Final = 1e10
-"""From here on every ordinary value of the tensor becomes zero."""
-
-TINY_SCALE: Final = 1e-30
 CLASSICAL: Final = "ai.onnx.ml"
 REMOVABLE: Final = frozenset({"Clip", "Constant", "Identity", "Relu"})
 """Operators that quantizers take out rightly: a zero point cuts values off as Relu and Clip do."""
@@ -199,8 +188,8 @@ def _adapt(
     said["weights_copied"] = adapter.copies
     count = sum(map(len, adapter.copies.values()))
     return names, [
-        f"Several nodes read {_some(list(adapter.copies))} and need different scales or layouts of it. They got "
-        f"{count} quantized {'copy' if count == 1 else 'copies'} of their own, which makes the file larger."
+        f"Several nodes read {scale_lint.some(list(adapter.copies))} and need different scales or layouts of it. They "
+        f"got {count} quantized {'copy' if count == 1 else 'copies'} of their own, which makes the file larger."
     ]
 
 
@@ -345,101 +334,13 @@ def _left_float(model: ModelProto) -> dict[str, int]:
     return dict(sorted(left.items()))
 
 
-def mask_constants(model: ModelProto) -> list[str]:
-    """Return the names of constants that hold a mask's "minus infinity" (beyond 1e30 in magnitude)."""
-    import numpy as np
-    from onnx import numpy_helper
-
-    found = []
-    for tensor in onnx_graph.float_weights(model):
-        values = numpy_helper.to_array(tensor).ravel()
-        # These two pass over NaN, and make no copies.
-        if values.size and max(np.fmax.reduce(values), -np.fmin.reduce(values)) > onnx_graph.MASK_MAGNITUDE:
-            found.append(tensor.name)
-    return found
-
-
-def lint_scales(model: ModelProto, *, masks: Sequence[str], known: Collection[str] = ()) -> list[str]:
-    """Look at every scale of a quantized model; return a sentence for each kind of trouble, naming tensors.
-
-    ``masks`` are the float model's constants of "minus infinity", named as the likely cause. Tensors in ``known`` are
-    left out: their trouble was said before.
-    """
-    import numpy as np
-
-    absurd, huge, tiny = [], [], []
-    for name, scale in _scales(model):
-        if name in known:
-            continue
-        largest, smallest = float(np.max(scale)), float(np.min(scale))
-        if not np.isfinite(scale).all() or largest > ABSURD_SCALE:
-            absurd.append(f"{name} ({largest:.2g})")
-        elif largest > HUGE_SCALE:
-            huge.append(f"{name} ({largest:.2g})")
-        elif smallest < TINY_SCALE:
-            tiny.append(f"{name} ({smallest:.2g})")
-    found = []
-    if absurd:
-        cause = (
-            f" The model holds mask constants of about -3.4e38 ({_some(masks)}), which calibration took for data."
-            if masks
-            else " Calibration saw infinite or enormous values there."
-        )
-        found.append(
-            f"RUINED RANGES: the scale of {_some(absurd)} makes every ordinary value zero.{cause} Leave those nodes "
-            "out with nodes_to_exclude, limit op_types to MatMul and Conv, or replace the constants by -1e4."
-        )
-    if huge:
-        found.append(f"The scale of {_some(huge)} is above 1e6: look for outliers in the calibration data there.")
-    if tiny:
-        found.append(
-            f"The scale of {_some(tiny)} is below 1e-30: always zero in the calibration data, or a weight of zeros."
-        )
-    return found
-
-
-def _scales(model: ModelProto) -> list[tuple[str, NDArray[np.floating[Any]]]]:
-    """Pair each quantized tensor's name with its scale, for all scales that are constants."""
-    from onnx import numpy_helper
-
-    found = {}
-    for graph in onnx_graph.graphs(model):
-        weights = {tensor.name: tensor for tensor in graph.initializer}
-        for node in graph.node:
-            for position in _scale_inputs(node.op_type, len(node.input)):
-                name = node.input[position]
-                if name in weights and name not in found:
-                    value = numpy_helper.to_array(weights[name])
-                    found[name] = (name.removesuffix("_scale"), value)
-    return [pair for pair in found.values() if pair[1].size]
-
-
-def _scale_inputs(op_type: str, inputs: int) -> range | tuple[int, ...]:
-    """Positions of the scales among an operator's inputs (ONNX's and com.microsoft's operator definitions)."""
-    if op_type in ("QuantizeLinear", "DequantizeLinear"):
-        return (1,)
-    known: dict[str, tuple[int, ...]] = {
-        "QLinearConv": (1, 4, 6),
-        "QLinearMatMul": (1, 4, 6),
-        "QGemm": (1, 4, 7),
-        "QLinearAdd": (1, 4, 6),
-        "QLinearMul": (1, 4, 6),
-    }
-    if op_type in known:
-        return tuple(position for position in known[op_type] if position < inputs)
-    if op_type == "QLinearConcat":
-        return (0, *range(3, inputs, 3))
-    if op_type.startswith("QLinear"):
-        return tuple(position for position in (1, 3) if position < inputs)
-    return ()
-
-
 def said_of_dropped(result: Mapping[str, Any], job: PassJob) -> list[str]:
     """Return a sentence if nodes were dropped, and one if the cell's EP leaves quantized ones to the CPU EP."""
     said = []
     if dropped := result.get("dropped", []):
         said.append(
-            f"DROPPED NODES: {_some(dropped)} is in the float model and has no counterpart in the quantized one."
+            f"DROPPED NODES: {scale_lint.some(dropped)} is in the float model and has no counterpart in the quantized "
+            "one."
         )
     if left := result.get("left_to_cpu", {}):
         listed = ", ".join(f"{n} {op}" for op, n in left.items())
@@ -448,8 +349,3 @@ def said_of_dropped(result: Mapping[str, Any], job: PassJob) -> list[str]:
             "another format or other types, or limit op_types."
         )
     return said
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
