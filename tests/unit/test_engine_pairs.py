@@ -44,6 +44,7 @@ class InferenceSession:
     def get_providers(self): return get_available_providers()
     def get_inputs(self): return [Argument()]
     def get_overridable_initializers(self): return []
+    def get_outputs(self): return []
     def run(self, names, feeds):
         self.runs.append((time.monotonic_ns(), float(feeds["x"][0])))
         if DIES and len(self.runs) > DIES:
