@@ -90,15 +90,15 @@ def test_a_few_percent_on_a_busy_machine_cannot_be_told() -> None:
     assert floor == 0.03
     told = ratio_of(ONE_THREAD)
     assert told.ratio == pytest.approx(1.03, abs=0.005)
-    assert outcome(told, floor) == "can't tell"
-    assert outcome(ratio_of(ITSELF), floor) == "can't tell"
+    assert outcome(told, floor) == "undecided"
+    assert outcome(ratio_of(ITSELF), floor) == "undecided"
 
 
 def test_a_third_is_told_in_both_directions() -> None:
     assert outcome(ratio_of(UNOPTIMIZED), 0.03) == "slower"
     assert outcome(ratio_of([[(b, a) for a, b in pairs] for pairs in UNOPTIMIZED]), 0.03) == "faster"
     # On a machine whose default differs from itself by half, the same times tell nothing.
-    assert outcome(ratio_of([[(b, a) for a, b in pairs] for pairs in UNOPTIMIZED]), 0.5) == "can't tell"
+    assert outcome(ratio_of([[(b, a) for a, b in pairs] for pairs in UNOPTIMIZED]), 0.5) == "undecided"
 
 
 def test_one_round_knows_nothing_of_its_processes_luck() -> None:
@@ -120,7 +120,7 @@ def test_equal_sessions_in_processes_of_different_luck_are_never_called_differen
         return rounds
 
     said = [outcome(ratio_of(measured()), noise_floor(measured())) for _ in range(100)]
-    assert said.count("can't tell") >= 99
+    assert said.count("undecided") >= 99
 
 
 # What is tried
@@ -386,7 +386,7 @@ def found(**changes: Any) -> session_search.Found:
 
 def test_the_best_is_kept_only_when_it_beats_the_default_beyond_the_noise() -> None:
     tried = [session_search.Tried("spinning", "x", "y", "no gain")] * 2
-    told = found(final=ratio_of(ONE_THREAD), outcome="can't tell", tried=tried)
+    told = found(final=ratio_of(ONE_THREAD), outcome="undecided", tried=tried)
     assert told.kept == Settings()
     [warning] = tune_session._warnings(told, 0.0, ())
     assert "NO-OP: the best of 2 settings (intra_op_threads = 1) runs at 1.03 times the default's speed" in warning
