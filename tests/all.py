@@ -77,7 +77,7 @@ def main() -> None:
     run("mypy", "mypy")
     run("import-linter", "lint-imports")
     run("unit tests", "pytest", "tests/unit", "-q")
-    run("planted faults", "pytest", "tests/faults", "-q", "--timeout=120")
+    run("planted faults", "pytest", "tests/faults", "-q")
     if "--unit" not in sys.argv:
         # Where no container engine answers, this installs and starts one if it may; the tests say what they miss.
         run("container engine", python, "tests/docker/engine.py")

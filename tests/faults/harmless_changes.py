@@ -332,7 +332,7 @@ for _subject in ("minilm-logits", "low-pass"):
     harmless(_subject, "bfloat16-noise", "each number is off by up to 0.4 %", _noise(2**-8))
 harmless("low-pass", "sixteen-bits", "the sound is rounded to 16 bits", in_array(SOUND, _sixteen_bits))
 harmless("low-pass", "float16", "the pass float16", _passes(("to-float16", {})))
-harmless("minilm-logits", "weights-8-bit", "weights in 8 bits with a scale for each channel", in_model(_eight_bits))
+harmless("minilm-logits", "float16", "the pass float16", _passes(("to-float16", {})))
 
 
 # Ties, and pictures that differ by one
