@@ -101,18 +101,31 @@ def optimized_first(
 def fuse_what_works(start: Path, settings: Mapping[str, Any], *, num_heads: int, hidden_size: int) -> Fused:
     """Do what :func:`fuse` does; where it fails, without the one fusion that fails.
 
-    :raises RuntimeError: the scripts fail on this graph without any one of the fusions, too.
+    :raises RuntimeError: the scripts fail on this graph without any one of the fusions, too, or it does not load.
     """
     try:
         return fuse(start, settings, num_heads=num_heads, hidden_size=hidden_size)
     except RuntimeError as failure:
-        for option in SWITCHES:
+        for option in SWITCHES if _loads(start) else ():
             if settings.get(option):
                 continue
             with contextlib.suppress(RuntimeError):
                 made = fuse(start, {**settings, option: True}, num_heads=num_heads, hidden_size=hidden_size)
                 return Fused(made.model, made.hints, (option, model_file.first_line(failure.__cause__ or failure)))
         raise
+
+
+def _loads(path: Path) -> bool:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception:
+        return False
+    return True
 
 
 def fuse(start: Path, settings: Mapping[str, Any], *, num_heads: int, hidden_size: int) -> Fused:
