@@ -268,7 +268,7 @@ def dataset_notes(settled: Mapping[str, Settled]) -> list[str]:
     """Return sentences about datasets whose code gives other samples each time, or reads files that nobody sees."""
     notes = []
     for name, step in settled.items():
-        if step.step.kind != "dataset" or not step.ok:
+        if step.step.kind != "dataset" or not (step.result.get("repeated") or step.result.get("unseen")):
             continue
         model, _, split = name.partition(":")[2].rpartition("/")
         source = f"{step.step.parameters['scheme']}:{step.step.context['reference']}"
