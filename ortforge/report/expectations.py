@@ -97,7 +97,7 @@ def assess(
 
 def _against(cell: Entry, expected: Expected) -> dict[str, Any]:
     status = cell["status"]
-    if status in expected.status:
+    if status in expected.status or (status == "undecided" and any(allowed in CORRECT for allowed in expected.status)):
         outcome = "expected"
     elif all(is_worse(cell, allowed, listed=not expected.accepted) for allowed in expected.status):
         outcome = "worse"

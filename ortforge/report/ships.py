@@ -300,7 +300,8 @@ def _best(entries: Sequence[Entry], by_id: Mapping[str, Entry]) -> dict[str, Any
     runners = [_against_baseline(cell, by_id) for cell in shipping]
     measured = [runner for runner in runners if runner.ratio is not None]
     best = max(measured or runners, key=lambda runner: runner.ratio or 0.0)
-    equals = [runner for runner in measured if _same_speed(runner, best, by_id)] or runners
+    # Where nothing was measured, the order of the matrix decides: its first target is usually the baseline.
+    equals = [runner for runner in measured if _same_speed(runner, best, by_id)] or runners[:1]
     chosen, because = _of_equals(equals)
     others = [runner for runner in equals if runner is not chosen]
     cell = chosen.cell
@@ -359,7 +360,7 @@ def _why_best(
         return f"Nothing ships on the other {places - 1} combinations of runtime and EP."
     unmeasured = shipping - measured
     if not measured:
-        return f"No speed against the matrix's baseline is known, and of {shipping} that ship {because}."
+        return f"The first of {shipping} that ship, in the matrix's order: no speed against the baseline is known."
     if measured == 1:
         return f"The only one of {shipping} that ship whose speed against the baseline was measured undisturbed."
     unknown = f" The speed of {unmeasured} more that ship{'s' * (unmeasured == 1)} is not known." if unmeasured else ""

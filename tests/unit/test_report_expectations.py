@@ -119,7 +119,7 @@ def test_what_is_better_than_expected_is_never_worse(now: str, then: str, high: 
         ("crashed", "timeout", "changed"),  # which way a cell breaks may vary
         ("failed", "unsupported", "better"),
         ("slower", "pass", "better"),
-        ("slower", "undecided", "changed"),
+        ("slower", "undecided", "expected"),
         ("undecided", "slower", "changed"),
     ],
 )
@@ -128,7 +128,7 @@ def test_accepted_verdicts(then: str, now: str, told: str) -> None:
 
 
 def test_a_speed_within_the_noise_flips_nothing_and_one_shown_to_be_worse_does() -> None:
-    assert outcome(cell("int8", "undecided", high=0.5), "pass") == "changed"
+    assert outcome(cell("int8", "undecided", high=0.5), "pass") == "expected"
     assert outcome(cell("int8", "slower", high=0.9), "pass") == "worse"
     # At the edge of the margin one run finds a gain of 3.1 %, and the next one of 2.9 %.
     assert outcome(cell("int8", "no-gain", high=1.029), "pass") == "changed"
@@ -145,7 +145,9 @@ def test_a_list_of_statuses_is_taken_at_its_word_except_that_undecided_says_noth
     assert outcome(cell("int8", "no-gain", high=1.029), ["pass"]) == "worse"
     assert outcome(cell("int8", "no-gain"), ["pass", "no-gain"]) == "expected"
     assert outcome(cell("int8", "slower"), ["pass", "no-gain"]) == "worse"
-    assert outcome(cell("int8", "undecided"), ["pass"]) == "changed"
+    assert outcome(cell("int8", "undecided"), ["pass"]) == "expected"
+    assert outcome(cell("int8", "undecided"), ["inaccurate", "slower"]) == "expected"
+    assert outcome(cell("int8", "undecided"), ["inaccurate"]) == "better"
     assert outcome(cell("int8", "timeout"), ["crashed"]) == "worse"
     assert outcome(cell("int8", "pass"), ["inaccurate", "unsupported"]) == "better"
 
