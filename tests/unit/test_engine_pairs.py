@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from ortforge.api import TaskOutcome
 from ortforge.engine import pairs
@@ -226,6 +228,32 @@ def test_an_interrupted_run_does_not_wait_for_anothers_timing(bench: Bench) -> N
     bench.work.cancel.set()
     with hold(bench.work.store.root / "locks" / "timing"), pytest.raises(Exception, match="in use"), alone(bench.work):
         pass
+
+
+def test_the_threads_that_computed_are_counted_and_unequal_ones_are_noted(tmp_path: Path) -> None:
+    """With ONNX Runtime itself, on convolutions that are worth a second thread."""
+    weights = [numpy_helper.from_array(np.full((32, 32, 3, 3), 1e-3, np.float32), f"w{n}") for n in range(3)]
+    nodes = [helper.make_node("Conv", [f"y{n}" if n else "x", f"w{n}"], [f"y{n + 1}"]) for n in range(3)]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "y3"))
+    x.type.tensor_type.shape.CopyFrom(helper.make_tensor_value_info("x", 1, [1, 32, 64, 64]).type.tensor_type.shape)
+    graph = helper.make_graph(nodes, "g", [x], [y], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    work = ready(str(tmp_path / "store"))
+    writer = SampleWriter(tmp_path / "samples", ["x"])
+    writer.write({"x": np.ones((1, 32, 64, 64), np.float32)})
+    writer.close(random=True)
+    data = work.store.objects.put(tmp_path / "samples", keep=True)
+    sides = []
+    for threads in (1, 2):
+        session = {"intra_op_threads": threads}
+        job = {"op": "time", "model": str(tmp_path / "m.onnx"), "ep": "cpu", "session": session}
+        interpreter = Interpreter.local(Path(sys.executable), worker=work.worker, environment={})
+        sides.append(Side(interpreter, {**job, "providers": [["CPUExecutionProvider", {}]]}))
+    limits = {"import_s": 60, "load_s": 60, "run_s": 60, "memory": 2 << 30}
+    facts, failure = measure(work, *sides, data, {"budget_s": 1.0, "rounds": 1}, {"limits": limits})
+    assert failure is None
+    assert facts["threads"] == {"candidate": 2, "baseline": 1}
+    assert facts["threads_note"] == "The conditions differ: 2 threads computed, and 1 of the baseline."
 
 
 def test_what_is_kept_of_many_samples_is_spread_evenly() -> None:

@@ -92,6 +92,13 @@ def test_an_artifact_that_is_the_unoptimized_model_is_not_timed_and_never_slower
     assert entry["artefact"]["no_op"] and entry["timing"] is None
 
 
+def test_a_pass_in_a_chain_that_changed_nothing_is_named(tmp_path: Path) -> None:
+    changed = {"preprocess": {}, "to-float16": {"no_op": True}}
+    _, entry = walked(tmp_path, results(transform={"bytes": 9, "changed": changed, "warnings": []}))
+    assert 'The pass "to-float16" changed nothing here.' in entry["notes"]
+    assert not any("preprocess" in note for note in entry["notes"])
+
+
 def test_a_cell_that_cannot_be_judged_may_still_be_timed() -> None:
     cell, steps = laid_out()
     skip = skipper([replace(cell, facts={"tolerance": {"nonsense": 1}})])
