@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -113,7 +115,9 @@ def _version(version: str) -> Candidate:
 def _installed(version: str) -> Path:
     if version not in _folders:
         try:
-            _folders[version] = install(Path(tempfile.mkdtemp(prefix="ort-")), f"onnxruntime=={version}")
+            folder = Path(tempfile.mkdtemp(prefix="ort-"))
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            _folders[version] = install(folder, f"onnxruntime=={version}")
         except subprocess.CalledProcessError as error:
             raise UnavailableError(f"onnxruntime {version} has no package for this Python") from error
     return _folders[version]
