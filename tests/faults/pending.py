@@ -7,19 +7,5 @@ from __future__ import annotations
 
 from typing import Final
 
-PENDING_FAULTS: Final[frozenset[str]] = frozenset(
-    {
-        "yolo-scores-halved",
-        "yolo-rare-scores-halved",
-        "yolo-scores-capped",
-        "yolo5-objectness-halved",
-    }
-)
-PENDING_HARMLESS: Final[frozenset[str]] = frozenset(
-    {
-        "yolo-nms-bfloat16-noise",
-        "det-blank-faint-noise",
-        "minilm-inf-optimized",
-        "minilm-inf-bfloat16-noise",
-    }
-)
+PENDING_FAULTS: Final[frozenset[str]] = frozenset()
+PENDING_HARMLESS: Final[frozenset[str]] = frozenset()

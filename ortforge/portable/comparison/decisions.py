@@ -34,6 +34,12 @@ SCORE_THRESHOLD: Final = 0.25
 """Detections count from this score on (Ultralytics' default), or from half of the largest score if that is lower."""
 SCORE_SLACK: Final = 0.8
 """A detection of one side agrees when the other side's score is above this share of the threshold."""
+SAME_SCORE: Final = 0.15
+"""Scores of one detection differ by no more than this, so that both are kept or dropped by most thresholds."""
+BACKGROUND: Final = 0.1
+"""Objectness below this share of the largest one is background."""
+BACKGROUND_CLASS: Final = 0.2
+"""Where class scores reach this on average in the background, they are conditional, and the row before is objectness."""
 BOX_OVERLAP: Final = 0.5
 """Intersection over union from which two boxes are the same (PASCAL VOC)."""
 MIN_SCORE: Final = 0.01
@@ -98,8 +104,11 @@ def nearest(reference: Array, candidate: Array) -> tuple[int, int]:
     """Return (agreeing samples, samples): is the nearest other sample, by cosine, the same one?
 
     Both are (samples, width). A candidate's neighbor that the reference finds as close as its own, within
-    :data:`NEAREST_SLACK`, agrees. Fewer than three samples have no choice of neighbor: (0, 0).
+    :data:`NEAREST_SLACK`, agrees. Samples for which the reference has NaN or Inf are left out, and fewer than three
+    have no choice of neighbor: (0, 0).
     """
+    known = np.isfinite(reference).all(axis=1)
+    reference, candidate = reference[known], candidate[known]
     count = len(reference)
     if count < 3:
         return 0, 0
@@ -153,12 +162,16 @@ def positions(reference: Array, candidate: Array, values: Array) -> tuple[int, i
 def boxes(reference: Array, candidate: Array, axis: int) -> tuple[int, int]:
     """Return (agreeing detections of both sides, detections of both sides) of one sample's detector output.
 
+    A detection agrees in class, box and, within :data:`SAME_SCORE`, score.
+
     :param axis: the axis of rows: four of the box, then perhaps an objectness, then one for each class.
     """
     left, right = _rows(reference, axis).astype(np.float64), _rows(candidate, axis).astype(np.float64)
     scores, others = left[:, 4:], right[:, 4:]
     if float(scores.min(initial=0.0)) < -1e-3:  # logits
         scores, others = _sigmoid(scores), _sigmoid(others)
+    if _has_objectness(scores):
+        scores, others = scores[:, :1] * scores[:, 1:], others[:, :1] * others[:, 1:]
     top = float(np.max(scores, initial=0.0))
     if top < MIN_SCORE:
         return 0, 0
@@ -172,10 +185,19 @@ def boxes(reference: Array, candidate: Array, axis: int) -> tuple[int, int]:
     if scores.shape[1] > 1:
         # Nearly equal classes are one decision with two answers.
         same_class |= scores[place, others.argmax(axis=1)] >= SCORE_SLACK * best
-    agree = same_box & same_class
+    with np.errstate(invalid="ignore"):
+        agree = same_box & same_class & (np.abs(best - best_other) <= SAME_SCORE)
     agreeing = np.count_nonzero(kept & agree & (best_other >= SCORE_SLACK * threshold))
     agreeing += np.count_nonzero(kept_other & agree & (best >= SCORE_SLACK * threshold))
     return int(agreeing), int(np.count_nonzero(kept) + np.count_nonzero(kept_other))
+
+
+def _has_objectness(scores: Array) -> bool:
+    """Return whether the first of the rows behind the box is an objectness, by which class scores are multiplied."""
+    if scores.shape[1] < 2:
+        return False
+    background = scores[:, 0] < BACKGROUND * float(scores[:, 0].max(initial=0.0))
+    return bool(background.any()) and float(scores[background, 1:].max(axis=1).mean()) >= BACKGROUND_CLASS
 
 
 def _sigmoid(array: Array) -> Array:

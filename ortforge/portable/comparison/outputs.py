@@ -24,7 +24,7 @@ from .measures import (
 )
 from .recognition import Recognized, recognize
 from .sentinels import find_sentinels
-from .slices import SliceSums, summarize_slices
+from .slices import PROBABILITY_FLOOR, SliceSums, summarize_slices
 
 __all__ = ["Output", "Problems"]
 
@@ -216,7 +216,7 @@ class Output:
         name = self.name.replace("{", "{{").replace("}", "}}")
         if number.new_nan or number.new_inf:
             self.finite = False
-            text = f'Output "{name}" has {{}} NaN and {{}} infinite values where the reference has none'
+            text = f'Output "{name}" has {{}} NaN and {{}} infinite values where the reference has others'
             problems.add("nonfinite", self.name, text, sample, (number.new_nan, number.new_inf))
         if number.lost_nan or number.lost_inf:
             text = (
@@ -256,10 +256,17 @@ class Output:
         if row.same is None:
             changed = number.new_nan or number.new_inf or number.lost_nan or number.lost_inf
             entry["exact"] = number.error_energy == 0.0 and not changed
-            if row.elements > 1 and not 0.0 < self.peak * QUIET > number.peak:
+            if row.elements > 1 and not self._is_quiet(number):
                 entry["cosine"] = _cosine([number])
                 entry["sqnr_db"] = finite(_sqnr([number]))
         return entry
+
+    def _is_quiet(self, number: Difference) -> bool:
+        """Return whether a sample carries so little that cosine and SQNR would measure noise."""
+        if 0.0 < self.peak * QUIET > number.peak:
+            return True
+        in_unit = self.low >= -1e-6 and self.high <= 1.0 + 1e-6
+        return in_unit and self.recognized.role == "mask" and number.peak < PROBABILITY_FLOOR
 
     def summary(self) -> dict[str, Any]:
         """Return the output's entry in the result."""
@@ -297,10 +304,10 @@ class Output:
         result["cosine_overall"] = _cosine(numbers) if pooled else None
         noise = _sqnr(numbers) if pooled else math.nan
         result["sqnr_db_overall"] = finite(noise)
-        if result["cosine"] is None:
-            result["cosine"] = result["cosine_overall"]
-        if result["sqnr_db"] is None:
-            result["sqnr_db"] = finite(noise)
+        if not (numbers and all(self._is_quiet(number) for number in numbers)):
+            # Outputs of one element have an angle over all samples together only.
+            result["cosine"] = result["cosine_overall"] if result["cosine"] is None else result["cosine"]
+            result["sqnr_db"] = finite(noise) if result["sqnr_db"] is None else result["sqnr_db"]
         result["sqnr_infinite"] = result["sqnr_db"] is None and bool(rows) and all(row["exact"] for row in rows)
         result["sqnr_no_signal"] = result["sqnr_db"] is None and noise == -math.inf
         return result

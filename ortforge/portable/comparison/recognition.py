@@ -97,7 +97,7 @@ def recognize(name: str, sample: Mapping[str, Array], override: str = "") -> Rec
     if array.dtype.kind != "f" or array.size == 0:
         return Recognized("values", "its type has no decision" if array.dtype.kind != "f" else "it is empty")
     with np.errstate(all="ignore"):
-        return _floats(name, array)
+        return _floats(name, sample)
 
 
 def _class_axis(role: str, array: Array) -> int:
@@ -108,7 +108,8 @@ def _class_axis(role: str, array: Array) -> int:
     return -1
 
 
-def _floats(name: str, array: Array) -> Recognized:
+def _floats(name: str, sample: Mapping[str, Array]) -> Recognized:
+    array = sample[name]
     rank, width = array.ndim, array.shape[-1] if array.ndim else 0
     finite = array[np.isfinite(array)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
@@ -121,6 +122,8 @@ def _floats(name: str, array: Array) -> Recognized:
         return Recognized("mask", "its name, and values from 0 to 1 in two dimensions")
     if width < 2:
         return Recognized("values", "single numbers")
+    if rank <= 2 and any(other.shape == (*array.shape, 4) for other in sample.values()):
+        return Recognized("values", "one number for each box of another output")
     if _sums(array):
         role = "tokens" if rank >= 3 and array.shape[-2] > 1 else "classifier"
         return Recognized(role, "rows that sum to 1")
