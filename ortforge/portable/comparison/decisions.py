@@ -39,7 +39,7 @@ SAME_SCORE: Final = 0.15
 BACKGROUND: Final = 0.1
 """Objectness below this share of the largest one is background."""
 BACKGROUND_CLASS: Final = 0.2
-"""Where class scores reach this on average in the background, they are conditional, and the row before is objectness."""
+"""Where class scores reach this on average in the background, the row before them is an objectness."""
 BOX_OVERLAP: Final = 0.5
 """Intersection over union from which two boxes are the same (PASCAL VOC)."""
 MIN_SCORE: Final = 0.01
