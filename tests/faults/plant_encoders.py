@@ -289,17 +289,17 @@ fault(
 
 def _longer(outputs: Outputs) -> None:
     for sample in outputs:
-        sample["layers/6"] = sample["layers/5"]
+        sample["layers[6]"] = sample["layers[5]"]
 
 
 def _shorter(outputs: Outputs) -> None:
     for sample in outputs:
-        del sample["layers/5"]
+        del sample["layers[5]"]
 
 
 def _reordered(outputs: Outputs) -> None:
     for sample in outputs:
-        sample["layers/1"], sample["layers/2"] = sample["layers/2"], sample["layers/1"]
+        sample["layers[1]"], sample["layers[2]"] = sample["layers[2]"], sample["layers[1]"]
 
 
 def _tensor_instead(outputs: Outputs) -> Outputs:
@@ -307,15 +307,15 @@ def _tensor_instead(outputs: Outputs) -> Outputs:
 
 
 def _longer_once(outputs: Outputs) -> None:
-    outputs[3]["layers/6"] = outputs[3]["layers/5"]
+    outputs[3]["layers[6]"] = outputs[3]["layers[5]"]
 
 
 def _sequence(name: str, description: str, change: object, output: str) -> None:
     fault("minilm-layers", name, description, in_outputs(change), output=output, family="sequences")  # type: ignore[arg-type]
 
 
-_sequence("extra-element", "the sequence has an element too many", _longer, "layers/6")
-_sequence("extra-element-once", "the sequence of one sample has an element too many", _longer_once, "layers/6")
-_sequence("missing-element", "the sequence has an element too few", _shorter, "layers/5")
-_sequence("elements-swapped", "two elements of the sequence are swapped", _reordered, "layers/1")
-_sequence("tensor-instead", "the output is a tensor instead of a sequence", _tensor_instead, "layers/0")
+_sequence("extra-element", "the sequence has an element too many", _longer, "layers[6]")
+_sequence("extra-element-once", "the sequence of one sample has an element too many", _longer_once, "layers[6]")
+_sequence("missing-element", "the sequence has an element too few", _shorter, "layers[5]")
+_sequence("elements-swapped", "two elements of the sequence are swapped", _reordered, "layers[1]")
+_sequence("tensor-instead", "the output is a tensor instead of a sequence", _tensor_instead, "layers[0]")
