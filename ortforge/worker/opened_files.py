@@ -50,7 +50,7 @@ class OpenedFiles:
     def _excluded_folders(self, ignored: Sequence[Path]) -> tuple[str, ...]:
         paths = sysconfig.get_paths()
         names = {paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")}
-        names |= {sys.prefix, str(Path(__file__).parent), *_SYSTEM_FOLDERS, *map(str, ignored)}
+        names |= {sys.prefix, str(Path(__file__).parents[1]), *_SYSTEM_FOLDERS, *map(str, ignored)}
         names |= {path for path in sys.path if path.rstrip("/").endswith(("site-packages", "dist-packages"))}
         return tuple({os.path.realpath(name) for name in names})
 

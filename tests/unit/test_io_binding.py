@@ -209,7 +209,7 @@ def test_a_timing_with_graphs_takes_turns(interpreter: Interpreter, tmp_path: Pa
 def test_a_trial_answers_and_takes_turns_bound(tmp_path: Path, providers: list[list[Any]]) -> None:
     job_of("trial", tmp_path)
     job = trials.job_for(tmp_path / "m.onnx", tmp_path / "samples", [0, 1, 2], providers, {"io_binding": "cpu"})
-    with trials.Trial(job, tmp_path / "trial", timeout_s=60) as trial:
+    with trials.Trial(job, trials.TrialProcess(tmp_path / "trial"), timeout_s=60) as trial:
         assert [float(answer["y"][0, 0]) for answer in trial.answers()] == [1.0, 5.0, 6.0]
         assert len(trial.turn(4, start=1, discard=1)) == 4
 

@@ -172,7 +172,7 @@ def test_a_default_written_out_is_the_same_recipe(tmp_path: Path) -> None:
 
 def test_the_digest_follows_the_meaning_and_not_the_spelling(tmp_path: Path) -> None:
     plain = read(tmp_path, MINIMAL).digest
-    assert read(tmp_path, "# hello\n" + MINIMAL + '\neps = ["cpu"]\n[limits]\nrounds = 3\n').digest == plain
+    assert read(tmp_path, "# hello\n" + MINIMAL + '\neps = ["cpu"]\n[limits]\nrounds = 5\n').digest == plain
     assert read(tmp_path, MINIMAL + "[limits]\nrounds = 4\n").digest != plain
     assert read(tmp_path, MINIMAL.replace("1.32.0", "1.31.0")).digest != plain
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ortforge.api import Task, TaskOutcome
@@ -14,9 +15,11 @@ from ortforge.engine.local import LocalExecutor
 from ortforge.engine.walk import Settled, walk
 from ortforge.engine.worth_timing import reason_not_to_time, skipper
 from ortforge.plan.graph import Cell, Kind, Plan, Step
+from ortforge.portable.comparison.parity import compare
 from ortforge.store import open_store
 
-RIGHT = {"samples": 3, "identical": True, "problems": [], "notes": [], "worst": {}, "tasks": {}, "outputs": {}}
+ANSWERS = [{"y": np.arange(4.0) + number} for number in range(3)]
+RIGHT = compare(ANSWERS, ANSWERS)
 WRONG = {**RIGHT, "identical": False, "problems": ["The output y has another shape."]}
 OTHER = "OtherExecutionProvider"
 KINDS: tuple[Kind, ...] = ("fetch", "provision", "inspect", "dataset", "reference", "check", "compare", "transform")

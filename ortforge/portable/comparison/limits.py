@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Protocol
 
@@ -15,6 +16,9 @@ _DECISIONS: Final = {
     "exact": "elements",
 }
 """What is counted by each kind of agreement."""
+
+_ELEMENT: Final = re.compile(r"\[\d+\]")
+"""The place of an element in a sequence, in the name of what the sequence is flattened to."""
 
 MAX_NAMED: Final = 4
 """Slices of one axis, and labels, that one sentence names."""
@@ -63,7 +67,25 @@ class GivenLimits:
 def exceeded(parity: Mapping[str, Any], tolerance: Limits) -> list[str]:
     """Return one sentence for each limit that a parity result breaks, naming output, sample, value and limit."""
     sentences = [sentence for name, entry in parity["outputs"].items() for sentence in _output(name, entry, tolerance)]
+    if tolerance.agreement is not None:
+        for name, entry in _pooled(parity["outputs"]).items():
+            sentences += _decisions(name, entry, tolerance.agreement)
     return sentences + list(_tasks(parity["tasks"], tolerance))
+
+
+def _pooled(outputs: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Return the decisions of each output; those of a sequence's elements are counted together, as of one output."""
+    groups: dict[tuple[str, Any], list[tuple[str, Mapping[str, Any]]]] = {}
+    for name, entry in outputs.items():
+        if entry.get("agreement") is not None:
+            groups.setdefault((_ELEMENT.sub("[]", name), entry["agreement_kind"]), []).append((name, entry))
+    pooled: dict[str, Mapping[str, Any]] = {}
+    for members in groups.values():
+        name, entry = min(members, key=lambda member: float(member[1]["agreement"]))
+        agreeing = sum(member["agreeing"] for _, member in members)
+        of = sum(member["agreement_of"] for _, member in members)
+        pooled[name] = {**entry, "agreement": agreeing / of, "agreeing": agreeing, "agreement_of": of}
+    return pooled
 
 
 def metric_errors(parity: Mapping[str, Any], tolerance: Limits) -> tuple[list[str], list[str]]:
@@ -108,8 +130,6 @@ def _output(name: str, entry: Mapping[str, Any], tolerance: Limits) -> Iterator[
     if tolerance.slice_error is not None:
         yield from _slices(name, entry, tolerance.slice_error)
         yield from _lost(name, entry)
-    if tolerance.agreement is not None:
-        yield from _decisions(name, entry, tolerance.agreement)
 
 
 def _slices(name: str, entry: Mapping[str, Any], limit: float) -> Iterator[str]:
