@@ -11,13 +11,14 @@ from typing import Any, Final
 
 from ortforge.engine.artefacts import model_file, providers_for, session_for
 from ortforge.engine.walk import Settled
+from ortforge.runtime import workerfiles
 from ortforge.store import Store
 from ortforge.store.atomic import write_bytes, write_json
 
 __all__ = ["keep_case", "keep_pass"]
 
 SCRIPT: Final = Path(__file__).with_name("repro_script.py")
-"""Copied as it is; it needs numpy and onnxruntime alone."""
+"""Copied as it is, beside a copy of the worker; both need numpy and onnxruntime alone."""
 
 
 def keep_case(
@@ -54,6 +55,7 @@ def keep_case(
     }
     write_json(folder / "case.json", json.loads(json.dumps(case)))
     write_bytes(folder / "reproduce.py", SCRIPT.read_bytes())
+    workerfiles.copy_to(folder)
     say(f"kept; by hand: {shlex.join(_by_hand(runtime.result['environment'], folder.resolve()))}")
 
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from ortforge import portable, worker
 
-__all__ = ["PACKAGE", "digest", "install"]
+__all__ = ["PACKAGE", "copy_to", "digest", "install"]
 
 COPY: Final = "ortforge_worker"
 """The copy's name: a runtime that happens to have ortforge installed must not run that one's worker."""
@@ -44,6 +44,18 @@ def digest() -> str:
     return content.hexdigest()
 
 
+def copy_to(folder: Path) -> None:
+    """Copy the worker to ``folder/ortforge_worker``.
+
+    :raises OSError: the folder cannot be written.
+    """
+    for path, place in _sources():
+        target = folder / COPY / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    (folder / COPY / "__init__.py").touch()
+
+
 def install(root: Path) -> tuple[Path, str]:
     """Copy the worker to ``root/worker/<digest>/ortforge_worker``; return that folder (for PYTHONPATH) and the digest.
 
@@ -58,11 +70,7 @@ def install(root: Path) -> tuple[Path, str]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
     try:
-        for path, place in _sources():
-            target = partial / COPY / place
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
-        (partial / COPY / "__init__.py").touch()
+        copy_to(partial)
         partial.chmod(0o755)
         try:
             partial.rename(folder)
