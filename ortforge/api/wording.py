@@ -23,6 +23,7 @@ __all__ = [
     "cosine",
     "device_text",
     "duration",
+    "evidence_lines",
     "exit_code_text",
     "expectation_text",
     "latency",
@@ -235,6 +236,49 @@ def parity_text(parity: Mapping[str, Any] | None) -> str:
     if drop := task_drop(parity):
         parts.append(drop)
     return ", ".join(parts)
+
+
+def evidence_lines(cell: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Say what a verdict rests on: named lines, none where nothing was compared.
+
+    >>> evidence_lines(
+    ...     {
+    ...         "evidence": {
+    ...             "samples": 8,
+    ...             "inputs": "real",
+    ...             "outputs": 2,
+    ...             "varying_outputs": 2,
+    ...             "slices": 11,
+    ...             "decisions": 40,
+    ...             "input_shapes": {"x": 3},
+    ...             "branches": None,
+    ...             "missing": [],
+    ...         }
+    ...     }
+    ... )[0]
+    ('compared', '8 real samples, 2 outputs (2 vary), 11 slices with signal, 40 decisions')
+    """
+    evidence = cell.get("evidence")
+    if not evidence:
+        return []
+    compared = f"{evidence['samples']} {evidence['inputs']} samples, {evidence['outputs']} outputs"
+    compared += f" ({evidence['varying_outputs']} vary), {evidence['slices']:,} slices with signal"
+    if evidence.get("decisions"):
+        compared += f", {evidence['decisions']:,} decisions"
+    lines = [("compared", compared)]
+    shapes = {name: count for name, count in (evidence.get("input_shapes") or {}).items() if count}
+    if shapes:
+        lines.append(("input shapes", ", ".join(f"{name}: {count}" for name, count in shapes.items())))
+    if branches := evidence.get("branches"):
+        taken = branches.get("problem") or (
+            f"{branches['both']} of {branches['conditions']} If nodes took both branches"
+            + (f"; {branches['hidden']} in subgraphs were not looked into" if branches.get("hidden") else "")
+        )
+        lines.append(("branches", taken))
+    if tiers := cell.get("tiers"):
+        answers = (("correct on", "correct"), ("wrong on", "wrong"), ("not known on", "unknown"))
+        lines += [(name, ", ".join(tiers[key])) for name, key in answers if tiers[key]]
+    return lines
 
 
 def placement_text(placement: Mapping[str, Any] | None) -> str:

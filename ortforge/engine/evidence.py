@@ -65,10 +65,11 @@ def evidence_of(cell: Cell, parity: Mapping[str, Any] | None, steps: Mapping[str
         return None
     reference = steps["reference"].result if "reference" in steps else {}
     branches = reference.get("branches")
+    inputs = (steps["dataset"].result.get("inputs") or {}) if "dataset" in steps else {}
     return {
         **summarize_evidence(parity),
         "inputs": "generated" if cell.facts.get("random_validation") else "real",
-        "input_shapes": max((entry["evidence"]["shapes"] for entry in parity["outputs"].values()), default=0),
+        "input_shapes": {name: entry.get("shapes") for name, entry in inputs.items()},
         "branches": branches,
         "stable_reference": not (reference.get("self_difference") or {}).get("unstable"),
         "missing": list(parity["missing"]),

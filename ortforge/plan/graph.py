@@ -47,7 +47,7 @@ KIND_VERSIONS: Final[Mapping[str, int]] = {
     "fetch": 2,
     "provision": 1,
     "inspect": 2,
-    "dataset": 4,
+    "dataset": 5,
     "reference": 3,
     "transform": 4,
     "check": 2,

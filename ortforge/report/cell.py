@@ -13,6 +13,7 @@ from ortforge.api.explained import SEARCH, outline
 from ortforge.api.wording import (
     TUNING,
     cosine,
+    evidence_lines,
     expectation_text,
     latency,
     marks,
@@ -61,6 +62,8 @@ def show_cell(cell: Facts, report: Facts, console: Console | None = None) -> Non
     changed = (cell.get("artefact") or {}).get("changed") or {}
     _show_tuning(screen, changed.get(TUNING) or {})
     _show_parity(screen, cell.get("parity") or {})
+    for name, said in evidence_lines(cell):
+        screen.line(screen.text(name.ljust(width), "bright_black"), "  ", said, indent=2)
     show_search(screen, changed.get(SEARCH) or {})
     show_differences(screen, cell.get("differences") or {})
     if cell.get("log"):
@@ -139,11 +142,12 @@ def _show_parity(screen: Screen, parity: Facts) -> None:
     screen.line()
     screen.line(f"Parity over {parity.get('samples')} samples", style="bold")
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
-    for title in ("Output", "Cosine", "SQNR", "Max error", "Agreement", "Worst sample"):
-        table.add_column(title, overflow="fold", justify="left" if title == "Output" else "right")
+    for title in ("Output", "Taken for", "Cosine", "SQNR", "Max error", "Agreement", "Worst sample"):
+        table.add_column(title, overflow="fold", justify="left" if title in ("Output", "Taken for") else "right")
     for name, entry in outputs.items():
         sqnr = entry.get("sqnr_db")
         numbers = (
+            entry.get("role") or "",
             "identical" if entry.get("identical") else cosine(entry.get("cosine")),
             "" if sqnr is None else f"{sqnr:.1f} dB",
             percent(entry.get("max_rel_range")),

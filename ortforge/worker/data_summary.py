@@ -25,6 +25,7 @@ class _Input:
     means: list[float] = field(default_factory=list)
     squares: list[float] = field(default_factory=list)
     channels: dict[int, list[list[float]]] = field(default_factory=dict)
+    shapes: set[tuple[int, ...]] = field(default_factory=set)
 
 
 class DataSummary:
@@ -40,6 +41,7 @@ class DataSummary:
             if array.dtype.kind not in "fiu" or not array.size:
                 continue
             one = self._inputs.setdefault(str(name), _Input(list(array.shape)))
+            one.shapes.add(array.shape)
             wide = array.astype(np.float64)
             one.lowest, one.highest = min(one.lowest, float(wide.min())), max(one.highest, float(wide.max()))
             one.means.append(float(wide.mean()))
@@ -50,7 +52,8 @@ class DataSummary:
                     one.channels.setdefault(axis, []).append([float(mean) for mean in wide.mean(axis=others)])
 
     def result(self) -> dict[str, Any]:
-        """Return, by input: ``shape`` of the first sample, ``lowest``, ``highest``, ``mean``, ``spread``, and
+        """Return, by input: ``shape`` of the first sample, ``shapes`` (how many different ones there are), ``lowest``,
+        ``highest``, ``mean``, ``spread``, and
         ``channels``: by axis the mean of each channel, and its standard error over samples. JSON only.
         """
         return {name: _summed(one) for name, one in self._inputs.items()}
@@ -69,6 +72,5 @@ def _summed(one: _Input) -> dict[str, Any]:
     spread = max(float(np.mean(one.squares)) - mean * mean, 0.0) ** 0.5
     finite = [one.lowest, one.highest, mean, spread]
     lowest, highest, mean_, spread = (value if np.isfinite(value) else None for value in finite)
-    return {"shape": one.shape, "lowest": lowest, "highest": highest, "mean": mean_, "spread": spread} | {
-        "channels": channels
-    }
+    numbers = {"lowest": lowest, "highest": highest, "mean": mean_, "spread": spread}
+    return {"shape": one.shape, "shapes": len(one.shapes), **numbers, "channels": channels}

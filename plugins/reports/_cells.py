@@ -13,6 +13,7 @@ from ortforge.api.wording import (
     TIMES,
     TUNING,
     cosine,
+    evidence_lines,
     expectation_text,
     latency,
     marks,
@@ -200,6 +201,7 @@ def _detail(cell: Cell, report: Mapping[str, Any], anchors: Mapping[str, str]) -
         _section("Notes", _list(cell.get("notes", ()))),
         tag("div", *(tag("div", fact) for fact in facts if fact), class_="columns"),
         _section("Parity with the reference", _parity_table(cell.get("parity") or {})),
+        _section("Evidence", _facts(iter(evidence_lines(cell)))),
         _section("Session tuning", _facts(iter(tuning_facts(cell.get("artefact"))))),
         _section("Variants that were tried", search(_changed(cell).get(SEARCH) or {})),
         _section("Tensors, against the model before the recipe", differences(cell.get("differences") or {})),
@@ -328,7 +330,7 @@ def _parity_table(parity: Mapping[str, Any]) -> Markup:
     if not outputs:
         return Markup()
     rows = [(name, *_output(entry)) for name, entry in outputs.items()]
-    header = ("Output", "Type", "Cosine", "SQNR", "Max abs", "Of range", "Agreement", "Worst sample")
+    header = ("Output", "Type", "Taken for", "Cosine", "SQNR", "Max abs", "Of range", "Agreement", "Worst sample")
     tasks = [
         (
             name,
@@ -351,6 +353,7 @@ def _output(entry: Mapping[str, Any]) -> tuple[object, ...]:
     worst = next((entry[name] for name in ("max_rel_range_sample", "cosine_sample") if entry.get(name) is not None), "")
     return (
         kind,
+        tag("span", entry.get("role") or "", title=entry.get("recognized_by") or None),
         "identical" if entry.get("identical") else cosine(entry.get("cosine")),
         "no error" if entry.get("sqnr_infinite") else "" if sqnr is None else f"{sqnr:.1f} dB",
         "" if entry.get("max_abs") is None else f"{entry['max_abs']:.3g}",
