@@ -362,7 +362,8 @@ def _why_best(
     if not measured:
         return f"The first of {shipping} that ship, in the matrix's order: no speed against the baseline is known."
     if measured == 1 and _outcome(chosen.cell) == "baseline":
-        return f"It is the baseline itself; the speed of {unmeasured} more that ship{'s' * (unmeasured == 1)} is not known."
+        rest = f"{unmeasured} more that ship{'s' * (unmeasured == 1)}"
+        return f"It is the baseline itself; the speed of {rest} is not known."
     if measured == 1:
         return f"The only one of {shipping} that ship whose speed against the baseline was measured undisturbed."
     unknown = f" The speed of {unmeasured} more that ship{'s' * (unmeasured == 1)} is not known." if unmeasured else ""
