@@ -89,7 +89,7 @@ def marked(outcome: TaskOutcome, error: BaseException | None, store: Path) -> Ta
     full = (error is not None and is_full_disk(error)) or full_disk_text(outcome.reason, outcome.log)
     if full or (unexplained and has_no_space(store)):
         reason = outcome.reason
-        if not full_disk_text(reason):
+        if "disk is full" not in reason.lower():
             reason = f"The disk is full: {store} has no space left. {reason}"
         facts = {"exit_code": int(ExitCode.ENVIRONMENT), LACKS: True, FULL_DISK: True}
         return replace(outcome, reason=reason, result={**outcome.result, **facts})

@@ -12,6 +12,8 @@ from command import Result, ortforge
 from models import classifier, samples
 from onnx import TensorProto, helper, numpy_helper
 
+from ortforge.portable.statuses import CORRECT
+
 HERE = "stock:cpu/here"
 MATRIX = """
 [models.classifier]
@@ -99,7 +101,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Result:
 
 def cell(done: Result, name: str) -> dict[str, Any]:
     found = done.cells[f"{name}@{HERE}"]
-    assert found["status"] in ("pass", "slower"), (found["reasons"], done.err[-2000:])
+    assert found["status"] in CORRECT, (found["reasons"], done.err[-2000:])
     return found
 
 

@@ -129,6 +129,8 @@ def _output(name: str, entry: Mapping[str, Any], tolerance: Limits) -> Iterator[
         )
     if tolerance.slice_error is not None:
         yield from _slices(name, entry, tolerance.slice_error)
+    # Which class is chosen from scores is a decision. Of labels that are outputs themselves it is all there is.
+    if tolerance.agreement is not None or (tolerance.slice_error is not None and entry["slices"] is None):
         yield from _lost(name, entry)
 
 
