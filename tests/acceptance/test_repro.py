@@ -89,7 +89,7 @@ def test_the_kept_script_prints_how_the_outputs_differ(folder: Path, store: Path
     command = next(line for line in kept.out.splitlines() if line.startswith("kept; by hand: ")).split(": ", 1)[1]
     said = subprocess.run(command.split(), capture_output=True, text=True, check=True).stdout
     assert f"cell {RUINED} status inaccurate" in said
-    assert "000000.npz y largest error " in said and "of the range), cosine 0.9" in said
+    assert "sample 0 y largest error " in said and "of the range), cosine 0.9" in said
 
 
 def test_what_a_failing_pass_was_given_is_kept(folder: Path, store: Path) -> None:
