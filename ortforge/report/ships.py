@@ -117,7 +117,7 @@ def _choose(cells: Sequence[Entry]) -> dict[str, Any]:
     }
     if not candidates:
         why = _why_nothing(cells) + _without_plain(cells, plain)
-        return {"cell": None, "why": why + _also(cells, plain, None), "equals": [], **others}
+        return {"cell": None, "why": why + _also(cells, plain, None), "equals": [], **others, "tiers": None}
     runners = _on_one_scale(candidates, plain)
     best = max(runners, key=lambda runner: -1.0 if runner.ratio is None else runner.ratio)
     equals = [runner for runner in runners if runner.equals(best)]
@@ -133,8 +133,7 @@ def _choose(cells: Sequence[Entry]) -> dict[str, Any]:
         why += f" The unoptimized model itself is {plain['status']} here."
     why += _also(cells, plain, chosen.cell) + _tiers_of(chosen.cell)
     choice = {"cell": chosen.cell["id"], "why": why, "equals": [runner.cell["id"] for runner in rest], **others}
-    tiers = (chosen.cell.get("tiers") or {}).get("correct")
-    return choice | ({"tiers": tiers} if tiers else {})
+    return {**choice, "tiers": (chosen.cell.get("tiers") or {}).get("correct")}
 
 
 def _also(cells: Sequence[Entry], plain: Entry | None, chosen: Entry | None) -> str:

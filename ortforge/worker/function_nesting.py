@@ -78,9 +78,9 @@ def too_large(model: Path) -> str:
     """Return why a model's functions cannot be expanded, or ``""``; only the functions of the file are read."""
     if model.suffix == ".ort":
         return ""
-    import onnx
-
     try:
+        import onnx  # a runtime without it has no pass that would expand functions
+
         with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             functions = [onnx.FunctionProto.FromString(data[start:end]) for start, end in _fields(data, _FUNCTIONS)]
     except Exception:  # whoever reads the whole file says what is wrong with it

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from command import ROOT, Result, ortforge
 
-STATUSES = {"pass", "slower", "inaccurate", "misplaced", "unsupported"}
-STATUSES |= {"crashed", "out-of-memory", "timeout", "failed", "blocked"}
+from ortforge.portable.statuses import STATUSES
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +57,7 @@ def test_what_an_ep_makes_of_a_sound_model_is_not_the_models_fault(done: tuple[P
     _, result = done
     cell = result.cells["cls/int8-dynamic@openvino:openvino/here"]
     assert cell["status"] == "failed"
-    assert "the provider is at fault and not the model: This is an invalid model" in cell["reasons"][0]
+    assert "the EP is at fault and not the model: This is an invalid model" in cell["reasons"][0]
     assert "quantize-static" in cell["reasons"][0]
 
 
