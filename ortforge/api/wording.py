@@ -28,6 +28,7 @@ __all__ = [
     "expectation_text",
     "latency",
     "marks",
+    "noise_text",
     "parity_text",
     "percent",
     "placement_text",
@@ -236,6 +237,19 @@ def parity_text(parity: Mapping[str, Any] | None) -> str:
     if drop := task_drop(parity):
         parts.append(drop)
     return ", ".join(parts)
+
+
+def noise_text(report: Mapping[str, Any]) -> str:
+    """Say how far the comparisons of a run moved on their own, from the least to the most; ``""`` without any.
+
+    >>> noise_text({"cells": [{"timing": {"noise": 0.03}}, {"timing": {"noise": 0.42}}, {"timing": None}]})
+    '±3.0% to ±42%'
+    """
+    noises = [cell["timing"]["noise"] for cell in report["cells"] if (cell.get("timing") or {}).get("noise")]
+    if not noises:
+        return ""
+    low, high = spread(min(noises)), spread(max(noises))
+    return low if low == high else f"{low} to {high}"
 
 
 def evidence_lines(cell: Mapping[str, Any]) -> list[tuple[str, str]]:

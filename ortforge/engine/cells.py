@@ -15,7 +15,7 @@ from ortforge.portable.comparison.limits import exceeded
 from ortforge.verdict import data_shift
 from ortforge.verdict.causes import Setting, causes
 from ortforge.verdict.judge import Facts, Verdict, judge
-from ortforge.verdict.ratios import compose
+from ortforge.verdict.ratios import MINIMUM_FLOOR, compose, outcome
 from ortforge.verdict.tiers import TierFacts, TierKnowledge, with_tiers
 from ortforge.verdict.together import LoadAttempt
 from ortforge.verdict.tolerance import Tolerance
@@ -310,8 +310,13 @@ def _overall(cell: Cell, steps: Mapping[str, Settled], settled: Mapping[str, Set
     timed = steps.get("time")
     if timed is None or not timed.ok:
         return None
-    own = {name: timed.result[name] for name in ("ratio", "low", "high")}
+    own = {name: timed.result.get(name) for name in ("ratio", "low", "high")}
     if cell.recipe == "none" or cell.facts.get("on_baseline"):
-        return own
+        return {**own, "outcome": timed.result.get("outcome")}
     plain = settled.get(f"time:{cell.baseline}")
-    return compose(own, plain.result) if plain is not None and plain.ok else None
+    if plain is None or not plain.ok:
+        return None
+    composed = compose(own, plain.result)
+    noise = max(step.result.get("noise") or MINIMUM_FLOOR for step in (timed, plain))
+    contended = any(step.result.get("trust") == "contended" for step in (timed, plain))
+    return {**composed, "outcome": "undecided" if contended else outcome(composed, noise)}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["BROKEN", "CORRECT", "NOT_RUN", "STATUSES", "is_correct", "rank"]
+__all__ = ["BROKEN", "CORRECT", "MEANINGS", "NOT_RUN", "STATUSES", "is_correct", "rank"]
 
 STATUSES: Final = (
     "pass",
@@ -23,33 +24,26 @@ STATUSES: Final = (
     "failed",
     "blocked",
 )
-"""Every status that a cell can have, best to worst.
+"""Every status that a cell can have, best to worst."""
 
-``pass``
-    correct on sufficient evidence, and it gains what its recipe is for.
-``no-gain``
-    correct; the difference to its baseline is shown to lie within the margin, or the recipe changed nothing.
-``undecided``
-    correct; this machine could not tell its speed.
-``slower``
-    correct, and shown to be slower than its baseline.
-``unproven``
-    nothing wrong was seen, and too little was compared to say that it is correct.
-``inaccurate``
-    it gives other answers than the reference.
-``misplaced``
-    the EP did not take enough of the model.
-``unsupported``
-    this device, EP or runtime cannot run it; known without a fault of the model.
-``incompatible``
-    the versions of EP, runtime and model do not go together.
-``damaged``
-    no runtime can read the model file.
-``crashed``, ``out-of-memory``, ``timeout``, ``failed``
-    what became of a process or a step.
-``blocked``
-    a step that the cell needs did not succeed.
-"""
+MEANINGS: Final[Mapping[str, str]] = {
+    "pass": "correct on sufficient evidence, and it gains what its recipe is for",
+    "no-gain": "correct; shown to differ from its baseline by less than the margin, or the recipe changed nothing",
+    "undecided": "correct; this machine could not tell its speed. The reason says what would decide it",
+    "slower": "correct, and shown to be slower than its baseline",
+    "unproven": "nothing wrong was seen, and too little was compared. The reasons list what is missing",
+    "inaccurate": "it gives other answers than the reference",
+    "misplaced": "the EP did not take enough of the model",
+    "unsupported": "this device, EP or runtime cannot run it",
+    "incompatible": "the versions of EP, runtime and model do not go together",
+    "damaged": "no runtime can read the model file",
+    "crashed": "the process ended by a signal, which is named",
+    "out-of-memory": "the process needed more memory than it may use",
+    "timeout": "a phase took longer than its limit",
+    "failed": "a step failed, for the reason that is given",
+    "blocked": "a step that the cell needs did not succeed",
+}
+"""What each status means, as a phrase."""
 
 CORRECT: Final = frozenset({"pass", "no-gain", "undecided", "slower"})
 """Statuses of cells whose answers were compared on sufficient evidence and are right."""

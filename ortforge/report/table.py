@@ -24,12 +24,12 @@ from ortforge.api.wording import (
     exit_code_text,
     latency,
     marks,
+    noise_text,
     percent,
     placement_text,
     short_speed,
     size,
     speed,
-    spread,
     summary_text,
     task_drop,
     telling_reasons,
@@ -298,9 +298,8 @@ def _show_summary(screen: Screen, report: Mapping[str, Any], written: Sequence[P
     done = f" in {duration(run.get('seconds'))}" if run.get("seconds") is not None else ""
     screen.line()
     screen.line(screen.text(summary_text(report), "bold"), done, f" (steps: {', '.join(parts)})" if parts else "", ".")
-    device, noise = device_text(report.get("device")), report.get("noise") or {}
-    floors = [entry["floor"] for entry in noise.values() if entry.get("floor") is not None]
-    floor = f"; noise floor up to {spread(max(floors))}" if floors else ""
+    device, noise = device_text(report.get("device")), noise_text(report)
+    floor = f"; noise of the comparisons {noise}" if noise else ""
     if device:
         screen.line(f"Measured on {device}{floor}.")
     if run.get("id"):

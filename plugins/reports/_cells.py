@@ -25,6 +25,7 @@ from ortforge.api.wording import (
     task_drop,
     tuning_facts,
 )
+from ortforge.portable.statuses import MEANINGS
 
 from ._differences import differences, search
 from ._markup import Markup, join, tag
@@ -74,7 +75,7 @@ def _error(cell: Cell) -> str:
 def status_of(cell: Cell) -> Markup:
     """Return a cell's status with the marks that its numbers carry."""
     badges = (tag("span", mark, class_="mark") for mark in marks(cell))
-    badge = tag("span", cell["status"], class_=f"status s-{cell['status']}")
+    badge = tag("span", cell["status"], class_=f"status s-{cell['status']}", title=MEANINGS.get(cell["status"]))
     return join(badge, tag("div", *badges) if marks(cell) else "")
 
 

@@ -16,10 +16,10 @@ from ortforge.api.wording import (
     duration,
     exit_code_text,
     latency,
+    noise_text,
     parity_text,
     size,
     speed,
-    spread,
 )
 
 from ._assets import SCRIPT, STYLE
@@ -265,10 +265,8 @@ def _figure(model: str, measure: str, points: Sequence[Any], number: int) -> Mar
 
 def _all_cells(report: Report, anchors: Mapping[str, str]) -> Markup:
     said = "Speed is the baseline's time over the cell's own, with its 95% interval; above 1 is faster."
-    noise = report.get("noise") or {}
-    floors = [entry["floor"] for entry in noise.values() if entry.get("floor") is not None]
-    if floors:
-        said += f" Differences up to the noise floor, {spread(max(floors))} at most here, cannot be told."
+    if noise := noise_text(report):
+        said += f" The comparisons moved by {noise} on their own: smaller differences cannot be told."
     return tag("section", tag("h2", "All cells"), tag("p", said, class_="soft"), matrix(report, anchors), id="all")
 
 
