@@ -61,7 +61,7 @@ def _resolved(matrix: Matrix, path: Path) -> tuple[str, list[str]]:
     """Return the lock file's new text and a sentence for each target that changed."""
     import platform
 
-    from ortforge.plan.locked_targets import lockable_targets
+    from ortforge.plan.locked_targets import REFERENCE_NAME, lockable_targets
     from ortforge.runtime.resolution import EnvironmentRequest
     from ortforge.runtime.wheel_lock import environment_key, read_wheel_lock, resolve_pins
 
@@ -75,7 +75,10 @@ def _resolved(matrix: Matrix, path: Path) -> tuple[str, list[str]]:
         with TemporaryDirectory(prefix="ortforge-lock-") as folder:
             request = EnvironmentRequest(tuple(requires), python)
             pins = resolve_pins(request, Path(folder), lambda text: typer.echo(text, err=True))
-        if lock.requires.get(target) != sorted(requires) or lock.pins[target].get(key) != pins:
-            changed.append(f"The target {target} has other wheels for {key} than the lock file.")
+        name = "The reference runtime" if target == REFERENCE_NAME else f"The target {target}"
+        if target not in lock.requires or key not in lock.pins[target]:
+            changed.append(f"{name} is new for {key}: {len(pins)} wheels.")
+        elif lock.requires[target] != sorted(requires) or lock.pins[target][key] != pins:
+            changed.append(f"{name} has other wheels for {key} than the lock file.")
         lock.put(target, requires, key, pins)
     return lock.to_text(), changed

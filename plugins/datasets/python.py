@@ -14,7 +14,9 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,7 +88,8 @@ def materialize(job: Any) -> dict[str, Any]:
     """Call the function and write what it gives, at most ``job.limit`` samples.
 
     :raises ImportError, ValueError: it cannot be called, or gives no samples of the
-        model's inputs; the message says why. What the function itself raises comes through.
+        model's inputs; the message says why.
+    :raises RuntimeError: the function itself raised; the message has the exception, the file and the line.
     """
     function = _function(job.reference, Path(job.base))
     inputs = {entry["name"]: entry for entry in job.inputs}
@@ -99,7 +102,10 @@ def materialize(job: Any) -> dict[str, Any]:
         "options": options,
     }
     count = 0
-    for count, given in enumerate(_given(function(**_accepted(function, offered)), job.reference), 1):
+    accepted = _accepted(function, offered)
+    with _named_errors(job.reference):
+        result = function(**accepted)
+    for count, given in enumerate(_guarded(_given(result, job.reference), job.reference), 1):
         feeds, label = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
         job.write(_feeds(feeds, inputs, job.reference), _plain(label))
         if job.limit and count >= job.limit:
@@ -107,6 +113,31 @@ def materialize(job: Any) -> dict[str, Any]:
     if not count:
         raise ValueError(f"python:{job.reference} gave no samples")
     return {"random": False}
+
+
+@contextmanager
+def _named_errors(reference: str) -> Iterator[None]:
+    """Say of what the user's code raises what it is and where, as a traceback would."""
+    try:
+        yield
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise RuntimeError(
+            f"python:{reference} raised {type(error).__name__}: {error} ({Path(frame.filename).name}, line "
+            f"{frame.lineno})"
+        ) from error
+
+
+def _guarded(given: Iterator[Any], reference: str) -> Iterator[Any]:
+    while True:
+        with _named_errors(reference):
+            try:
+                item = next(given)
+            except StopIteration:
+                return
+        yield item
 
 
 def _function(reference: str, base: Path) -> Callable[..., Any]:

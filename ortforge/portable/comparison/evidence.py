@@ -29,12 +29,19 @@ def missing_evidence(samples: int, outputs: Mapping[str, Mapping[str, Any]]) -> 
     if samples == 0:
         return ["There are no samples, so nothing was compared."]
     if not outputs:
-        return ["No output was compared: the reference gives none for these samples."]
+        return [
+            "No output was compared: the reference gives none for these samples, or the matrix ignores all of them."
+        ]
     missing: list[str] = []
     varying = any(entry["evidence"]["distinct_answers"] > 1 for entry in outputs.values())
     for name, entry in outputs.items():
         if entry["role"] not in EXEMPT:
             missing += _of_output(name, entry, samples, varying)
+        elif entry["evidence"]["distinct_answers"] > 1:
+            missing.append(
+                f'Output "{name}" is called constant in the matrix, and it differs between samples. Give it its role, '
+                "or none."
+            )
     return missing
 
 
@@ -63,8 +70,8 @@ def _of_output(name: str, entry: Mapping[str, Any], samples: int, varying: bool)
         yield f'Output "{name}" holds one value only, and there is one sample. Give more samples.'
     if entry["role"] == "detector" and entry["agreement_of"] is None:
         yield (
-            f'Output "{name}" is a detector\'s, and no sample has a score above 0.01: no detection was compared. '
-            "Give pictures that show what the model looks for."
+            f'Output "{name}" was taken for a detector\'s ({entry["recognized_by"]}), and no sample has a score above '
+            "0.01: no detection was compared. Give pictures that show what the model looks for, or another role."
         )
 
 
