@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from ortforge.engine.artefacts import settings_of
-from ortforge.engine.evidence import evidence_of, instability
+from ortforge.engine.evidence import branch_notes, evidence_of, instability
 from ortforge.engine.walk import Settled
 from ortforge.plan.graph import Cell, VersionConflict
 from ortforge.portable.comparison.limits import exceeded
@@ -239,7 +239,10 @@ def _run_notes(
 ) -> tuple[str, ...]:
     """Return what the steps noted: of the run of the model, of idle passes, of the data, and of unequal conditions."""
     timed = steps["time"].result if "time" in steps and steps["time"].ok else {}
-    notes = (check.get("note"), *check.get("remarks", ()), *_idle(artefact), *_data_shift(steps))
+    unseen = (
+        branch_notes(steps["reference"].result) if "reference" in steps and artefact and artefact["changed"] else []
+    )
+    notes = (check.get("note"), *check.get("remarks", ()), *_idle(artefact), *_data_shift(steps), *unseen)
     return tuple(note for note in (*notes, timed.get("threads_note")) if note)
 
 

@@ -152,3 +152,86 @@ def test_a_picture_that_differs_by_one_is_right_and_a_black_one_is_not() -> None
     black = [{"out": np.zeros_like(picture)} for picture in pictures]
     found = compare([{"out": picture} for picture in pictures], black)
     assert exceeded(found, Tolerance(agreement=None, cosine=None, max_rel_range=None))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.int64])
+def test_a_map_of_instances_is_no_picture(dtype: Any) -> None:
+    maps = [np.kron(RANDOM.permutation(64).reshape(8, 8) * 3, np.ones((4, 4)))[None].astype(dtype) for _ in range(4)]
+    shifted = [(one + 1).astype(dtype) for one in maps]
+    found = compare([{"instances": one} for one in maps], [{"instances": one} for one in shifted])
+    assert found["outputs"]["instances"]["role"] == "labels"
+    assert exceeded(found, Tolerance())
+
+
+def test_a_few_whole_numbers_are_measurements() -> None:
+    assert recognize("price", {"price": np.array([[3.0, 12.0]])}).role == "classifier"
+    assert recognize("class_id", {"class_id": np.array([3.0, 5.0])}).role == "labels"
+
+
+def test_signed_pictures_are_pictures() -> None:
+    pictures = [RANDOM.integers(-128, 128, (1, 3, 24, 24)).astype(np.int8) for _ in range(4)]
+    near = [np.where(picture < 127, picture + 1, picture).astype(np.int8) for picture in pictures]
+    assert exceeded(compare([{"y": one} for one in pictures], [{"y": one} for one in near]), Tolerance()) == []
+
+
+def listed(layout: str, count: int = 20) -> list[Any]:
+    """Return ranked detections of some pictures: rows of box, score and class, in the order of a model family."""
+    made = []
+    for _ in range(8):
+        corners = RANDOM.random((count, 2)) * 500
+        box = np.concatenate([corners, corners + 20 + RANDOM.random((count, 2)) * 100], axis=1)
+        score, label = -np.sort(-RANDOM.random((count, 1))), RANDOM.integers(0, 80, (count, 1)).astype(float)
+        batch = np.zeros((count, 1))
+        columns = {
+            "yolo10": [box, score, label],
+            "paddle": [label, score, box],
+            "yolo7": [batch, box, label, score],
+        }[layout]
+        made.append(np.concatenate(columns, axis=1)[None].astype(np.float32))
+    return made
+
+
+@pytest.mark.parametrize(("layout", "label", "box"), [("yolo10", 5, 0), ("paddle", 0, 2), ("yolo7", 5, 1)])
+def test_ranked_detections_agree_by_class_score_and_box(layout: str, label: int, box: int) -> None:
+    right = listed(layout)
+
+    def said(change: Any) -> list[str]:
+        wrong = [one.copy() for one in right]
+        for one in wrong:
+            change(one)
+        found = compare([{"output0": one} for one in right], [{"output0": one} for one in wrong])
+        assert found["outputs"]["output0"]["role"] == "detections"
+        return [text for text in exceeded(found, Tolerance(cosine=None, max_rel_range=None)) if "detections" in text]
+
+    def off_by_one(one: Any) -> None:
+        one[..., label] += 1
+
+    def moved(one: Any) -> None:
+        one[..., box] += 150
+        one[..., box + 2] += 150
+
+    def swapped(one: Any) -> None:
+        one[:, [3, 4]] = one[:, [4, 3]]
+
+    assert said(off_by_one)
+    assert said(moved)
+    assert said(swapped) == []
+
+
+def test_a_place_that_is_wrong_in_every_sample_shows() -> None:
+    tokens = [RANDOM.integers(0, 3000, (1, 40)) for _ in range(12)]
+    wrong = [token.copy() for token in tokens]
+    for token in wrong:
+        token[0, 0] += 1
+    found = compare([{"tokens": one} for one in tokens], [{"tokens": one} for one in wrong])
+    assert found["outputs"]["tokens"]["agreement"] > 0.95
+    assert any("index 0 of axis 1 (of 40)" in sentence for sentence in exceeded(found, Tolerance()))
+
+
+def test_a_blank_first_picture_does_not_tell_what_an_output_is() -> None:
+    pictures = [np.full((1, 3, 24, 24), 128, np.uint8)]
+    pictures += [RANDOM.integers(0, 255, (1, 3, 24, 24)).astype(np.uint8) for _ in range(3)]
+    near = [picture + 1 for picture in pictures]
+    found = compare([{"y": one} for one in pictures], [{"y": one} for one in near])
+    assert found["outputs"]["y"]["role"] == "image"
+    assert exceeded(found, Tolerance()) == []

@@ -188,3 +188,40 @@ def test_slices_of_other_types(dtype: Any) -> None:
     bad = change(rows, put(np.s_[:, 4:], 0.0))
     said = sentences(rows, bad)
     assert bool(said) == (dtype is not np.complex64)
+
+
+def test_a_faint_row_that_alone_is_wrong_shows() -> None:
+    random = np.random.default_rng(9)
+    scale = np.ones(24)
+    scale[5] = 0.02
+    rows = [(random.normal(size=(1, 24, 60)) * scale[None, :, None]).astype(np.float32) for _ in range(6)]
+    for how in (put(np.s_[:, 5], 0.0), put(np.s_[:, 5], lambda array: -array[:, 5])):
+        said = sentences(rows, change(rows, how), **ALONE)
+        assert any("slice 5 of axis 1 (of 24)" in sentence for sentence in said)
+    shared = [(array + 0.03 * random.normal(size=array.shape)).astype(np.float32) for array in rows]
+    assert sentences(rows, shared, **ALONE) == []
+
+
+def test_the_quiet_half_of_a_sound_is_not_lost() -> None:
+    random = np.random.default_rng(10)
+    loudness = np.where(np.arange(2000) < 1000, 1.0, 0.01)
+    sounds = [(loudness * random.normal(size=(1, 2000))).astype(np.float32) for _ in range(12)]
+    silent = [np.where(np.arange(2000) < 1000, sound, 0).astype(np.float32) for sound in sounds]
+    assert sentences(sounds, silent, "audio", **ALONE)
+
+
+def test_masks_that_are_added_to_one_another_are_sentinels_of_several_levels() -> None:
+    random = np.random.default_rng(11)
+    causal = np.triu(np.full((16, 16), -10000.0), 1)
+    padding = np.where(np.arange(16) >= 12, -10000.0, 0.0)
+    scores = [(random.normal(size=(1, 4, 16, 16)) + causal + padding).astype(np.float32) for _ in range(8)]
+    flipped = [np.where(score < -5000, score, -score).astype(np.float32) for score in scores]
+    assert any("cosine" in sentence for sentence in sentences(scores, flipped, "output"))
+    assert sentences(scores, [score.copy() for score in scores], "output") == []
+
+
+def test_small_shifts_of_double_precision_times_show() -> None:
+    random = np.random.default_rng(12)
+    times = [1.7e9 + random.normal(size=(1, 6)) * 5000 for _ in range(12)]
+    assert sentences(times, [time + 20000.0 for time in times], "time", **ALONE)
+    assert sentences(times, [time + 1e-6 for time in times], "time", **ALONE) == []

@@ -14,14 +14,16 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from .recognition import Recognized
+from .recognition import Recognized, detection_columns
 
 __all__ = ["Decisions", "boxes", "nearest", "overlap", "positions", "top1"]
 
 Array = NDArray[Any]
 
-TIE: Final = 1e-4
-"""Two values of a row are tied when they differ by less than this share of the row's spread."""
+TIE: Final = 1e-3
+"""Two values of a row are tied when they differ by less than this share of the row's spread: half precision rounds to
+2^-11 of a value, which is half of it.
+"""
 NEAREST_SAMPLES: Final = 1000
 """Samples kept for the nearest-neighbor question; its cost grows with their square."""
 NEAREST_SLACK: Final = 0.05
@@ -49,6 +51,8 @@ MAX_LABELS: Final = 1000
 """Integers of more values in one sample are no labels."""
 MIN_OF_LABEL: Final = 4
 """A class that the reference chooses less often can be lost by chance."""
+MAX_PLACES: Final = 8192
+"""Places of a longer axis are not told apart."""
 MAX_LOST: Final = 8
 """Lost labels that are listed."""
 
@@ -57,6 +61,7 @@ KINDS: Final = {
     "tokens": "top-1",
     "segmentation": "top-1",
     "detector": "boxes",
+    "detections": "boxes",
     "mask": "overlap",
     "image": "psnr",
     "embedding": "nearest",
@@ -192,6 +197,30 @@ def boxes(reference: Array, candidate: Array, axis: int) -> tuple[int, int]:
     return int(agreeing), int(np.count_nonzero(kept) + np.count_nonzero(kept_other))
 
 
+def listed_boxes(reference: Array, candidate: Array) -> tuple[int, int]:
+    """Return (agreeing detections of both sides, detections of both sides) of rows of box, score and class.
+
+    Rows may change places: a detection agrees when the other side has one of the same class, with an overlap of
+    :data:`BOX_OVERLAP` and a score within :data:`SAME_SCORE`.
+    """
+    columns = detection_columns(reference)
+    if columns is None:
+        return 0, 0
+    box, score, label = columns
+    left, right = (side.reshape(-1, side.shape[-1]).astype(np.float64) for side in (reference, candidate))
+    top = float(left[:, score].max())
+    if top < MIN_SCORE:
+        return 0, 0
+    threshold = min(SCORE_THRESHOLD, top / 2)
+    agreeing = of = 0
+    for mine, other in ((left, right), (right, left)):
+        for row in mine[mine[:, score] >= threshold]:
+            same = (other[:, label] == row[label]) & (np.abs(other[:, score] - row[score]) <= SAME_SCORE)
+            same &= _same_box(np.broadcast_to(row[box], (len(other), 4)), other[:, box])
+            agreeing, of = agreeing + bool(same.any()), of + 1
+    return agreeing, of
+
+
 def _has_objectness(scores: Array) -> bool:
     """Return whether the first of the rows behind the box is an objectness, by which class scores are multiplied."""
     if scores.shape[1] < 2:
@@ -235,6 +264,7 @@ class Decisions:
     counts: list[tuple[int, int]] = field(default_factory=list)
     vectors: list[tuple[Array, Array]] = field(default_factory=list)
     labels: dict[int, list[int]] = field(default_factory=dict)
+    places: dict[int, list[Array]] = field(default_factory=dict)
     squared_error: float = 0.0
     elements: int = 0
     peak: float = 0.0
@@ -257,10 +287,13 @@ class Decisions:
         axis = self.recognized.axis
         if kind == "top-1":
             return self._count_choices(reference, candidate, axis) if reference.ndim else (0, 0)
+        if self.recognized.role == "detections":
+            return listed_boxes(reference, candidate)
         if kind == "boxes":
             return boxes(reference, candidate, axis) if reference.ndim == 3 else (0, 0)
         if kind == "overlap":
             if reference.dtype.kind == "b":
+                self._count_places(reference == candidate)
                 self._count_labels(reference.reshape(-1), (reference == candidate).reshape(-1))
             return overlap(reference, candidate)
         if kind == "psnr":
@@ -295,7 +328,37 @@ class Decisions:
             same = same | _tied_labels(reference, candidate, partner)
         if self.recognized.role == "labels":
             self._count_labels(reference.reshape(-1), same.reshape(-1))
+        self._count_places(same)
         return int(np.count_nonzero(same)), int(same.size)
+
+    def _count_places(self, same: Array) -> None:
+        """Count for each index of each axis: [elements, elements that agree]; axes of other sizes have no places."""
+        for axis, size in enumerate(same.shape):
+            if not 1 < size <= MAX_PLACES:
+                continue
+            agreeing = np.moveaxis(same, axis, 0).reshape(size, -1).sum(axis=1).astype(np.int64)
+            known = self.places.setdefault(axis, [np.zeros(size, np.int64), np.zeros(size, np.int64)])
+            if known[0].size == size:
+                known[0] += same.size // size
+                known[1] += agreeing
+
+    def lost_places(self) -> list[dict[str, int]]:
+        """Return the places where the candidate gives another answer in more than half of the samples.
+
+        ``{"axis", "size", "index", "of", "agreeing"}``; places of which there are fewer than :data:`MIN_OF_LABEL`
+        elements can be wrong by chance.
+        """
+        return [
+            {
+                "axis": axis,
+                "size": int(count.size),
+                "index": int(index),
+                "of": int(count[index]),
+                "agreeing": int(agreeing[index]),
+            }
+            for axis, (count, agreeing) in self.places.items()
+            for index in np.flatnonzero((count >= MIN_OF_LABEL) & (agreeing < count / 2))[:MAX_LOST]
+        ]
 
     def _count_labels(self, labels: Array, same: Array) -> None:
         """Count for each label of the reference: [places of it, places where both have it]."""

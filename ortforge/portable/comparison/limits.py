@@ -73,6 +73,14 @@ def exceeded(parity: Mapping[str, Any], tolerance: Limits) -> list[str]:
     return sentences + list(_tasks(parity["tasks"], tolerance))
 
 
+def _lost_places(name: str, entry: Mapping[str, Any]) -> Iterator[str]:
+    for lost in entry["lost_places"][:MAX_NAMED]:
+        yield (
+            f'Output "{name}": index {lost["index"]} of axis {lost["axis"]} (of {lost["size"]}) differs in '
+            f"{lost['of'] - lost['agreeing']:,} of {lost['of']:,} elements."
+        )
+
+
 def _pooled(outputs: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     """Return the decisions of each output; those of a sequence's elements are counted together, as of one output."""
     groups: dict[tuple[str, Any], list[tuple[str, Mapping[str, Any]]]] = {}
@@ -132,6 +140,7 @@ def _output(name: str, entry: Mapping[str, Any], tolerance: Limits) -> Iterator[
     # Which class is chosen from scores is a decision. Of labels that are outputs themselves it is all there is.
     if tolerance.agreement is not None or (tolerance.slice_error is not None and entry["slices"] is None):
         yield from _lost(name, entry)
+        yield from _lost_places(name, entry)
 
 
 def _slices(name: str, entry: Mapping[str, Any], limit: float) -> Iterator[str]:

@@ -34,6 +34,8 @@ QUIET: Final = 1e-3
 """A sample is quiet below this share of the output's largest magnitude: cosine is not asked of it."""
 ROUNDING: Final = 1e-5
 """A range below this share of the magnitude is rounding (about 100 float32 ulps), not signal."""
+VARIETY: Final = 1 << 14
+"""Elements of an output that are looked at for what it is."""
 WORST_SAMPLES: Final = 8
 """Samples listed per output, worst first."""
 
@@ -131,6 +133,7 @@ class Output:
     candidate_dtype: str
     shape: list[int]
     role: str = ""
+    examples: Sequence[Mapping[str, Array]] = ()
     identical: bool = True
     finite: bool = True
     reference_nonfinite: int = 0
@@ -155,7 +158,7 @@ class Output:
         own = reference[self.name]
         self.seen.add(own)
         if own.size and self.recognized.why == "it is empty":
-            self.recognized = recognize(self.name, reference, self.role)
+            self.recognized = recognize(self.name, self._telling(reference), self.role)
             self.decisions = Decisions(self.recognized, counts=[(0, 0)] * len(self.rows))
         self.identical = self.identical and is_bitwise_same(own, candidate)
         strings = kind_of(own) == kind_of(candidate) == "string"
@@ -178,9 +181,22 @@ class Output:
         if not is_string:
             self.decisions.add(own, candidate, reference.get(self.recognized.partner))
 
+    def _telling(self, sample: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Return the sample that shows most of what the output is: the first one may be a blank picture."""
+
+        def variety(one: Mapping[str, Array]) -> int:
+            array = one.get(self.name)
+            if array is None or array.dtype.kind not in "fiub":
+                return 0
+            return int(np.unique(array.reshape(-1)[:VARIETY]).size)
+
+        return max((sample, *self.examples), key=variety)
+
     @property
     def is_measured(self) -> bool:
         """Whether how far two elements are apart means anything: floats, and the pixels of pictures."""
+        if self.recognized.role in ("labels", "indices", "counts"):
+            return False
         return self.kind == "float" or self.recognized.role == "image"
 
     def _measure(self, sample: int, own: Array, candidate: Array, problems: Problems) -> None:
@@ -325,6 +341,7 @@ class Output:
             "agreement_of": of or None,
             "agreement_worst_sample": worst["agreement_sample"] if of else None,
             "lost_labels": self.decisions.lost_labels(),
+            "lost_places": self.decisions.lost_places(),
             "psnr_db": self.decisions.psnr_db,
         }
 

@@ -25,8 +25,8 @@ samples of one element, for which both are taken over all samples together.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import zip_longest
-from typing import Any, Protocol
+from itertools import chain, islice, zip_longest
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -37,6 +37,9 @@ from .outputs import Output, Problems
 __all__ = ["MetricLike", "compare"]
 
 Sample = Mapping[str, Any]
+
+EXAMPLES: Final = 3
+"""Samples of the reference that are held to see what its outputs are."""
 
 
 class MetricLike(Protocol):
@@ -63,12 +66,16 @@ class _Pairing:
         self.roles = roles
         self.kept: tuple[list[Sample], list[Sample]] = ([], [])
         self.counts = [0, 0]
+        self.examples: list[dict[str, Any]] = []
         self.outputs: dict[str, Output] = {}
         self.problems = Problems()
         self.notes: list[str] = []
 
     def take(self, reference: Iterable[Sample], candidate: Iterable[Sample]) -> None:
-        for sample, (left, right) in enumerate(zip_longest(reference, candidate)):
+        rest = iter(reference)
+        first = list(islice(rest, EXAMPLES))
+        self.examples = [{name: np.asarray(value) for name, value in one.items()} for one in first]
+        for sample, (left, right) in enumerate(zip_longest(chain(first, rest), candidate)):
             self.counts = [self.counts[0] + (left is not None), self.counts[1] + (right is not None)]
             if left is not None and right is not None:
                 self.pair(sample, left, right)
@@ -91,6 +98,7 @@ class _Pairing:
                     candidate_dtype=dtype_of(candidate),
                     shape=list(reference.shape),
                     role=role,
+                    examples=self.examples,
                 )
             self.outputs[name].add(sample, arrays, candidate, self.problems)
         extra = [name for name in right if name not in left and self.role(name) != "ignored"]
@@ -146,7 +154,8 @@ def compare(
                             "sqnr_infinite": no error anywhere, "sqnr_no_signal": error on an all-zero reference,
                             "agreement_kind": "top-1" | "nearest" | "boxes" | "overlap" | "exact" | None,
                             "agreement": share, "agreeing": count, "agreement_of": count of decisions,
-                            "agreement_worst_sample", "lost_labels": [{"label", "of", "agreeing"}], "psnr_db",
+                            "agreement_worst_sample", "lost_labels": [{"label", "of", "agreeing"}],
+                            "lost_places": [{"axis", "size", "index", "of", "agreeing"}], "psnr_db",
                             "worst_samples": [{"sample", "max_abs", "max_rel_range", "cosine", "sqnr_db", "agreement",
                                                "exact"}, … worst first]}},
          "worst": {"cosine", "sqnr_db", "max_rel_range", "agreement": worst over outputs, "output", "sample": where

@@ -10,6 +10,7 @@ role            what it is, and what is measured besides the numbers
 ``tokens``      logits or probabilities of a token for each position: the token with the largest one
 ``segmentation``  scores over classes on axis 1 of a picture: the class of each pixel
 ``detector``    boxes and class scores for many anchors in one tensor: anchors above the threshold, their class and box
+``detections``  boxes with score and class in rows of 6 or 7, as after suppression: class, box and score of each
 ``mask``        a map of values in [0, 1], or of booleans: intersection over union at 0.5
 ``image``       a picture: peak signal-to-noise ratio
 ``embedding``   a vector for each sample (or token): the nearest other sample
@@ -32,7 +33,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Recognized", "recognize"]
+from .sentinels import find_sentinels
+
+__all__ = ["Recognized", "detection_columns", "recognize"]
 
 Array = NDArray[Any]
 
@@ -42,6 +45,8 @@ DETECTOR_NAME: Final = re.compile(r"output0|detect|pred|boxes|bbox|yolo|anchors"
 MASK_NAME: Final = re.compile(r"mask|seg|prob|heat|alpha|matte|saliency|sigmoid", re.IGNORECASE)
 IMAGE_NAME: Final = re.compile(r"image|img|picture|rgb|out|frame|pixel|sr", re.IGNORECASE)
 INDEX_NAME: Final = re.compile(r"index|indices|topk|position|order|idx", re.IGNORECASE)
+PICTURE_NAME: Final = re.compile(r"image|img|picture|rgb|frame|pixel", re.IGNORECASE)
+LABEL_NAME: Final = re.compile(r"label|class|index|indices|\bids?\b|_id|segment", re.IGNORECASE)
 NUMBERS_NAME: Final = re.compile(
     r"box|coord|offset|delta|landmark|keypoint|kpt|pose|angle|regress|loc|depth|disp|wave|audio|signal|noise|pcm",
     re.IGNORECASE,
@@ -59,6 +64,11 @@ SPATIAL: Final = 8
 SMOOTH: Final = 0.8
 """Correlation of neighbors on the last axis from which on they belong together, as in a waveform."""
 SMOOTH_WIDTH: Final = 32
+MIN_INTEGRAL: Final = 16
+FLAT: Final = 0.6
+"""Share of equal neighbors from which on integers in two dimensions are a map of labels."""
+MAX_LABELS: Final = 1000
+"""Whole numbers of more values than this are measured like other numbers."""
 MAX_LOGIT: Final = 60.0
 """Class logits are no larger: a sigmoid of 60 is 1 in any precision."""
 SUM_TOLERANCE: Final = 1e-2
@@ -94,6 +104,10 @@ def recognize(name: str, sample: Mapping[str, Array], override: str = "") -> Rec
         return Recognized("mask", "booleans") if array.size > 1 else Recognized("labels", "a boolean")
     if array.dtype.kind in "iu":
         return _integers(name, sample)
+    if array.dtype.kind == "f" and _is_integral(name, array):
+        found = _integers(name, {**sample, name: array.astype(np.int64)})
+        if found.role != "image":
+            return Recognized(found.role, f"{found.why}, written as floats", found.partner, found.axis)
     if array.dtype.kind != "f" or array.size == 0:
         return Recognized("values", "its type has no decision" if array.dtype.kind != "f" else "it is empty")
     with np.errstate(all="ignore"):
@@ -116,6 +130,8 @@ def _floats(name: str, sample: Mapping[str, Array]) -> Recognized:
     in_unit = low >= -1e-6 and high <= 1.0 + 1e-6
     if (found := _detector(name, array)) is not None:
         return found
+    if detection_columns(array) is not None:
+        return Recognized("detections", "rows of a box, a score and a class")
     if rank >= 4 and min(array.shape[-2:]) >= SPATIAL:
         return _picture(name, array, in_unit)
     if rank == 3 and min(array.shape[-2:]) >= SPATIAL and in_unit and MASK_NAME.search(name) and not _sums(array):
@@ -176,10 +192,38 @@ def _detector(name: str, array: Array) -> Recognized | None:
     return None
 
 
+def detection_columns(array: Array) -> tuple[list[int], int, int] | None:
+    """Return which columns of ``[…, 6 or 7]`` hold box, score and class, or ``None`` where they do not.
+
+    The score lies in [0, 1] and is no whole number; the class is a whole number, and so is a batch number in front of
+    or beside it, which is the same in all rows.
+    """
+    if array.ndim < 2 or array.shape[-1] not in (6, 7) or array.size == 0:
+        return None
+    rows = array.reshape(-1, array.shape[-1]).astype(np.float64)
+    rows = rows[np.any(rows != rows[-1], axis=1)] if len(rows) > 1 else rows  # padding
+    if len(rows) < 2 or not np.isfinite(rows).all():
+        return None
+    whole = [place for place in range(rows.shape[1]) if np.all(rows[:, place] == np.rint(rows[:, place]))]
+    scores = [
+        place
+        for place in range(rows.shape[1])
+        if place not in whole and rows[:, place].min() >= 0.0 and rows[:, place].max() <= 1.0
+    ]
+    if len(scores) != 1 or len(whole) != rows.shape[1] - 5:
+        return None
+    # Of two columns of whole numbers the batch number comes first, or never changes.
+    label = whole[-1] if len(whole) == 1 or np.ptp(rows[:, whole[0]]) == 0.0 else whole[0]
+    box = [place for place in range(rows.shape[1]) if place not in (*whole, scores[0])]
+    return box, scores[0], label
+
+
 def _picture(name: str, array: Array, in_unit: bool) -> Recognized:
     channels = array.shape[1] if array.ndim == 4 else 0
     if array.ndim == 4 and channels >= 2 and _sums(np.moveaxis(array, 1, -1)):
         return Recognized("segmentation", "channels that sum to 1", axis=1)
+    if array.ndim == 4 and ("att" in name.lower() or find_sentinels(array) is not None):
+        return Recognized("values", "weights or scores of attention")
     if array.ndim == 4 and channels >= 2 and SCORE_NAME.search(name):
         return Recognized("segmentation", "its name", axis=1)
     if in_unit and (channels == 1 or MASK_NAME.search(name)):
@@ -211,7 +255,7 @@ def _integers(name: str, sample: Mapping[str, Array]) -> Recognized:
         return Recognized("values", "it is empty")
     if partner := _values_of(name, sample):
         return Recognized("indices", f'the values that it points to are in "{partner}"', partner)
-    if _is_image(array):
+    if _is_image(name, array):
         return Recognized("image", "integers from 0 to 255 in two dimensions, of many values")
     if partner := _scores_of(name, sample):
         return Recognized("labels", f'the scores that it is the largest of are in "{partner}"', partner)
@@ -222,13 +266,34 @@ def _integers(name: str, sample: Mapping[str, Array]) -> Recognized:
     return Recognized("labels", "integers")
 
 
-def _is_image(array: Array) -> bool:
-    """Return whether integers are the pixels of a picture: 8 bits, two dimensions, and more values than labels have."""
+def _is_integral(name: str, array: Array) -> bool:
+    """Return whether floats are labels, places or counts: whole numbers, some of them large, and not many different.
+
+    A few whole numbers may be measurements, unless their name says more.
+    """
+    if array.size < MIN_INTEGRAL and not LABEL_NAME.search(name):
+        return False
+    if not array.size or not np.isfinite(array).all() or float(np.abs(array).max()) < 2.0:
+        return False
+    if np.any(array != np.rint(array)) or float(np.abs(array).max()) > 2.0**53:
+        return False
+    return bool(1 < np.unique(array.reshape(-1)[: 1 << 16]).size <= MAX_LABELS)
+
+
+def _is_image(name: str, array: Array) -> bool:
+    """Return whether integers are the pixels of a picture: 8 bits, two dimensions, and more values than labels have.
+
+    Neighbors differ in a picture; in a map of labels or instances most are equal.
+    """
     if array.ndim < 2 or min(sorted(array.shape)[-2:]) < SPATIAL:
         return False
-    if array.dtype != np.uint8 and not (array.min() >= 0 and 64 <= array.max() <= 255):
+    if array.dtype not in (np.uint8, np.int8) and not (array.min() >= 0 and 64 <= array.max() <= 255):
         return False
-    return bool(np.unique(array.reshape(-1)[: 1 << 16]).size > 24)
+    if np.unique(array.reshape(-1)[: 1 << 16]).size <= 24:
+        return False
+    axis = -1 if array.shape[-1] >= SPATIAL else -2
+    flat = float(np.mean(np.diff(array.astype(np.int64), axis=axis) == 0))
+    return flat < FLAT or bool(PICTURE_NAME.search(name))
 
 
 def _partner(name: str, sample: Mapping[str, Array], role: str) -> str:

@@ -11,6 +11,7 @@ ROLES: Final = (
     "tokens",
     "segmentation",
     "detector",
+    "detections",
     "mask",
     "image",
     "embedding",

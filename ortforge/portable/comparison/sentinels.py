@@ -24,6 +24,8 @@ SAME: Final = 1e-3
 """Relative spread within which large values count as one sentinel: an additive mask gives -10000 plus the logit."""
 MIN_COUNT: Final = 2
 """A single large value may be an answer."""
+MAX_LEVELS: Final = 8
+"""Masks that are added to one another give several sentinels: -10000, -20000."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,9 @@ class Sentinels:
 def find_sentinels(reference: Array) -> Sentinels | None:
     """Return the sentinels of a float tensor, or ``None``. Infinities and NaN are not looked at.
 
-    The largest magnitudes are sentinels when there are at least :data:`MIN_COUNT` of them, all equal within
-    :data:`SAME`, and at least :data:`MIN_RATIO` times larger than the largest other value.
+    The largest magnitudes are sentinels when they have few levels (:data:`MAX_LEVELS`), each of at least
+    :data:`MIN_COUNT` values that are equal within :data:`SAME`, and when they are at least :data:`MIN_RATIO` times
+    larger than the largest other value.
     """
     if reference.dtype.kind != "f" or reference.size < MIN_COUNT:
         return None
@@ -67,11 +70,26 @@ def find_sentinels(reference: Array) -> Sentinels | None:
     largest = magnitude.max()
     if largest < MIN_MAGNITUDE:
         return None
-    places = magnitude >= largest / 2
-    values = magnitude[places].astype(np.float64)
-    if values.size < MIN_COUNT or float(values.min()) < (1.0 - SAME) * float(largest):
-        return None
+    places = magnitude >= MIN_MAGNITUDE
     rest = float(np.max(magnitude, where=~places, initial=0.0))
-    if values.size == magnitude.size or rest * MIN_RATIO > float(largest):
+    if places.all() or rest * MIN_RATIO > float(np.min(magnitude, where=places, initial=np.inf)):
+        # Numbers above the limit may be answers beside a sentinel that is larger still.
+        places = magnitude >= largest / 2
+        rest = float(np.max(magnitude, where=~places, initial=0.0))
+        if places.all() or rest * MIN_RATIO > float(largest):
+            return None
+    levels = _levels(np.sort(magnitude[places].astype(np.float64)))
+    if not levels:
         return None
-    return Sentinels(places, float(reference[places][0]), bool(values.min() == values.max()))
+    return Sentinels(places, float(reference[places][0]), all(level[0] == level[-1] for level in levels))
+
+
+def _levels(values: Array) -> list[Array]:
+    """Return sorted magnitudes in groups that are equal within :data:`SAME`, or none where they are no sentinels."""
+    steps = np.flatnonzero(np.diff(values) > SAME * values[1:])
+    if len(steps) >= MAX_LEVELS:
+        return []
+    levels = np.split(values, steps + 1)
+    if any(level.size < MIN_COUNT or level[0] < (1.0 - 2 * SAME) * level[-1] for level in levels):
+        return []
+    return levels

@@ -18,6 +18,9 @@ the slices of one axis, it is the largest of
 - :data:`OWN_ROUNDING` times the slice's own largest magnitude: one step of 8 bits is 0.4 % of it;
 - :data:`PROBABILITY_FLOOR` for slices whose values all lie in [0, 1]: a score that never exceeds 1 or 2 % says "no".
 
+A slice whose error *stands out* from its siblings' (:data:`STANDS_OUT` times the lower quartile of their RMS errors) is
+measured without the first of these floors: noise that all slices share does not ruin one of them alone.
+
 An axis whose size differs between samples is compared up to the sizes that occur.
 """
 
@@ -42,6 +45,10 @@ EXCHANGEABLE: Final = 0.2
 ROUNDING_SHARE: Final = 1e-4
 OWN_ROUNDING: Final = 5e-3
 PROBABILITY_FLOOR: Final = 0.02
+STANDS_OUT: Final = 5.0
+"""An RMS error so many times the lower quartile of the axis is no noise that the slices share."""
+DOUBLE_ROUNDING: Final = 1e-7
+"""In place of :data:`OWN_ROUNDING` for outputs of 64 bits: who asks for these needs them."""
 MIN_ELEMENTS: Final = 4
 """Slices of fewer elements have no variation to speak of."""
 MAX_SLICES: Final = 8192
@@ -85,6 +92,7 @@ class SliceSums:
     rank: int = -1
     elements: int = 0
     truncated: bool = False
+    is_double: bool = False
     axes: dict[int, _Axis] = field(default_factory=dict)
     whole: _Axis = field(default_factory=_Axis)
 
@@ -96,6 +104,7 @@ class SliceSums:
             self.truncated = True
             return
         self.rank = reference.ndim
+        self.is_double = reference.dtype == np.float64
         if self.elements and self.elements + reference.size > MAX_ELEMENTS:
             self.truncated = True
             return
@@ -175,8 +184,9 @@ def summarize_slices(sums: SliceSums) -> dict[str, Any]:
     A slice's error counts when ``error_share`` exceeds the tolerance's limit times ``allowance``, or when it is
     ``constant``.
     """
-    whole = _summary(None, sums.whole, sums.rank)
-    axes = [_summary(axis, axis_sums, sums.rank) for axis, axis_sums in sorted(sums.axes.items())]
+    rounding = DOUBLE_ROUNDING if sums.is_double else OWN_ROUNDING
+    whole = _summary(None, sums.whole, sums.rank, rounding)
+    axes = [_summary(axis, axis_sums, sums.rank, rounding) for axis, axis_sums in sorted(sums.axes.items())]
     return {
         "axes": [whole, *axes],
         "judged": sum(entry["judged"] for entry in axes),
@@ -194,20 +204,26 @@ def _deviation(squares: Array, total: Array, count: Array) -> Array:
     return deviation
 
 
-def _floors(sums: _Axis, deviation: Array, known: Array, is_position: bool) -> Array:
+def _floors(sums: _Axis, deviation: Array, known: Array, error: Array, is_position: bool, rounding: float) -> Array:
     seen = deviation[known]
     largest = float(seen.max())
     peak = np.maximum(np.abs(sums.low), np.abs(sums.high))
-    floors = np.maximum(ROUNDING_SHARE * largest, OWN_ROUNDING * np.where(np.isfinite(peak), peak, 0.0))
-    if is_position:
-        floors = np.maximum(floors, EXCHANGEABLE * float(np.quantile(seen, 0.95)))
-    elif seen.size >= MANY:
-        floors = np.maximum(floors, EXCHANGEABLE * float(np.quantile(seen, 0.75)))
+    own = np.maximum(ROUNDING_SHARE * largest, rounding * np.where(np.isfinite(peak), peak, 0.0))
     is_probability = (sums.low >= -1e-6) & (sums.high <= 1.0 + 1e-6)
-    return np.where(is_probability, np.maximum(floors, PROBABILITY_FLOOR), floors)
+    own = np.where(is_probability, np.maximum(own, PROBABILITY_FLOOR), own)
+    if is_position:
+        shared = EXCHANGEABLE * float(np.quantile(seen, 0.95))
+    elif seen.size >= MANY:
+        shared = EXCHANGEABLE * float(np.quantile(seen, 0.75))
+    else:
+        return own
+    alive = known & (deviation >= own) & (deviation > 0.0)
+    typical = float(np.quantile(error[alive], 0.25)) if alive.any() else 0.0
+    stands_out = error > STANDS_OUT * typical
+    return np.where(stands_out, own, np.maximum(own, shared))
 
 
-def _summary(axis: int | None, sums: _Axis, rank: int) -> dict[str, Any]:
+def _summary(axis: int | None, sums: _Axis, rank: int, rounding: float) -> dict[str, Any]:
     is_position = axis is not None and _is_position(axis, rank)
     entry: dict[str, Any] = {"axis": axis, "size": int(sums.count.size), "position": is_position}
     known = sums.count >= MIN_ELEMENTS
@@ -216,7 +232,9 @@ def _summary(axis: int | None, sums: _Axis, rank: int) -> dict[str, Any]:
     count = np.maximum(sums.count, 1)
     deviation = _deviation(sums.reference_squares, sums.reference, count)
     remaining = _deviation(sums.candidate_squares, sums.candidate, count)
-    floors = _floors(sums, deviation, known, is_position)
+    with np.errstate(invalid="ignore", over="ignore"):
+        error = np.nan_to_num(np.sqrt(sums.error_squares / count), nan=np.inf, posinf=np.inf)
+    floors = _floors(sums, deviation, known, error, is_position, rounding)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         error_share = sums.error_squares / count / np.maximum(deviation, floors) ** 2
     error_share = np.where(sums.error_squares > 0.0, np.nan_to_num(error_share, nan=np.inf), 0.0)
