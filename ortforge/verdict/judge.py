@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from ortforge.portable.comparison.limits import exceeded, metric_errors
 from ortforge.portable.statuses import STATUSES, is_correct
@@ -94,6 +94,9 @@ class _Speed:
 
 
 Finding = tuple[str, str]
+
+MIN_SIZE_GAIN: Final = 0.01
+"""Share of the bytes that a recipe for size must save: less is what metadata and names take."""
 
 
 def worst(statuses: Iterable[str]) -> str:
@@ -325,6 +328,8 @@ def _size(facts: Facts) -> _Speed:
     numbers = f"It has {mine:,} bytes, its baseline {base:,}"
     if mine >= base:
         return _Speed("no-gain", numbers + ": not smaller.")
+    if mine > (1.0 - MIN_SIZE_GAIN) * base:
+        return _Speed("no-gain", f"{numbers}: not smaller by {MIN_SIZE_GAIN:.0%}.")
     return _unless_slower(facts, numbers, "smaller")
 
 
