@@ -235,3 +235,21 @@ def test_a_blank_first_picture_does_not_tell_what_an_output_is() -> None:
     found = compare([{"y": one} for one in pictures], [{"y": one} for one in near])
     assert found["outputs"]["y"]["role"] == "image"
     assert exceeded(found, Tolerance()) == []
+
+
+def test_a_flag_that_is_never_given_shows_although_it_is_rare() -> None:
+    flags = [RANDOM.random((1, 12)) < 0.3 for _ in range(30)]
+    wrong = [one.copy() for one in flags]
+    for one in wrong:
+        one[0, 7] = False
+    found = compare([{"flags": one} for one in flags], [{"flags": one} for one in wrong])
+    said = exceeded(found, Tolerance(agreement=0.5))
+    assert any("index 7 of axis 1 (of 12)" in sentence and "that are true" in sentence for sentence in said)
+
+
+def test_embeddings_of_8_bits_are_measured() -> None:
+    vectors = [RANDOM.integers(-100, 100, (1, 64)).astype(np.int8) for _ in range(6)]
+    near = [vector + 1 for vector in vectors]
+    found = compare([{"embedding": one} for one in vectors], [{"embedding": one} for one in near])
+    assert found["outputs"]["embedding"]["role"] == "embedding"
+    assert exceeded(found, Tolerance()) == []

@@ -264,7 +264,7 @@ class Decisions:
     counts: list[tuple[int, int]] = field(default_factory=list)
     vectors: list[tuple[Array, Array]] = field(default_factory=list)
     labels: dict[int, list[int]] = field(default_factory=dict)
-    places: dict[int, list[Array]] = field(default_factory=dict)
+    places: dict[tuple[int, str], list[Array]] = field(default_factory=dict)
     squared_error: float = 0.0
     elements: int = 0
     peak: float = 0.0
@@ -293,7 +293,8 @@ class Decisions:
             return boxes(reference, candidate, axis) if reference.ndim == 3 else (0, 0)
         if kind == "overlap":
             if reference.dtype.kind == "b":
-                self._count_places(reference == candidate)
+                for value in (True, False):
+                    self._count_places(reference == candidate, reference == value, str(value).lower())
                 self._count_labels(reference.reshape(-1), (reference == candidate).reshape(-1))
             return overlap(reference, candidate)
         if kind == "psnr":
@@ -328,24 +329,24 @@ class Decisions:
             same = same | _tied_labels(reference, candidate, partner)
         if self.recognized.role == "labels":
             self._count_labels(reference.reshape(-1), same.reshape(-1))
-        self._count_places(same)
+        self._count_places(same, np.ones(same.shape, dtype=bool), "")
         return int(np.count_nonzero(same)), int(same.size)
 
-    def _count_places(self, same: Array) -> None:
+    def _count_places(self, same: Array, counted: Array, answer: str) -> None:
         """Count for each index of each axis: [elements, elements that agree]; axes of other sizes have no places."""
         for axis, size in enumerate(same.shape):
             if not 1 < size <= MAX_PLACES:
                 continue
-            agreeing = np.moveaxis(same, axis, 0).reshape(size, -1).sum(axis=1).astype(np.int64)
-            known = self.places.setdefault(axis, [np.zeros(size, np.int64), np.zeros(size, np.int64)])
+            known = self.places.setdefault((axis, answer), [np.zeros(size, np.int64), np.zeros(size, np.int64)])
             if known[0].size == size:
-                known[0] += same.size // size
-                known[1] += agreeing
+                known[0] += np.moveaxis(counted, axis, 0).reshape(size, -1).sum(axis=1).astype(np.int64)
+                known[1] += np.moveaxis(same & counted, axis, 0).reshape(size, -1).sum(axis=1).astype(np.int64)
 
-    def lost_places(self) -> list[dict[str, int]]:
-        """Return the places where the candidate gives another answer in more than half of the samples.
+    def lost_places(self) -> list[dict[str, Any]]:
+        """Return the places where the candidate gives another answer in more than half of the elements.
 
-        ``{"axis", "size", "index", "of", "agreeing"}``; places of which there are fewer than :data:`MIN_OF_LABEL`
+        ``{"axis", "size", "index", "answer", "of", "agreeing"}``; ``answer`` is that of the elements that are counted,
+        ``true`` or ``false``, or ``""`` for all of them. Places of which there are fewer than :data:`MIN_OF_LABEL`
         elements can be wrong by chance.
         """
         return [
@@ -353,10 +354,11 @@ class Decisions:
                 "axis": axis,
                 "size": int(count.size),
                 "index": int(index),
+                "answer": answer,
                 "of": int(count[index]),
                 "agreeing": int(agreeing[index]),
             }
-            for axis, (count, agreeing) in self.places.items()
+            for (axis, answer), (count, agreeing) in self.places.items()
             for index in np.flatnonzero((count >= MIN_OF_LABEL) & (agreeing < count / 2))[:MAX_LOST]
         ]
 

@@ -77,7 +77,8 @@ def _lost_places(name: str, entry: Mapping[str, Any]) -> Iterator[str]:
     for lost in entry["lost_places"][:MAX_NAMED]:
         yield (
             f'Output "{name}": index {lost["index"]} of axis {lost["axis"]} (of {lost["size"]}) differs in '
-            f"{lost['of'] - lost['agreeing']:,} of {lost['of']:,} elements."
+            f"{lost['of'] - lost['agreeing']:,} of {lost['of']:,} elements"
+            + (f" that are {lost['answer']}." if lost["answer"] else ".")
         )
 
 

@@ -197,7 +197,7 @@ class Output:
         """Whether how far two elements are apart means anything: floats, and the pixels of pictures."""
         if self.recognized.role in ("labels", "indices", "counts"):
             return False
-        return self.kind == "float" or self.recognized.role == "image"
+        return self.kind == "float" or self.recognized.role in ("image", "embedding")
 
     def _measure(self, sample: int, own: Array, candidate: Array, problems: Problems) -> None:
         sentinels = find_sentinels(own)

@@ -155,7 +155,7 @@ def compare(
                             "agreement_kind": "top-1" | "nearest" | "boxes" | "overlap" | "exact" | None,
                             "agreement": share, "agreeing": count, "agreement_of": count of decisions,
                             "agreement_worst_sample", "lost_labels": [{"label", "of", "agreeing"}],
-                            "lost_places": [{"axis", "size", "index", "of", "agreeing"}], "psnr_db",
+                            "lost_places": [{"axis", "size", "index", "answer", "of", "agreeing"}], "psnr_db",
                             "worst_samples": [{"sample", "max_abs", "max_rel_range", "cosine", "sqnr_db", "agreement",
                                                "exact"}, … worst first]}},
          "worst": {"cosine", "sqnr_db", "max_rel_range", "agreement": worst over outputs, "output", "sample": where

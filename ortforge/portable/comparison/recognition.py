@@ -46,7 +46,7 @@ MASK_NAME: Final = re.compile(r"mask|seg|prob|heat|alpha|matte|saliency|sigmoid"
 IMAGE_NAME: Final = re.compile(r"image|img|picture|rgb|out|frame|pixel|sr", re.IGNORECASE)
 INDEX_NAME: Final = re.compile(r"index|indices|topk|position|order|idx", re.IGNORECASE)
 PICTURE_NAME: Final = re.compile(r"image|img|picture|rgb|frame|pixel", re.IGNORECASE)
-LABEL_NAME: Final = re.compile(r"label|class|index|indices|\bids?\b|_id|segment", re.IGNORECASE)
+LABEL_NAME: Final = re.compile(r"label|class|index|indices|\bids?\b|_id|segment|instance", re.IGNORECASE)
 NUMBERS_NAME: Final = re.compile(
     r"box|coord|offset|delta|landmark|keypoint|kpt|pose|angle|regress|loc|depth|disp|wave|audio|signal|noise|pcm",
     re.IGNORECASE,
@@ -257,6 +257,8 @@ def _integers(name: str, sample: Mapping[str, Array]) -> Recognized:
         return Recognized("indices", f'the values that it points to are in "{partner}"', partner)
     if _is_image(name, array):
         return Recognized("image", "integers from 0 to 255 in two dimensions, of many values")
+    if array.dtype.itemsize == 1 and array.shape[-1:] >= (EMBEDDING_WIDTH.start,) and EMBEDDING_NAME.search(name):
+        return Recognized("embedding", "its name, and 8-bit integers")
     if partner := _scores_of(name, sample):
         return Recognized("labels", f'the scores that it is the largest of are in "{partner}"', partner)
     if INDEX_NAME.search(name):
@@ -292,6 +294,8 @@ def _is_image(name: str, array: Array) -> bool:
     if np.unique(array.reshape(-1)[: 1 << 16]).size <= 24:
         return False
     axis = -1 if array.shape[-1] >= SPATIAL else -2
+    if LABEL_NAME.search(name):
+        return False
     flat = float(np.mean(np.diff(array.astype(np.int64), axis=axis) == 0))
     return flat < FLAT or bool(PICTURE_NAME.search(name))
 

@@ -19,7 +19,8 @@ the slices of one axis, it is the largest of
 - :data:`PROBABILITY_FLOOR` for slices whose values all lie in [0, 1]: a score that never exceeds 1 or 2 % says "no".
 
 A slice whose error *stands out* from its siblings' (:data:`STANDS_OUT` times the lower quartile of their RMS errors) is
-measured without the first of these floors: noise that all slices share does not ruin one of them alone.
+measured without the first of these floors, and with a tenth of the last: noise that all slices share does not ruin one
+of them alone.
 
 An axis whose size differs between samples is compared up to the sizes that occur.
 """
@@ -210,17 +211,18 @@ def _floors(sums: _Axis, deviation: Array, known: Array, error: Array, is_positi
     peak = np.maximum(np.abs(sums.low), np.abs(sums.high))
     own = np.maximum(ROUNDING_SHARE * largest, rounding * np.where(np.isfinite(peak), peak, 0.0))
     is_probability = (sums.low >= -1e-6) & (sums.high <= 1.0 + 1e-6)
-    own = np.where(is_probability, np.maximum(own, PROBABILITY_FLOOR), own)
+    quiet = np.where(is_probability, np.maximum(own, PROBABILITY_FLOOR), own)
     if is_position:
         shared = EXCHANGEABLE * float(np.quantile(seen, 0.95))
     elif seen.size >= MANY:
         shared = EXCHANGEABLE * float(np.quantile(seen, 0.75))
     else:
-        return own
-    alive = known & (deviation >= own) & (deviation > 0.0)
+        return quiet
+    alive = known & (deviation >= quiet) & (deviation > 0.0)
     typical = float(np.quantile(error[alive], 0.25)) if alive.any() else 0.0
     stands_out = error > STANDS_OUT * typical
-    return np.where(stands_out, own, np.maximum(own, shared))
+    alone = np.where(is_probability, np.maximum(own, PROBABILITY_FLOOR / 10), own)
+    return np.where(stands_out, alone, np.maximum(quiet, shared))
 
 
 def _summary(axis: int | None, sums: _Axis, rank: int, rounding: float) -> dict[str, Any]:
