@@ -152,7 +152,7 @@ tr.more summary { color: var(--soft); font-size: 0.86rem; cursor: pointer; paddi
 .detail dl, .facts { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 2px 18px; margin: 4px 0;
   font-size: 0.9rem; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
-.problems a, .answers a { overflow-wrap: anywhere; }
+.problems a, .answers a { overflow-wrap: anywhere; } .answers td.name, .answers td.what { min-width: 12ch; }
 .command { display: flex; gap: 10px; align-items: start; }
 .command pre { flex: 1; }
 .copy { font: inherit; font-size: 0.84rem; color: var(--ink); background: var(--faint); border: 1px solid var(--line);
