@@ -20,11 +20,13 @@ def reason_not_to_time(cell: Cell, settled: Mapping[str, Settled]) -> str:
     """Return why a cell need not be timed, as the end of "It was not timed: ...", or ``""``.
 
     The cell is judged as far as it is known without its timing. An inaccurate or misplaced cell never ships whatever
-    its speed; an artifact that is byte for byte the model that it was made from has the model's speed.
+    its speed; an artifact that is byte for byte the model that it was made from has the model's speed. What other CPU
+    tiers compute has no part in it: it may be settled before the timing or after it, and a run that finds it in the
+    store would leave out a timing that an earlier run has.
 
-    :param settled: what became of all steps of the cell but those that time it.
+    :param settled: what became of all steps of the cell but those that time it and its CPU tiers.
     """
-    steps = {role: name for role, name in cell.steps.items() if role not in TIMING_ROLES}
+    steps = {role: name for role, name in cell.steps.items() if role not in (*TIMING_ROLES, "tiers")}
     entry = judge_cell(replace(cell, steps=steps), settled, ())
     status = entry["status"]
     if status in ("inaccurate", "misplaced") or status in BROKEN or status in NOT_RUN:

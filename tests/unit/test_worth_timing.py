@@ -119,3 +119,20 @@ def test_the_reason_does_not_ask_for_the_timing() -> None:
         if name != "time:m"
     }
     assert reason_not_to_time(cell, settled) == ""
+
+
+@pytest.mark.parametrize(("made", "word"), [(results(), ""), (results(compare=WRONG), "inaccurate")])
+def test_the_reason_does_not_wait_for_the_cpu_tiers(made: dict[str, Any], word: str) -> None:
+    """They are settled before the timing in one run and after it in another: both must time the same cells."""
+    cell, steps = laid_out()
+    cell = replace(cell, steps={**cell.steps, "tiers": "tiers:m"})
+    settled = {
+        name: Settled(step, "ok", identity=name, result=made.get(step.kind, {}))
+        for name, step in steps.items()
+        if name != "time:m"
+    }
+    skip = skipper([cell])
+    before = skip(steps["time:m"], settled)
+    wrong_elsewhere = Settled(Step("tiers:m", "tiers", {}), "failed", reason="no tools")
+    assert before == skip(steps["time:m"], {**settled, "tiers:m": wrong_elsewhere})
+    assert word in before and bool(before) == bool(word)
