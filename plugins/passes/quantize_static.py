@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -183,28 +183,14 @@ def apply(job: PassJob) -> dict[str, Any]:
 
 def quantize(job: PassJob, wanted: Parameters) -> dict[str, Any]:
     """Do what :func:`apply` does, with parameters of one's own: for passes that choose them."""
-    try:
-        return _quantize_model(job, wanted)
-    except (remedies.QuantizerError, remedies.MissingKernelError) as problem:
-        raise remedies.advised(job, problem, _alternatives(job, wanted)) from (problem.__cause__ or problem)
-
-
-def _alternatives(job: PassJob, wanted: Parameters) -> dict[str, Callable[[], object]]:
-    """Return other settings that may work where these failed, by the change to the recipe."""
-
-    def attempt(name: str, **changes: Any) -> Callable[[], object]:
-        return lambda: _quantize_model(remedies.trial_job(job, name), replace(wanted, **changes))
-
-    trials: dict[str, Callable[[], object]] = {
-        "preprocess before this pass": lambda: remedies.preprocessed(job, lambda one: _quantize_model(one, wanted))
-    }
+    changes: dict[str, dict[str, Any]] = {}
     if wanted.format == "QOperator":
-        trials["format = 'QDQ'"] = attempt("format", format="QDQ")
+        changes["format = 'QDQ'"] = {"format": "QDQ"}
     if set(wanted.op_types) != {"Conv", "MatMul"}:
-        trials["op_types = ['Conv', 'MatMul']"] = attempt("op_types", op_types=("Conv", "MatMul"))
+        changes["op_types = ['Conv', 'MatMul']"] = {"op_types": ("Conv", "MatMul")}
     if wanted.per_channel:
-        trials["per_channel = false"] = attempt("per_channel", per_channel=False)
-    return trials
+        changes["per_channel = false"] = {"per_channel": False}
+    return remedies.quantized(job, wanted, _quantize_model, changes)
 
 
 def _quantize_model(job: PassJob, wanted: Parameters) -> dict[str, Any]:

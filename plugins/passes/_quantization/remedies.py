@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ortforge.api import PassJob
 
-__all__ = ["MissingKernelError", "QuantizerError", "advice", "advised", "preprocessed", "trial_job"]
+__all__ = ["MissingKernelError", "QuantizerError", "advice", "quantized"]
 
 BUDGET_S: Final = 60.0
 """Seconds after which no further setting is tried."""
@@ -29,6 +29,34 @@ class QuantizerError(RuntimeError):
 
 class MissingKernelError(NotImplementedError):
     """The runtime has no kernel for what its quantizer wrote; other settings may help."""
+
+
+def quantized(
+    job: PassJob,
+    wanted: Any,
+    quantize: Callable[[PassJob, Any], dict[str, Any]],
+    changes: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Quantize a model; where that fails, try other settings and say which of them works.
+
+    :param wanted: the parameters of the pass, a dataclass.
+    :param quantize: quantizes ``job.model`` into ``job.output`` with given parameters, and returns the pass's result.
+    :param changes: by the change that the user would make to the recipe: the fields of ``wanted`` that differ.
+    :raises QuantizerError: as ``quantize`` does, with the advice.
+    :raises MissingKernelError: likewise.
+    """
+
+    def attempt(changed: Mapping[str, Any]) -> Callable[[], object]:
+        return lambda: quantize(trial_job(job, "-".join(changed)), dataclasses.replace(wanted, **changed))
+
+    try:
+        return quantize(job, wanted)
+    except (QuantizerError, MissingKernelError) as problem:
+        trials: dict[str, Callable[[], object]] = {
+            "preprocess before this pass": lambda: preprocessed(job, lambda one: quantize(one, wanted)),
+            **{change: attempt(changed) for change, changed in changes.items()},
+        }
+        raise advised(job, problem, trials) from (problem.__cause__ or problem)
 
 
 def advised(
