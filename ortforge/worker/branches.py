@@ -6,11 +6,12 @@ optimizations. Those inside subgraphs and functions cannot be reached from outsi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .protocol import Channel, JobError
+from .subgraphs import with_inner_nodes
 
 __all__ = ["run"]
 
@@ -26,7 +27,8 @@ def run(job: Mapping[str, Any], channel: Channel) -> None:
 
     model = onnx.load(job["model"])
     nodes = [node for node in model.graph.node if node.op_type == "If" and node.domain in ("", "ai.onnx")]
-    hidden = sum(node.op_type == "If" for node in _inner_nodes(model)) - len(nodes)
+    outer = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    hidden = sum(node.op_type == "If" for node in with_inner_nodes(outer)) - len(nodes)
     seen: dict[str, set[bool]] = {node.input[0]: set() for node in nodes}
     if seen:
         samples = Samples(job["samples"])
@@ -79,15 +81,3 @@ def _with_outputs(model: Any, names: list[str], path: Path, onnx: Any) -> str:
             copy.graph.output.add(name=name)
     onnx.save(copy, str(path), save_as_external_data=copy.ByteSize() > 1 << 30, location=f"{path.name}.data")
     return str(path)
-
-
-def _inner_nodes(model: Any) -> Iterator[Any]:
-    stack = [*model.graph.node, *(node for function in model.functions for node in function.node)]
-    while stack:
-        node = stack.pop()
-        yield node
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                stack.extend(attribute.g.node)
-            for graph in attribute.graphs:
-                stack.extend(graph.node)

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from .subgraphs import with_inner_nodes
+
 __all__ = ["MAX_EXPANDED_NODES", "facts", "sentence", "too_large"]
 
 MAX_EXPANDED_NODES = 2_000_000
@@ -39,7 +41,7 @@ def facts(functions: Iterable[Any]) -> dict[str, Any] | None:
 
 def _sizes(bodies: Mapping[tuple[str, str], Any]) -> dict[tuple[str, str], tuple[int, int]]:
     """Return the nodes and the depth of each function, callees first; those in or behind a cycle are left out."""
-    calls = {key: [(node.domain, node.op_type) for node in _nodes(body.node)] for key, body in bodies.items()}
+    calls = {key: [(node.domain, node.op_type) for node in with_inner_nodes(body.node)] for key, body in bodies.items()}
     sizes: dict[tuple[str, str], tuple[int, int]] = {}
     waiting = dict(calls)
     while ready := [key for key, names in waiting.items() if all(n in sizes or n not in bodies for n in names)]:
@@ -48,16 +50,6 @@ def _sizes(bodies: Mapping[tuple[str, str], Any]) -> dict[tuple[str, str], tuple
             nodes = sum(sizes[name][0] if name in sizes else 1 for name in names)
             sizes[key] = nodes, 1 + max((sizes[name][1] for name in names if name in sizes), default=0)
     return sizes
-
-
-def _nodes(nodes: Iterable[Any]) -> Iterator[Any]:
-    stack = list(nodes)
-    while stack:
-        node = stack.pop()
-        yield node
-        for attribute in node.attribute:
-            for graph in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
-                stack.extend(graph.node)
 
 
 def sentence(found: Mapping[str, Any] | None) -> str:

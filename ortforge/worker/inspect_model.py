@@ -17,6 +17,7 @@ from typing import Any
 from . import function_nesting
 from .index_limits import index_limits
 from .protocol import Channel, JobError
+from .subgraphs import nested_graphs
 
 __all__ = ["inspect", "run"]
 
@@ -145,25 +146,18 @@ def _is_true(tensor: Any) -> bool:
     return tensor.raw_data == b"\1" or list(tensor.int32_data) == [1]
 
 
-def _subgraphs(node: Any) -> Iterator[Any]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
-
-
 def _nodes(graph: Any) -> Iterator[Any]:
     """Walk the nodes of a graph or function and of the subgraphs inside it."""
     for node in graph.node:
         yield node
-        for inner in _subgraphs(node):
+        for inner in nested_graphs(node):
             yield from _nodes(inner)
 
 
 def _graphs(graph: Any) -> Iterator[Any]:
     yield graph
     for node in graph.node:
-        for inner in _subgraphs(node):
+        for inner in nested_graphs(node):
             yield from _graphs(inner)
 
 
@@ -179,7 +173,7 @@ def _tensors(model: Any) -> Iterator[Any]:
     for function in model.functions:
         for node in function.node:
             nodes.append(node)
-            for inner in _subgraphs(node):
+            for inner in nested_graphs(node):
                 for graph in _graphs(inner):
                     yield from graph.initializer
                     nodes.extend(graph.node)

@@ -7,15 +7,16 @@ have been applied. What was not fused is a float product, and saturates nowhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
 from .saturation import conv_weight_matrix, paired, wraps_possible
+from .subgraphs import nested_graphs
 
-__all__ = ["OPS", "Operands", "Product", "Tensors", "nested_graphs", "products"]
+__all__ = ["OPS", "Operands", "Product", "Tensors", "products"]
 
 U8, S8 = 2, 3
 """ONNX's numbers for uint8 and int8 (``TensorProto.DataType``)."""
@@ -128,14 +129,6 @@ class Tensors:
             first = like(0)
         if first and node.output:
             self._types.setdefault(node.output[0], first)
-
-
-def nested_graphs(node: Any) -> Iterator[Any]:
-    """Return the graphs inside a node: branches of an If, the body of a Loop or Scan."""
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
 
 
 def products(graph: Any, to_array: Callable[[Any], Any]) -> list[Product]:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .integer_products import nested_graphs
 from .protocol import JobError
+from .subgraphs import nested_graphs
 from .tier_graph import Rewritten, Step
 
 __all__ = ["Segments"]
