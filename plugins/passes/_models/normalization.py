@@ -14,10 +14,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from . import onnx_graph
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
+    from onnx import AttributeProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
 
 __all__ = ["is_normal", "normalize"]
 
@@ -32,7 +34,7 @@ def is_normal(model: ModelProto) -> bool:
     imports = (model.opset_import, *(function.opset_import for function in model.functions))
     return not (
         any(entry.domain == LONG_NAME for entries in imports for entry in entries)
-        or any(graph.sparse_initializer for graph in _graphs(model.graph))
+        or any(graph.sparse_initializer for graph in onnx_graph.graphs(model))
         or any(
             node.domain == LONG_NAME
             or (node.op_type == "Constant" and any(part.name in SHORT for part in node.attribute))
@@ -47,7 +49,7 @@ def normalize(model: ModelProto) -> ModelProto:
     :raises ValueError: a sparse tensor's indices do not fit its shape.
     """
     _rename_domain(model)
-    for graph in _graphs(model.graph):
+    for graph in onnx_graph.graphs(model):
         for sparse in graph.sparse_initializer:
             graph.initializer.append(_dense(sparse))
         del graph.sparse_initializer[:]
@@ -78,28 +80,14 @@ def _rename_domain(model: ModelProto) -> None:
             node.domain = ""
 
 
-def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    yield graph
-    for node in graph.node:
-        yield from _inner(node)
-
-
-def _inner(node: NodeProto) -> Iterator[GraphProto]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield from _graphs(attribute.g)
-        for graph in attribute.graphs:
-            yield from _graphs(graph)
-
-
 def _nodes(model: ModelProto) -> Iterator[NodeProto]:
-    for graph in _graphs(model.graph):
-        yield from graph.node
-    for function in model.functions:
-        for node in function.node:
-            yield node
-            for graph in _inner(node):
-                yield from graph.node
+    """Yield every node at any depth, those inside the nodes of functions too."""
+    waiting = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for graph in onnx_graph.inner_graphs(node):
+            waiting.extend(graph.node)
 
 
 def _value(attribute: AttributeProto) -> TensorProto:

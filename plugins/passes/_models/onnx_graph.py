@@ -26,6 +26,7 @@ __all__ = [
     "float_weights",
     "graphs",
     "has_onnx_operators",
+    "inner_graphs",
     "name_nodes",
     "names_of",
     "nodes",
@@ -75,11 +76,16 @@ def graphs(model: ModelProto) -> Iterator[GraphProto]:
 def _within(graph: GraphProto) -> Iterator[GraphProto]:
     yield graph
     for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _within(attribute.g)
-            for inner in attribute.graphs:
-                yield from _within(inner)
+        for inner in inner_graphs(node):
+            yield from _within(inner)
+
+
+def inner_graphs(node: NodeProto) -> Iterator[GraphProto]:
+    """Yield the graphs inside a node (branches, bodies of loops), without those that are inside them."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
 
 
 def nodes(model: ModelProto) -> Iterator[NodeProto]:
@@ -192,24 +198,22 @@ def restore(model: ModelProto, original: ModelProto) -> int:
 def _made_inside(node: NodeProto) -> set[str]:
     """Return the names that the graphs inside a node make themselves."""
     found = set[str]()
-    for attribute in node.attribute:
-        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            found.update(value.name for value in graph.input)
-            found.update(tensor.name for tensor in graph.initializer)
-            for inner in graph.node:
-                found.update(inner.output)
-                found |= _made_inside(inner)
+    for graph in inner_graphs(node):
+        found.update(value.name for value in graph.input)
+        found.update(tensor.name for tensor in graph.initializer)
+        for inner in graph.node:
+            found.update(inner.output)
+            found |= _made_inside(inner)
     return found
 
 
 def _reads(node: NodeProto) -> set[str]:
     """Return the names that a node and the graphs inside it read; those that are made inside do no harm."""
     found = {name for name in node.input if name}
-    for attribute in node.attribute:
-        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            found.update(value.name for value in graph.output)
-            for inner in graph.node:
-                found |= _reads(inner)
+    for graph in inner_graphs(node):
+        found.update(value.name for value in graph.output)
+        for inner in graph.node:
+            found |= _reads(inner)
     return found
 
 

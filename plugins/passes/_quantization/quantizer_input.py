@@ -198,7 +198,7 @@ class Adapter:
         from onnx import helper
 
         graph = self.model.graph
-        read = {name for node in graph.node for inner in _inner_graphs(node) for name in _reads(inner)}
+        read = {name for node in graph.node for inner in onnx_graph.inner_graphs(node) for name in _reads(inner)}
         read |= {name for node in graph.node for name in self._forgotten(node)}
         taken, shielded = tensor_names(self.model), dict[str, str]()
         kept = []
@@ -211,7 +211,7 @@ class Adapter:
                     kept.append(helper.make_node("Identity", [name], [shielded[name]], name=shielded[name]))
         if shielded:
             for node in kept:
-                for inner in _inner_graphs(node):
+                for inner in onnx_graph.inner_graphs(node):
                     _rename_in(inner, shielded)
                 for position, name in enumerate(node.input):
                     if name in shielded and name in self._forgotten(node):
@@ -240,7 +240,7 @@ def lossy_activations(model: ModelProto, mode: Mode) -> list[NodeProto]:
         for name in node.input:
             readers[name] += 1
     outside = {value.name for value in graph.output}
-    outside |= {name for node in graph.node for inner in _inner_graphs(node) for name in _reads(inner)}
+    outside |= {name for node in graph.node for inner in onnx_graph.inner_graphs(node) for name in _reads(inner)}
     found = []
     for node in graph.node:
         if node.op_type not in ("Relu", "Clip"):
@@ -389,19 +389,12 @@ def tensor_names(model: ModelProto) -> set[str]:
     return found - {""}
 
 
-def _inner_graphs(node: NodeProto) -> Iterator[GraphProto]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
-
-
 def _reads(graph: GraphProto) -> set[str]:
     """Return all names that a graph and those inside it read; names made inside are among them."""
     found = {value.name for value in graph.output}
     for node in graph.node:
         found.update(node.input)
-        for inner in _inner_graphs(node):
+        for inner in onnx_graph.inner_graphs(node):
             found |= _reads(inner)
     return found
 
@@ -414,7 +407,7 @@ def _rename_in(graph: GraphProto, names: dict[str, str], *, deep: bool = True) -
                 if name in names:
                     listed[position] = names[name]
         if deep:
-            for inner in _inner_graphs(node):
+            for inner in onnx_graph.inner_graphs(node):
                 _rename_in(inner, names)
     for entry in (*graph.initializer, *graph.value_info, *graph.output, *graph.input):
         entry.name = names.get(entry.name, entry.name)
